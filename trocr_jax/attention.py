@@ -1,0 +1,138 @@
+"""The arithmetic that image and text Transformer share: projections, layer norm, attention, activations.
+
+Modules hold parameters and nothing else; the compute type `dtype` is an argument of every call.
+Matrix products accumulate in f32; softmax and layer norm are computed in f32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+MASKED = -1e30  # finite: a row whose every score is masked stays a number
+
+
+def einsum(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """Einsum of two arrays cast to `dtype`, accumulated in f32, returned in f32."""
+    # TPUs and recent GPUs round the factors of an f32 product unless told otherwise.
+    precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
+
+
+class Linear(nnx.Module):
+    """x kernel + bias. kernel [D_in, D_out], bias [D_out]."""
+
+    def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
+        self.kernel = nnx.Param(normal(rngs, (d_in, d_out), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((d_out,), param_dtype))
+
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        y = einsum("...D,DF->...F", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], x.ndim)
+        return y.astype(dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, mean and variance in two passes in f32. scale, bias [D]."""
+
+    def __init__(self, d: int, *, eps: float, param_dtype: DTypeLike) -> None:
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((d,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((d,), param_dtype))
+
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.eps)
+        x = x * _broadcast(self.scale[...], x.ndim) + _broadcast(self.bias[...], x.ndim)
+        return x.astype(dtype)
+
+
+class HeadProjection(nnx.Module):
+    """Width to heads: kernel [D, N, H], bias [N, H] or none."""
+
+    def __init__(
+        self, d: int, heads: int, head_dim: int, *, bias: bool, rngs: nnx.Rngs, param_dtype: DTypeLike
+    ) -> None:
+        self.kernel = nnx.Param(normal(rngs, (d, heads, head_dim), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((heads, head_dim), param_dtype)) if bias else None
+
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """x [B, T, D] -> [B, N, T, H]: heads in front of positions, the layout that attention reads."""
+        y = einsum("BTD,DNH->BNTH", x, self.kernel[...], dtype=dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(jnp.float32)[None, :, None, :]
+        return y.astype(dtype)
+
+
+class OutProjection(nnx.Module):
+    """Heads to width: kernel [N, H, D], bias [D]."""
+
+    def __init__(self, heads: int, head_dim: int, d: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
+        self.kernel = nnx.Param(normal(rngs, (heads, head_dim, d), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((d,), param_dtype))
+
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """x [B, N, T, H] -> [B, T, D]."""
+        y = einsum("BNTH,NHD->BTD", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], 3)
+        return y.astype(dtype)
+
+
+class Attention(nnx.Module):
+    """The four projections of multi-head attention. `width` is the width of queries and output, `memory_width` of
+    what keys and values are made from."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        memory_width: int | None = None,
+        query_bias: bool = True,
+        key_bias: bool = True,
+        value_bias: bool = True,
+        rngs: nnx.Rngs,
+        param_dtype: DTypeLike,
+    ) -> None:
+        head_dim = width // heads
+        memory_width = memory_width or width
+        self.query = HeadProjection(width, heads, head_dim, bias=query_bias, rngs=rngs, param_dtype=param_dtype)
+        self.key = HeadProjection(memory_width, heads, head_dim, bias=key_bias, rngs=rngs, param_dtype=param_dtype)
+        self.value = HeadProjection(memory_width, heads, head_dim, bias=value_bias, rngs=rngs, param_dtype=param_dtype)
+        self.out = OutProjection(heads, head_dim, width, rngs=rngs, param_dtype=param_dtype)
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None = None, dtype: DTypeLike
+) -> jax.Array:
+    """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
+
+    query [B, N, T, H], key and value [B, N, S, H], bias broadcastable to [B, N, T, S] -> [B, N, T, H].
+    """
+    scale = np.float32(query.shape[-1] ** -0.5)
+    scores = einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, key, dtype=dtype)
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(scores, axis=-1)
+    return einsum("BNTS,BNSH->BNTH", weights, value, dtype=dtype).astype(dtype)
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Initial weights: normal with deviation 0.02, as ViT, RoBERTa and TrOCR are initialised."""
+    return (jax.random.normal(rngs.params(), shape, jnp.float32) * np.float32(0.02)).astype(dtype)
+
+
+def _broadcast(parameter: jax.Array, ndim: int) -> jax.Array:
+    return parameter.astype(jnp.float32).reshape((1,) * (ndim - 1) + (-1,))

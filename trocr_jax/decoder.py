@@ -1,0 +1,214 @@
+"""The text Transformer of TrOCR: post-norm layers of self-attention, cross-attention over the memory and an MLP
+(Li et al. 2023; the layers are BART's, Lewis et al. 2020).
+
+B batch, K hypotheses of one image, T text, S memory, D width, N heads, H head width, V vocabulary, L cache length.
+Nothing is remembered inside the modules: `prime` returns what cross-attention reads, `step` takes and returns a cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from trocr_jax.attention import ACTIVATIONS, MASKED, Attention, LayerNorm, Linear, attend, einsum, normal
+from trocr_jax.config import DecoderConfig
+
+POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one layer: [B, N, S, H] of a memory, [B, K, N, L, H] of a self-attention cache."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+Cross = tuple[KeyValue, ...]  # one entry a layer, read-only
+Cache = tuple[KeyValue, ...]  # one entry a layer
+
+
+class Decoder(nnx.Module):
+    """Tokens so far and memory to logits of the next token."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        memory_width: int,
+        pad_token_id: int,
+        rngs: nnx.Rngs,
+        param_dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        d, vocabulary = config.hidden_size, config.vocab_size
+        self.config = config
+        self.pad_token_id = pad_token_id
+        self.embed_tokens = nnx.Param(normal(rngs, (vocabulary, d), param_dtype))
+        if config.learned_positions:
+            shape = (config.max_position_embeddings + POSITION_OFFSET, d)
+            self.embed_positions = nnx.Param(normal(rngs, shape, param_dtype))
+        self.embed_norm = LayerNorm(d, eps=1e-5, param_dtype=param_dtype) if config.layernorm_embedding else None
+        self.layers = nnx.List(
+            [
+                DecoderLayer(config, memory_width=memory_width, rngs=rngs, param_dtype=param_dtype)
+                for _ in range(config.num_layers)
+            ]
+        )
+        if not config.tie_word_embeddings:
+            self.output_projection = nnx.Param(normal(rngs, (vocabulary, d), param_dtype))
+
+    def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """memory [B, S, D] -> keys and values of every cross-attention, computed once for the whole search."""
+        return tuple(layer.prime(memory, dtype=dtype) for layer in self.layers)
+
+    def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
+        """An empty cache for `length` tokens."""
+        shape = (batch, beams, self.config.num_heads, length, self.config.head_dim)
+        return tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.layers)
+
+    def step(
+        self, tokens: jax.Array, cache: Cache, position: jax.Array, cross: Cross, *, dtype: DTypeLike = jnp.float32
+    ) -> tuple[jax.Array, Cache]:
+        """One token further. tokens [B, K] int32 stand at `position` (int32 scalar, the start token at 0)
+        -> logits [B, K, V] f32 of the next token, cache."""
+        row = position + POSITION_OFFSET
+        if not self.config.learned_positions:
+            row = jnp.where(tokens == self.pad_token_id, self.pad_token_id, position + 1 + self.pad_token_id)
+        x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache[0].key.shape[3], dtype=dtype)
+        new_cache = []
+        for layer, kv, memory in zip(self.layers, cache, cross, strict=True):
+            x, kv = layer.step(x, kv, position, memory, dtype=dtype)
+            new_cache.append(kv)
+        return self._logits(x, dtype=dtype), tuple(new_cache)
+
+    def __call__(
+        self, tokens: jax.Array, memory: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        """All positions at once (teacher forcing). tokens [B, T] int32, memory [B, S, D] -> logits [B, T, V] f32.
+
+        `key` seeds dropout; none, the default, switches it off.
+        """
+        length = tokens.shape[1]
+        rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
+        if not self.config.learned_positions:
+            mask = (tokens != self.pad_token_id).astype(jnp.int32)
+            rows = jnp.cumsum(mask, axis=1) * mask + self.pad_token_id
+        x = self._embed(tokens, jnp.broadcast_to(rows, tokens.shape), length=length, dtype=dtype)
+        keys = [None] * (1 + len(self.layers)) if key is None else list(jax.random.split(key, 1 + len(self.layers)))
+        x = dropout(x, self.config.dropout, keys[0])
+        for layer, layer_key in zip(self.layers, keys[1:], strict=True):
+            x = layer(x, memory, key=layer_key, dtype=dtype)
+        return self._logits(x, dtype=dtype)
+
+    def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
+        """tokens and position rows [...] -> [..., D]."""
+        x = self.embed_tokens[...][tokens].astype(jnp.float32)
+        if self.config.scale_embedding:
+            x = x * np.float32(np.sqrt(self.config.hidden_size))
+        if self.config.learned_positions:
+            table = self.embed_positions[...].astype(jnp.float32)
+        else:
+            # one row for pads and the pad id itself in front of the positions
+            table = jnp.asarray(sinusoids(length + self.pad_token_id + 1, self.config.hidden_size, self.pad_token_id))
+        x = x + table[rows]
+        return x.astype(dtype) if self.embed_norm is None else self.embed_norm(x, dtype=dtype)
+
+    def _logits(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """x [B, T, D] -> [B, T, V]. The vocabulary comes first in the product: XLA's CPU backend reads the large
+        table row by row then, about twice as fast."""
+        head = self.embed_tokens if self.config.tie_word_embeddings else self.output_projection
+        b, t, d = x.shape
+        logits = einsum("VD,AD->VA", head[...], x.reshape(b * t, d), dtype=dtype)  # A = B * T
+        return logits.T.reshape(b, t, -1)
+
+
+class DecoderLayer(nnx.Module):
+    """norm(x + self_attention(x)), norm(x + cross_attention(x)), norm(x + mlp(x))."""
+
+    def __init__(
+        self, config: DecoderConfig, *, memory_width: int, rngs: nnx.Rngs, param_dtype: DTypeLike
+    ) -> None:
+        d, heads = config.hidden_size, config.num_heads
+        self.config = config
+        self.self_attention = Attention(d, heads, rngs=rngs, param_dtype=param_dtype)
+        self.self_attention_norm = LayerNorm(d, eps=1e-5, param_dtype=param_dtype)
+        self.cross_attention = Attention(d, heads, memory_width=memory_width, rngs=rngs, param_dtype=param_dtype)
+        self.cross_attention_norm = LayerNorm(d, eps=1e-5, param_dtype=param_dtype)
+        self.fc1 = Linear(d, config.intermediate_size, rngs=rngs, param_dtype=param_dtype)
+        self.fc2 = Linear(config.intermediate_size, d, rngs=rngs, param_dtype=param_dtype)
+        self.norm = LayerNorm(d, eps=1e-5, param_dtype=param_dtype)
+
+    def prime(self, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:
+        """memory [B, S, D] -> [B, N, S, H]."""
+        a = self.cross_attention
+        return KeyValue(a.key(memory, dtype=dtype), a.value(memory, dtype=dtype))
+
+    def __call__(self, x: jax.Array, memory: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+        """x [B, T, D], memory [B, S, D] -> [B, T, D]."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        rate, a, t = self.config.dropout, self.self_attention, x.shape[1]
+        later = jnp.arange(t)[None, :] > jnp.arange(t)[:, None]
+        bias = jnp.where(later, np.float32(MASKED), np.float32(0))[None, None]  # [1, 1, T, T]
+        y = attend(a.query(x, dtype=dtype), a.key(x, dtype=dtype), a.value(x, dtype=dtype), bias=bias, dtype=dtype)
+        x = self.self_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[0]), dtype=dtype)
+        a = self.cross_attention
+        y = attend(a.query(x, dtype=dtype), *self.prime(memory, dtype=dtype), dtype=dtype)
+        x = self.cross_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[1]), dtype=dtype)
+        return self.norm(x + dropout(self._mlp(x, dtype=dtype), rate, keys[2]), dtype=dtype)
+
+    def step(
+        self, x: jax.Array, cache: KeyValue, position: jax.Array, cross: KeyValue, *, dtype: DTypeLike
+    ) -> tuple[jax.Array, KeyValue]:
+        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory."""
+        a = self.self_attention
+        query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
+        cache = KeyValue(*(_write(old, new, position) for old, new in zip(cache, (key, value), strict=True)))
+        y = _attend_cache(query, cache, position, dtype=dtype)
+        x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
+        a = self.cross_attention
+        y = attend(a.query(x, dtype=dtype), cross.key, cross.value, dtype=dtype)  # [B, N, K, H]
+        x = self.cross_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
+        return self.norm(x + self._mlp(x, dtype=dtype), dtype=dtype), cache
+
+    def _mlp(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
+
+
+def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    """Puts new [B, N, K, H] at `position` of cache [B, K, N, L, H]."""
+    new = new.transpose(0, 2, 1, 3)[:, :, :, None, :].astype(cache.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, position, axis=3)
+
+
+def _attend_cache(query: jax.Array, cache: KeyValue, position: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """Each hypothesis reads its own past. query [B, N, K, H], cache [B, K, N, L, H] -> [B, N, K, H]."""
+    scale = np.float32(query.shape[-1] ** -0.5)
+    scores = einsum("BNKH,BKNLH->BKNL", query.astype(jnp.float32) * scale, cache.key, dtype=dtype)
+    past = jnp.arange(scores.shape[-1], dtype=jnp.int32) <= position
+    weights = jax.nn.softmax(jnp.where(past[None, None, None, :], scores, np.float32(MASKED)), axis=-1)
+    return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype).astype(dtype)
+
+
+def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:
+    """Position table [rows, D] f32 of the stage-1 checkpoints: sines in the first half of the width, cosines in the
+    second, the row of the pad token zero (fairseq's SinusoidalPositionalEmbedding)."""
+    half = d // 2
+    rate = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1)))
+    angle = np.arange(rows, dtype=np.float32)[:, None] * rate[None, :]
+    table = np.zeros((rows, d), np.float32)
+    table[:, :half] = np.sin(angle)
+    table[:, half : 2 * half] = np.cos(angle)
+    table[pad_token_id] = 0
+    return table
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes each element with probability `rate` and scales the others; nothing happens without a key."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / np.asarray(1 - rate, x.dtype), np.zeros((), x.dtype))

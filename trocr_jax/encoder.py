@@ -1,0 +1,190 @@
+"""The image Transformer: ViT (Dosovitskiy et al. 2021), DeiT with its distillation token (Touvron et al. 2021) and
+BEiT (Bao et al. 2022). Pre-norm blocks; B batch, S memory (special tokens and patches), D width, N heads."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, attend, einsum, normal
+from trocr_jax.config import EncoderConfig
+from trocr_jax.errors import ImageError
+
+
+class Encoder(nnx.Module):
+    """Pixels to memory."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32) -> None:
+        d = config.hidden_size
+        self.config = config
+        self.patch_embedding = PatchEmbedding(config, rngs=rngs, param_dtype=param_dtype)
+        self.cls_token = nnx.Param(normal(rngs, (1, 1, d), param_dtype))
+        if config.kind == "deit":
+            self.distillation_token = nnx.Param(normal(rngs, (1, 1, d), param_dtype))
+        if config.absolute_positions:
+            self.position_embeddings = nnx.Param(normal(rngs, (1, config.memory_length, d), param_dtype))
+        if config.shared_relative_position_bias:
+            self.relative_position_bias_table = nnx.Param(_bias_table(config, param_dtype))
+        self.layers = nnx.List(
+            [EncoderLayer(config, rngs=rngs, param_dtype=param_dtype) for _ in range(config.num_layers)]
+        )
+        self.norm = LayerNorm(d, eps=config.layer_norm_eps, param_dtype=param_dtype) if config.final_norm else None
+
+    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """pixels [B, H, W, C] -> memory [B, S, D] in `dtype`.
+
+        An image size other than the configuration's gets bicubically interpolated position embeddings.
+        Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
+        """
+        grid = self._grid(pixels)
+        x = self.patch_embedding(pixels, dtype=dtype)
+        tokens = [self.cls_token[...]]
+        if self.config.kind == "deit":
+            tokens.append(self.distillation_token[...])
+        tokens = [jnp.broadcast_to(t.astype(dtype), (x.shape[0], 1, x.shape[2])) for t in tokens]
+        x = jnp.concatenate([*tokens, x], axis=1)  # [B, S, D]
+        if self.config.absolute_positions:
+            x = (x.astype(jnp.float32) + self._positions(grid)).astype(dtype)
+        shared_bias = None
+        if self.config.shared_relative_position_bias:
+            shared_bias = relative_position_bias(self.relative_position_bias_table[...], grid)
+        for layer in self.layers:
+            x = layer(x, bias=shared_bias, dtype=dtype)
+        return x if self.norm is None else self.norm(x, dtype=dtype)
+
+    def _grid(self, pixels: jax.Array) -> tuple[int, int]:
+        (_, height, width, channels), (ph, pw) = pixels.shape, self.config.patch_size
+        if channels != self.config.num_channels:
+            raise ImageError(f"pixels have {channels} channels; the model reads {self.config.num_channels}")
+        if height % ph or width % pw:
+            raise ImageError(f"pixels are {height}x{width}: not a multiple of the patch size {ph}x{pw}")
+        grid = (height // ph, width // pw)
+        relative = self.config.relative_position_bias or self.config.shared_relative_position_bias
+        if relative and grid != self.config.grid:
+            raise ImageError(
+                f"pixels are {height}x{width}: an encoder with relative positions reads {self.config.image_size} only"
+            )
+        return grid
+
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        table = self.position_embeddings[...].astype(jnp.float32)  # [1, S, D]
+        if grid == self.config.grid:
+            return table
+        special, patches = jnp.split(table, [self.config.num_special_tokens], axis=1)
+        patches = patches.reshape(*self.config.grid, -1)  # [rows, columns, D]
+        rows = bicubic_weights(self.config.grid[0], grid[0])
+        columns = bicubic_weights(self.config.grid[1], grid[1])
+        patches = einsum("hr,rcD->hcD", jnp.asarray(rows), patches, dtype=jnp.float32)
+        patches = einsum("wc,hcD->hwD", jnp.asarray(columns), patches, dtype=jnp.float32)
+        return jnp.concatenate([special, patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
+
+
+class PatchEmbedding(nnx.Module):
+    """A convolution whose stride is its size. kernel [ph, pw, C, D], bias [D]."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
+        shape = (*config.patch_size, config.num_channels, config.hidden_size)
+        self.kernel = nnx.Param(normal(rngs, shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros((config.hidden_size,), param_dtype))
+
+    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """[B, H, W, C] -> [B, rows * columns, D]."""
+        kernel = self.kernel[...]
+        ph, pw, c, d = kernel.shape
+        b, height, width, _ = pixels.shape
+        rows, columns = height // ph, width // pw
+        x = pixels.reshape(b, rows, ph, columns, pw, c).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(b, rows * columns, ph * pw * c)
+        x = einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype)
+        return (x + self.bias[...].astype(jnp.float32)[None, None, :]).astype(dtype)
+
+
+class EncoderLayer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); BEiT scales both branches per channel."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
+        d, eps = config.hidden_size, config.layer_norm_eps
+        self.config = config
+        self.norm_before = LayerNorm(d, eps=eps, param_dtype=param_dtype)
+        self.attention = Attention(
+            d,
+            config.num_heads,
+            query_bias=config.qkv_bias,
+            key_bias=config.qkv_bias and config.kind != "beit",
+            value_bias=config.qkv_bias,
+            rngs=rngs,
+            param_dtype=param_dtype,
+        )
+        if config.relative_position_bias:
+            self.attention.relative_position_bias_table = nnx.Param(_bias_table(config, param_dtype))
+        self.norm_after = LayerNorm(d, eps=eps, param_dtype=param_dtype)
+        self.fc1 = Linear(d, config.intermediate_size, rngs=rngs, param_dtype=param_dtype)
+        self.fc2 = Linear(config.intermediate_size, d, rngs=rngs, param_dtype=param_dtype)
+        if config.layer_scale:
+            self.lambda_1 = nnx.Param(jnp.full((d,), 0.1, param_dtype))
+            self.lambda_2 = nnx.Param(jnp.full((d,), 0.1, param_dtype))
+
+    def __call__(self, x: jax.Array, *, bias: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+        """x [B, S, D], bias [1, N, S, S] or none -> [B, S, D]."""
+        a = self.attention
+        if self.config.relative_position_bias:
+            own = relative_position_bias(a.relative_position_bias_table[...], self.config.grid)
+            bias = own if bias is None else bias + own
+        y = self.norm_before(x, dtype=dtype)
+        y = attend(a.query(y, dtype=dtype), a.key(y, dtype=dtype), a.value(y, dtype=dtype), bias=bias, dtype=dtype)
+        y = a.out(y, dtype=dtype)
+        x = x + (y * self.lambda_1[...].astype(dtype)[None, None, :] if self.config.layer_scale else y)
+        y = self.norm_after(x, dtype=dtype)
+        y = ACTIVATIONS[self.config.activation](self.fc1(y, dtype=dtype))
+        y = self.fc2(y, dtype=dtype)
+        return x + (y * self.lambda_2[...].astype(dtype)[None, None, :] if self.config.layer_scale else y)
+
+
+def bicubic_weights(size_in: int, size_out: int) -> np.ndarray:
+    """Matrix [size_out, size_in] of one axis of a bicubic resize with half-pixel centres (align_corners=False),
+    border pixels repeated and no antialiasing: torch.nn.functional.interpolate(mode="bicubic").
+    Kernel of Keys (1981) with a = -0.75."""
+    a = -0.75
+    weights = np.zeros((size_out, size_in), np.float64)
+    for row in range(size_out):
+        centre = (row + 0.5) * size_in / size_out - 0.5
+        first = int(np.floor(centre)) - 1
+        for tap in range(first, first + 4):
+            x = abs(centre - tap)
+            if x <= 1:
+                w = ((a + 2) * x - (a + 3)) * x * x + 1
+            else:
+                w = a * (((x - 5) * x + 8) * x - 4)
+            weights[row, min(max(tap, 0), size_in - 1)] += w
+    return weights.astype(np.float32)
+
+
+def relative_position_bias(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """BEiT's attention bias. table [(2·rows-1)(2·columns-1)+3, N] -> [1, N, S, S]; the last three entries are
+    CLS to patch, patch to CLS and CLS to CLS."""
+    index = relative_position_index(grid)
+    bias = table[index.reshape(-1)].reshape(*index.shape, -1)  # [S, S, N]
+    return bias.astype(jnp.float32).transpose(2, 0, 1)[None]
+
+
+def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
+    """[S, S] entries of the bias table for each pair (query, key)."""
+    rows, columns = grid
+    row, column = (axis.reshape(-1) for axis in np.indices(grid))
+    entries = (2 * rows - 1) * (2 * columns - 1)
+    between = (row[:, None] - row[None, :] + rows - 1) * (2 * columns - 1)
+    between = between + column[:, None] - column[None, :] + columns - 1
+    index = np.empty((rows * columns + 1, rows * columns + 1), np.int32)
+    index[1:, 1:] = between
+    index[0, :] = entries
+    index[:, 0] = entries + 1
+    index[0, 0] = entries + 2
+    return index
+
+
+def _bias_table(config: EncoderConfig, dtype: DTypeLike) -> jax.Array:
+    rows, columns = config.grid
+    return jnp.zeros(((2 * rows - 1) * (2 * columns - 1) + 3, config.num_heads), dtype)

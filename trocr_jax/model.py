@@ -1,0 +1,64 @@
+"""TrOCR (Li et al. 2023): an image Transformer reads a line, a text Transformer writes it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from trocr_jax.attention import Linear
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.decoder import Cache, Cross, Decoder
+from trocr_jax.encoder import Encoder
+
+
+class TrOCR(nnx.Module):
+    """Parameters of a whole model. Without `rngs` the initial weights come from seed 0.
+
+    `dtype` of every call is the compute type; parameters keep the type they were loaded in.
+    """
+
+    def __init__(
+        self, config: TrOCRConfig, *, rngs: nnx.Rngs | None = None, param_dtype: DTypeLike = jnp.float32
+    ) -> None:
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        self.config = config
+        self.encoder = Encoder(config.encoder, rngs=rngs, param_dtype=param_dtype)
+        self.bridge = None
+        if config.bridge:
+            d_in, d_out = config.encoder.hidden_size, config.decoder.hidden_size
+            self.bridge = Linear(d_in, d_out, rngs=rngs, param_dtype=param_dtype)
+        self.decoder = Decoder(
+            config.decoder,
+            memory_width=config.memory_width,
+            pad_token_id=config.pad_token_id,
+            rngs=rngs,
+            param_dtype=param_dtype,
+        )
+
+    def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads."""
+        memory = self.encoder(pixels, dtype=dtype)
+        return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
+
+    def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """memory [B, S, D] -> keys and values of every cross-attention, [B, N, S, H] each."""
+        return self.decoder.prime(memory, dtype=dtype)
+
+    def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
+        """An empty self-attention cache for `length` tokens of `beams` hypotheses an image."""
+        return self.decoder.init_cache(batch, beams, length, dtype=dtype)
+
+    def step(
+        self, tokens: jax.Array, cache: Cache, position: jax.Array, cross: Cross, *, dtype: DTypeLike = jnp.float32
+    ) -> tuple[jax.Array, Cache]:
+        """tokens [B, K] int32 at `position` -> logits [B, K, V] f32 of the next token, cache."""
+        return self.decoder.step(tokens, cache, position, cross, dtype=dtype)
+
+    def __call__(
+        self, pixels: jax.Array, token_ids: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        """Teacher forcing. pixels [B, H, W, 3], token_ids [B, T] beginning with the start token
+        -> logits [B, T, V] f32. `key` seeds dropout; none switches it off."""
+        return self.decoder(token_ids, self.encode(pixels, dtype=dtype), key=key, dtype=dtype)
