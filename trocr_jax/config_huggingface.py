@@ -112,9 +112,7 @@ def _read_encoder(values: Any, problems: list[str]) -> EncoderConfig | None:
         problems += _translated("encoder", table, error)
         return None
     if values.get("head_dim") not in (None, encoder.head_dim):
-        problems.append(
-            f"encoder.head_dim is {shown(values['head_dim'])}; only hidden_size / num_attention_heads works"
-        )
+        problems.append(f"encoder.head_dim is {shown(values['head_dim'])}; only hidden_size / heads works")
     return encoder
 
 
@@ -144,8 +142,8 @@ def _read_token_ids(top: Mapping[str, Any], decoder: Any, problems: list[str]) -
     own = 1 if decoder.get("pad_token_id") is None else decoder["pad_token_id"]
     if decoder.get("use_learned_position_embeddings") is False and own != found["pad_token_id"]:
         problems.append(
-            f"pad_token_id is {shown(found['pad_token_id'])} at the top level and {shown(own)} in the decoder, whose sinusoidal "
-            "positions depend on it; make them equal"
+            f"pad_token_id is {shown(found['pad_token_id'])} at the top level and {shown(own)} in the decoder, whose "
+            "sinusoidal positions depend on it; make them equal"
         )
     return found
 
