@@ -1,0 +1,210 @@
+"""Decoding: any picture file, PIL image or array to an upright RGB image on white, or an ImageError that says why."""
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from trocr_jax.errors import ImageError
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
+
+# Raster formats only: readers that start other programs (EPS) or guess from weak signatures (PCX, TGA) stay out.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+PIL_MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own default for Image.MAX_IMAGE_PIXELS
+
+
+def open_rgb(source: ImageSource, *, max_pixels: int = PIL_MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decode one image to mode RGB, upright, on white, full size.
+
+    source: a path, the bytes of a file, a binary file object (read from its start), a PIL image, or an array
+    [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA) of uint8, uint16 (0 to 65535), bool or floats in 0..1.
+
+    EXIF orientation is applied; alpha and transparent colours are laid over white; of several frames or pages the first
+    is read; 16-bit values become round(value / 257); 32-bit and float files are scaled by the smallest of 1 (floats
+    only), 255, 65535 and 2^31 - 1 that holds their largest value, negative values being black; other modes are
+    converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are decoded.
+    Raises ImageError naming the source and what to do.
+    """
+    name = describe(source)
+    try:
+        with _without_pillow_warnings():
+            return _open(source, name, max_pixels)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file; check the path") from None
+    except PermissionError:
+        raise ImageError(f"{name}: reading is not permitted; check the permissions of the file and folder") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image that can be read; convert it to one of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}; crop it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: too large for the memory of this machine; crop or shrink it") from error
+    except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged files.
+        detail = str(error) or type(error).__name__
+        raise ImageError(f"{name}: cannot be decoded ({detail}); it may be damaged, save or copy it again") from error
+
+
+def describe(source: Any) -> str:
+    """How messages call an image: its path or file name where it has one, else its kind and size."""
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<image of {len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width} x {source.height}>")
+    if hasattr(source, "read"):
+        return str(getattr(source, "name", "<file object>"))
+    if hasattr(source, "shape") and hasattr(source, "dtype"):
+        return f"<array {list(source.shape)} {source.dtype}>"
+    return f"<{type(source).__name__}>"
+
+
+def _open(source: ImageSource, name: str, max_pixels: int) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _load(source, name, max_pixels)
+    if isinstance(source, str | os.PathLike):
+        mode = os.stat(source).st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{name}: is a folder; name the image files in it")
+        if not stat.S_ISREG(mode):  # a pipe or device could block or never end
+            raise ImageError(f"{name}: is not a regular file; copy the image to a file first")
+        with open(source, "rb") as file:
+            return _decode(file, name, max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(io.BytesIO(source), name, max_pixels)
+    if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
+        return _load(_from_array(np.asarray(source), name), name, max_pixels)
+    if hasattr(source, "read"):
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(f"{name}: is open in text mode; open it with mode 'rb'")
+        return _decode(io.BytesIO(content), name, max_pixels)
+    raise ImageError(f"{name}: not an image; give a path, bytes, a binary file, a PIL image or an array")
+
+
+def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    if file.seek(0, os.SEEK_END) == 0:
+        raise ImageError(f"{name}: is empty (0 bytes); save or copy it again")
+    with Image.open(file, formats=FORMATS) as image:
+        return _load(image, name, max_pixels)
+
+
+def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if not width or not height:
+        raise ImageError(f"{name}: has no pixels ({width} x {height}); leave it out")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the cap of {max_pixels}; "
+            "crop it, or raise max_pixels if you trust it"
+        )
+    image.load()
+    return _to_rgb(_upright(image))
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    shape = array.shape
+    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+        raise ImageError(f"{name}: an image array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
+    if 0 in shape:
+        raise ImageError(f"{name}: has no pixels; leave it out")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        array = _from_16_bits(array)
+    elif array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        if not (array.min() >= 0 and array.max() <= 1):  # also false for NaN
+            raise ImageError(f"{name}: float arrays must lie in 0..1; scale it, or pass uint8")
+        array = np.rint(array * np.float32(255)).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"{name}: the dtype must be uint8, uint16, bool or float in 0..1; convert it")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if shape[2:] == (1,) else array))
+
+
+_UPRIGHT = {  # EXIF 2.32, tag 0x0112: how to turn the stored image
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        method = _UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # noqa: BLE001, damaged metadata says nothing about the pixels
+        method = None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        grey = _from_16_bits(values) if values.dtype.kind == "u" else _from_wide(values)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey = np.where(values == transparent, np.uint8(255), grey)
+        return Image.fromarray(grey).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return canvas
+
+
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
+    """round(value / 257): 0..65535 to 0..255."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_wide(values: np.ndarray) -> np.ndarray:
+    """int32 or f32 of unknown range to uint8, by the smallest usual full scale that holds the largest value."""
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    largest = float(values.max())
+    scales = (255, 65535, 2**31 - 1) if values.dtype.kind == "i" else (1, 255, 65535, 2**31 - 1)
+    full = next((scale for scale in scales if largest <= scale), largest)
+    return np.rint(np.clip(values, 0, None).astype(np.float64) * (255 / full)).astype(np.uint8)
+
+
+class _WarningGate:
+    """Counts the threads that decode, because `warnings.catch_warnings` alone is not safe across threads."""
+
+    lock = threading.Lock()
+    depth = 0
+    saved: Any = None
+
+
+@contextmanager
+def _without_pillow_warnings() -> Iterator[None]:
+    """Silence Pillow: what it only warns about (odd metadata, size) is either harmless here or checked here."""
+    with _WarningGate.lock:
+        if _WarningGate.depth == 0:
+            _WarningGate.saved = warnings.catch_warnings()
+            _WarningGate.saved.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.|trocr_jax\.image")
+        _WarningGate.depth += 1
+    try:
+        yield
+    finally:
+        with _WarningGate.lock:
+            _WarningGate.depth -= 1
+            if _WarningGate.depth == 0:
+                _WarningGate.saved.__exit__(None, None, None)
