@@ -7,6 +7,7 @@ Matrix products accumulate in f32; softmax and layer norm are computed in f32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,39 @@ from jax.typing import DTypeLike
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
 
 
-def einsum(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """Einsum of two arrays cast to `dtype`, accumulated in f32, returned in f32."""
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _einsum(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
     # TPUs and recent GPUs round the factors of an f32 product unless told otherwise.
     precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
     return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
+
+
+def _einsum_forward(
+    spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _einsum(spec, x, y, dtype), (x, y)
+
+
+def _einsum_backward(
+    spec: str, dtype: DTypeLike, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # The rule jax would derive multiplies the f32 cotangent: products of f32 where the forward pass had `dtype`.
+    (x, y), (factors, z_axes) = saved, spec.split("->")
+    x_axes, y_axes = factors.split(",")
+    dx = _einsum(f"{z_axes},{y_axes}->{x_axes}", g, y, dtype)
+    dy = _einsum(f"{x_axes},{z_axes}->{y_axes}", x, g, dtype)
+    return dx.astype(x.dtype), dy.astype(y.dtype)
+
+
+_einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+def einsum(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """Einsum of two arrays cast to `dtype`, accumulated and returned in f32; its gradients are products in `dtype` too.
+
+    Every letter of a factor must stand in the other factor or in the result; no ellipsis.
+    """
+    return _einsum(spec, x, y, dtype)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -40,7 +69,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((d_out,), param_dtype))
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-        y = einsum("...D,DF->...F", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], x.ndim)
+        """x [B, T, D_in] -> [B, T, D_out]."""
+        y = einsum("BTD,DF->BTF", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], 3)
         return y.astype(dtype)
 
 

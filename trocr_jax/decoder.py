@@ -129,9 +129,7 @@ class Decoder(nnx.Module):
 class DecoderLayer(nnx.Module):
     """norm(x + self_attention(x)), norm(x + cross_attention(x)), norm(x + mlp(x))."""
 
-    def __init__(
-        self, config: DecoderConfig, *, memory_width: int, rngs: nnx.Rngs, param_dtype: DTypeLike
-    ) -> None:
+    def __init__(self, config: DecoderConfig, *, memory_width: int, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         d, heads = config.hidden_size, config.num_heads
         self.config = config
         self.self_attention = Attention(d, heads, rngs=rngs, param_dtype=param_dtype)
