@@ -4,10 +4,13 @@ import string
 
 _ASCII = " " + string.digits + string.ascii_uppercase + string.ascii_lowercase + string.punctuation
 _LOWER = "àáâãäæçèéêëìíîïñòóôõöœùúûüÿ"
-_ACCENTED = _LOWER + _LOWER.upper() + "ß"
+
+ACCENTED = _LOWER + _LOWER.upper() + "ß"
+"""The letters of ALPHABET that are not ASCII."""
+
 _MARKS = "«»‹›„“”‚‘’–—…¡¿€£§°ªº"
 
-ALPHABET = _ASCII + _ACCENTED + _MARKS
+ALPHABET = _ASCII + ACCENTED + _MARKS
 """Printable ASCII, the accented letters of German, French, Italian, Spanish and Portuguese, quotation marks and signs.
 
 An ordered string without duplicates; the order is that of a character tokenizer.

@@ -11,10 +11,11 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from train.data.alphabet import ALPHABET
+from train.data.alphabet import ACCENTED, ALPHABET
 from trocr_jax.errors import TrOCRError
 
 Split = Literal["train", "heldout"]
@@ -43,9 +44,12 @@ _WORD_LISTS = {
     "pt": ("portuguese", "brazilian"),
 }
 _WORDS_PER_LANGUAGE = 30_000
+_SCARCE = re.compile("[ëïùûôìîœÁÉÄÖÜ]")
 _HELD_OUT_ONE_IN = 20
 
-_BLOCK = re.compile(r"<(p|li|h[1-4]|dd|dt|title)\b[^>]*>(.*?)(?=</?(?:p|li|h[1-4]|dd|dt|ul|ol|dl|div|pre|table)\b)", re.S)
+_BLOCK = re.compile(
+    r"<(p|li|h[1-4]|dd|dt|title)\b[^>]*>(.*?)(?=</?(?:p|li|h[1-4]|dd|dt|ul|ol|dl|div|pre|table)\b)", re.S
+)
 _PRE = re.compile(r"<(pre|script|style)\b.*?</\1>", re.S)
 _TAG = re.compile(r"<[^>]*>")
 _SPACE = re.compile(r"\s+")
@@ -69,6 +73,15 @@ class Corpus:
 
     sentences: dict[str, tuple[str, ...]]
     words: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def accented_words(self) -> dict[str, tuple[str, ...]]:
+        """The words that hold an accented letter, by letter; letters that are in no word are left out."""
+        found: dict[str, list[str]] = {letter: [] for letter in ACCENTED}
+        for word in (word for words in self.words.values() for word in words if not word.isascii()):
+            for letter in set(word) & found.keys():
+                found[letter].append(word)
+        return {letter: tuple(words) for letter, words in found.items() if words}
 
 
 def clean(text: str) -> str | None:
@@ -96,8 +109,8 @@ def load_corpus(split: Split, *, root: Path = Path("/")) -> Corpus:
         words[language] = tuple(w for w in _words(root, language) if is_held_out(w) == (split == "heldout"))
         if len(found) < 100 or len(words[language]) < 100:
             raise CorpusError(
-                f"Only {len(found)} sentences and {len(words[language])} words of language '{language}' were found below "
-                f"{root}. Install Debian's text packages and word lists with scripts/install-fonts."
+                f"Only {len(found)} sentences and {len(words[language])} words of language '{language}' were found "
+                f"below {root}. Install Debian's text packages and word lists with scripts/install-fonts."
             )
     return Corpus(sentences=sentences, words=words)
 
@@ -133,7 +146,9 @@ def _files(root: Path, language: str) -> list[Path]:
         found += [p for p in fortunes if p.name not in _PORTUGUESE_FORTUNES]
     if language == "pt":
         found += [p for p in fortunes if p.name in _PORTUGUESE_FORTUNES]
-    return [p for p in found if p.is_file() and p.suffix not in (".dat", ".u8") and p.stem not in _SKIPPED_FORTUNES]
+    # The Italian fortunes are linked into the folder of the English ones.
+    found = [p for p in found if p.is_file() and not p.is_symlink()]
+    return [p for p in found if p.suffix not in (".dat", ".u8") and p.stem not in _SKIPPED_FORTUNES]
 
 
 def _is_prose(sentence: str) -> bool:
@@ -147,8 +162,13 @@ def _words(root: Path, language: str) -> Iterator[str]:
         if not path.is_file():
             continue
         words = path.read_text(encoding="utf-8").splitlines()
+        if language == "fr":
+            words = [word.replace("oeu", "œu") for word in words]  # the list is spelt for keyboards without the letter
         # Lists are sorted by letter: an even stride keeps every letter while workers stay small.
-        for word in words[:: max(1, len(words) // _WORDS_PER_LANGUAGE)]:
+        stride = max(1, len(words) // _WORDS_PER_LANGUAGE)
+        for number, word in enumerate(words):
+            if number % stride and not _SCARCE.search(word):
+                continue
             cleaned = clean(word)
             if cleaned and " " not in cleaned and "/" not in cleaned:
                 yield cleaned

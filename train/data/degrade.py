@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 Gray = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
-# Shares of nearly clean, of black-and-white and of grey lines.
+# Shares of nearly clean and of black-and-white lines; the rest is grey.
 _CLEAN, _BILEVEL = 0.25, 0.35
 
 
@@ -29,16 +29,30 @@ def degrade(ink: Gray, *, em: float, rng: Random) -> Gray:
       uint8 [height, width], 255 white.
     """
     noise = np.random.default_rng(rng.getrandbits(64))
+    ink = _readable(ink)
     kind = rng.random()
     if kind < _CLEAN:
         image = _clean(ink, em, rng)
-    elif kind < _CLEAN + _BILEVEL:
-        image = _bilevel(ink, em, rng, noise)
     else:
-        image = _grey(ink, em, rng, noise)
+        ink = _warp(ink, em, rng)
+        if kind < _CLEAN + _BILEVEL:
+            image = _bilevel(ink, em, rng, noise)
+        else:
+            image = _grey(ink, em, rng, noise)
     if rng.random() < 0.15:
         image = _jpeg(image, rng)
     return 255 - image if rng.random() < 0.03 else image
+
+
+def _readable(ink: Gray) -> Gray:
+    """Raises the ink of thin faces at small sizes, whose strokes cover less than a pixel."""
+    counts = np.bincount(ink.reshape(-1), minlength=256)
+    counts[:32] = 0
+    strong = int(np.searchsorted(np.cumsum(counts), 0.75 * counts.sum()))  # the third quartile of inked pixels
+    if strong == 0 or strong >= 200:
+        return ink
+    gain = min(2.5, 200 / strong)
+    return np.minimum(ink.astype(np.float32) * np.float32(gain), 255).astype(np.uint8)
 
 
 def _clean(ink: Gray, em: float, rng: Random) -> Gray:
@@ -47,18 +61,22 @@ def _clean(ink: Gray, em: float, rng: Random) -> Gray:
     if rng.random() < 0.5:
         return 255 - ink
     paper, black = rng.uniform(225, 255), rng.uniform(0, 70)
-    return _to_gray(paper - ink.astype(np.float32) * ((paper - black) / 255))
+    return _to_gray(paper - ink.astype(np.float32) * np.float32((paper - black) / 255))
 
 
 def _bilevel(ink: Gray, em: float, rng: Random, noise: np.random.Generator) -> Gray:
-    ink = _weight(ink, em, rng)
-    ink = _blur(ink, rng.uniform(0.15, 0.75) * em / 30)
+    ink = _blur(_weight(ink, em, rng), rng.uniform(0.15, 0.75) * em / 30)
+    covered = float(ink.sum(dtype=np.int64)) / 255
     value = ink.astype(np.float32)
     if rng.random() < 0.3:
         value *= _uneven(value.shape, rng, noise, depth=rng.uniform(0.05, 0.25))
-    if rng.random() < 0.8:
-        value += _gaussian(value.shape, noise, rng.uniform(4, 36))
-    black = value > rng.uniform(85, 165)
+    sigma = 36 * rng.random() ** 1.5
+    noisy = _to_gray(value + _gaussian(value.shape, noise, sigma))
+    # The level at which the strokes keep about their weight, but above most of the noise of the paper.
+    wanted = covered * rng.uniform(0.85, 1.45)
+    darker = np.cumsum(np.bincount(noisy.reshape(-1), minlength=256)[::-1])
+    level = 255 - int(np.searchsorted(darker, wanted))
+    black = noisy >= min(max(level, 50 + 1.5 * sigma), 200)
     if rng.random() < 0.35:
         _speckle(black, rng, noise)
     return np.where(black, np.uint8(0), np.uint8(255))
@@ -72,23 +90,51 @@ def _grey(ink: Gray, em: float, rng: Random, noise: np.random.Generator) -> Gray
         ink = _blur(ink, rng.uniform(0.3, 1.3) * em / 30)
     value = ink.astype(np.float32) / 255
     if rng.random() < 0.25:
-        value *= _uneven(value.shape, rng, noise, depth=rng.uniform(0.1, 0.5))
+        value *= _uneven(value.shape, rng, noise, depth=rng.uniform(0.1, 0.45))
+    if rng.random() < 0.06:  # the print of the other side of the sheet
+        behind = np.roll(_blur(ink, 1.5)[:, ::-1], rng.randint(0, ink.shape[0] - 1), axis=0)
+        value = np.maximum(value, behind * np.float32(rng.uniform(0.04, 0.16) / 255))
     paper = rng.uniform(170, 255)
-    black = rng.uniform(0, min(110.0, paper - 100))
-    ground = np.float32(paper)
+    black = rng.uniform(0, min(100.0, paper - 110))
+    ground = np.full(value.shape, paper, np.float32)
     if rng.random() < 0.4:
-        ground = paper * _uneven(value.shape, rng, noise, depth=rng.uniform(0.05, 0.25))
-    image = ground * (1 - value) + black * value
+        ground *= _uneven(value.shape, rng, noise, depth=rng.uniform(0.05, 0.25))
+    image = ground + value * (np.float32(black) - ground)
     if rng.random() < 0.7:
-        image += _gaussian(value.shape, noise, rng.uniform(1, 14))
-    image = _to_gray(image)
+        image += _gaussian(value.shape, noise, (paper - black) * rng.uniform(0.005, 0.07))
+    gray = _to_gray(image)
     if rng.random() < 0.12:
-        _salt_and_pepper(image, rng, noise)
-    return image
+        _salt_and_pepper(gray, rng, noise)
+    return gray
 
 
 def _to_gray(value: Float) -> Gray:
     return np.clip(value, 0, 255).astype(np.uint8)
+
+
+def _warp(ink: Gray, em: float, rng: Random) -> Gray:
+    """Rarely: a page that the camera sees at an angle, or a baseline that waves. Ink never leaves the image."""
+    height, width = ink.shape
+    dice = rng.random()
+    if dice < 0.04:
+        a, b, c, d = (rng.uniform(0, 0.2) * em for _ in range(4))
+        corners = (0, -a, 0, height + b, width, height + c, width, -d)
+        image = Image.fromarray(ink).transform(
+            (width, height), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR, fillcolor=0
+        )
+        return np.asarray(image)
+    if dice < 0.08:
+        size = rng.uniform(0.02, 0.06) * em
+        phase = rng.uniform(0, 6.28) + np.arange(width) * (6.28 / (em * rng.uniform(4, 14)))
+        shift = size * (1 + np.sin(phase))
+        whole = shift.astype(np.int64)
+        part = (shift - whole).astype(np.float32)
+        rows = np.arange(height)[:, None] - whole + 1
+        padded = np.pad(ink, ((2 + int(2 * size), 1), (0, 0)))
+        rows += 1 + int(2 * size)
+        columns = np.arange(width)
+        return _to_gray(padded[rows, columns] * (1 - part) + padded[rows - 1, columns] * part)
+    return ink
 
 
 def _weight(ink: Gray, em: float, rng: Random) -> Gray:
@@ -96,13 +142,13 @@ def _weight(ink: Gray, em: float, rng: Random) -> Gray:
     dice = rng.random()
     if dice < 0.5:
         return ink
-    grown = ink.copy()
-    best = np.maximum if dice < 0.85 else np.minimum
-    best(grown[:, 1:], ink[:, :-1], out=grown[:, 1:])
-    best(grown[1:], ink[:-1], out=grown[1:])
-    part = rng.uniform(0.2, 1.0) if dice < 0.85 else rng.uniform(0.2, 0.6)
-    part *= min(1.0, em / 26)
-    return _to_gray(ink + np.float32(part) * (grown.astype(np.float32) - ink))
+    thicker = dice < 0.85
+    best = np.maximum if thicker else np.minimum
+    changed = ink.copy()
+    best(changed[:, 1:], ink[:, :-1], out=changed[:, 1:])
+    best(changed[1:], ink[:-1], out=changed[1:])
+    part = rng.uniform(0.2, 1.0 if thicker else 0.6) * min(1.0, em / 26)
+    return _to_gray(ink + np.float32(part) * (changed.astype(np.float32) - ink))
 
 
 def _blur(ink: Gray, radius: float) -> Gray:
@@ -110,14 +156,15 @@ def _blur(ink: Gray, radius: float) -> Gray:
 
 
 def _coarsen(ink: Gray, em: float, rng: Random) -> Gray:
-    """Scans at a lower resolution (not below 11 pixels per em) and enlarges again."""
-    factor = max(rng.uniform(0.5, 0.9), 11 / em)
+    """Scans at a lower resolution (not below 12 pixels per em) and enlarges again."""
+    factor = max(rng.uniform(0.5, 0.9), 12 / em)
     if factor >= 1:
         return ink
     height, width = ink.shape
-    small = Image.fromarray(ink).resize((max(4, round(width * factor)), max(4, round(height * factor))), Image.Resampling.BOX)
+    small = max(4, round(width * factor)), max(4, round(height * factor))
+    coarse = Image.fromarray(ink).resize(small, Image.Resampling.BOX)
     how = rng.choice((Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.NEAREST))
-    return np.asarray(small.resize((width, height), how))
+    return np.asarray(coarse.resize((width, height), how))
 
 
 def _uneven(shape: tuple[int, ...], rng: Random, noise: np.random.Generator, *, depth: float) -> Float:
@@ -134,10 +181,10 @@ def _gaussian(shape: tuple[int, ...], noise: np.random.Generator, sigma: float) 
 
 
 def _speckle(black: NDArray[np.bool_], rng: Random, noise: np.random.Generator) -> None:
-    """Adds dots of dirt and holes of one or two pixels, in place."""
+    """Adds dots of dirt, or holes, of one or two pixels, in place."""
     height, width = black.shape
     count = max(1, round(height * width * rng.uniform(0.0002, 0.003)))
-    rows, columns = noise.integers(0, height - 1, count), noise.integers(0, width - 1, count)
+    rows, columns = noise.integers(0, height, count), noise.integers(0, width - 1, count)
     dark = rng.random() < 0.7
     black[rows, columns] = dark
     if rng.random() < 0.5:
@@ -145,7 +192,7 @@ def _speckle(black: NDArray[np.bool_], rng: Random, noise: np.random.Generator) 
 
 
 def _salt_and_pepper(image: Gray, rng: Random, noise: np.random.Generator) -> None:
-    count = max(1, round(image.size * rng.uniform(0.001, 0.015)))
+    count = max(1, round(image.size * rng.uniform(0.001, 0.012)))
     places = noise.integers(0, image.size, count)
     image.reshape(-1)[places] = noise.choice(np.array([0, 255], np.uint8), count)
 

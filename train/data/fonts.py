@@ -102,7 +102,7 @@ FAMILIES = (
     Family("Quattrocento", r"Quattrocento-", "serif", 0.5),
     Family("Century Catalogue", r"Century-Catalogue", "serif", 0.7),
     Family("GFS Didot", r"GFSDidot", "serif", 1),
-    Family("GFS Artemisia", r"GFSArtemisia", "serif", 1),
+    Family("GFS Artemisia", r"GFSArtemisia(Bold)?$", "serif", 1),
     Family("Accanthis ADF", r"AccanthisADFStd", "serif", 0.7),
     Family("Baskervald ADF", r"BaskervaldADFStd", "serif", 0.8),
     Family("Berenis ADF", r"BerenisADFPro-", "serif", 0.7),
@@ -126,6 +126,13 @@ FAMILIES = (
 )
 """Every family used, in a fixed order; held-out families are designs with no near relative among the others."""
 
+# How often a style is printed, against 1 for regular. The first pattern that is found in the file name counts.
+_STYLES = (
+    (re.compile(r"bold-?(italic|oblique|cond)|demi-?(italic|oblique)|BI$|RZI$|BdIta|cmunbi", re.I), 0.3),
+    (re.compile(r"light|retina|cond|narrow", re.I), 0.4),
+    (re.compile(r"italic|oblique|[-_ ]I$|BookOblique|It$|_RI$|cmun(ti|si|it|sl)|i99", re.I), 0.45),
+    (re.compile(r"bold|demi|[-_ ]B$|_R[BZ]$|cmun(bx|tb|sx)|b101|SILB", re.I), 0.6),
+)
 _UNUSED_STYLE = re.compile(r"Thin|Hairline|ExtraLight|ExtraBold|Black|Heavy|Math|Smallcaps", re.I)
 
 
@@ -151,7 +158,9 @@ def find_faces(split: Split, *, root: Path = Path("/")) -> tuple[Face, ...]:
     Raises:
       CorpusError: fewer than five families are installed, or no face draws the whole alphabet.
     """
-    files = sorted(p for folder in _FOLDERS for p in (root / folder).rglob("*.[ot]tf") if not _UNUSED_STYLE.search(p.stem))
+    files = sorted(
+        p for folder in _FOLDERS for p in (root / folder).rglob("*.[ot]tf") if not _UNUSED_STYLE.search(p.stem)
+    )
     faces: list[Face] = []
     for family in FAMILIES:
         if family.held_out != (split == "heldout"):
@@ -160,10 +169,20 @@ def find_faces(split: Split, *, root: Path = Path("/")) -> tuple[Face, ...]:
         own = {p.name: p for p in files if re.match(family.pattern, p.stem)}
         drawn = {p: drawn_characters(p) for p in own.values()}
         usable = [p for p in own.values() if drawn[p].issuperset(map(chr, range(32, 127)))]
-        faces += [Face(str(p), family, family.weight / len(usable), drawn[p]) for p in usable]
+        shares = [_style_share(p.stem) for p in usable]
+        faces += [
+            Face(str(p), family, family.weight * share / sum(shares), drawn[p])
+            for p, share in zip(usable, shares, strict=True)
+        ]
     if len({face.family.name for face in faces}) < 5 or not any(face.covers(ALPHABET) for face in faces):
-        raise CorpusError(f"Too few typefaces for the {split} split below {root}: install them with scripts/install-fonts.")
+        raise CorpusError(
+            f"Too few typefaces for the {split} split below {root}: install them with scripts/install-fonts."
+        )
     return tuple(faces)
+
+
+def _style_share(stem: str) -> float:
+    return next((share for pattern, share in _STYLES if pattern.search(stem)), 1.0)
 
 
 def drawn_characters(path: Path) -> frozenset[str]:
@@ -173,7 +192,7 @@ def drawn_characters(path: Path) -> frozenset[str]:
             mapped = set(font.getBestCmap() or ())
     except (TTLibError, OSError):
         return frozenset()
-    image_font = ImageFont.truetype(str(path), 24)
+    image_font = ImageFont.truetype(str(path), 12, layout_engine=ImageFont.Layout.BASIC)
     return frozenset(c for c in ALPHABET if ord(c) in mapped and (c == " " or image_font.getmask(c).getbbox()))
 
 
