@@ -5,8 +5,8 @@ rescaling and normalisation happen on the device.
 """
 
 import json
-import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from trocr_jax.errors import CheckpointError, ConfigError, ImageError
-from trocr_jax.image_file import PIL_MAX_IMAGE_PIXELS, ImageSource, describe, open_rgb
+from trocr_jax.image_file import MAX_PIXELS, ImageSource, describe, open_rgb
 
 MAX_SIDE = 16_384
 
@@ -47,7 +47,7 @@ class ImageProcessor:
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_size: tuple[int, int] | None = None
     keep_aspect_ratio: bool = False
-    max_pixels: int = PIL_MAX_IMAGE_PIXELS
+    max_pixels: int = MAX_PIXELS
 
     @property
     def size(self) -> tuple[int, int]:
@@ -237,7 +237,8 @@ def _flag(field: Mapping[str, Any], key: str, source: str) -> bool:
 
 
 def _number(value: Any, key: str, source: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= sys.float_info.max:  # an int may be too large for a float
         raise ConfigError(f"{source}: {key} must be a finite number, not {value!r}")
     return float(value)
 

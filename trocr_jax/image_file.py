@@ -18,10 +18,10 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 # Raster formats only: readers that start other programs (EPS) or guess from weak signatures (PCX, TGA) stay out.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-PIL_MAX_IMAGE_PIXELS = 178_956_970  # Pillow's own default for Image.MAX_IMAGE_PIXELS
+MAX_PIXELS = 178_956_970  # twice PIL.Image.MAX_IMAGE_PIXELS: where Pillow, too, refuses by default
 
 
-def open_rgb(source: ImageSource, *, max_pixels: int = PIL_MAX_IMAGE_PIXELS) -> Image.Image:
+def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image to mode RGB, upright, on white, full size.
 
     source: a path, the bytes of a file, a binary file object (read from its start), a PIL image, or an array
@@ -44,7 +44,9 @@ def open_rgb(source: ImageSource, *, max_pixels: int = PIL_MAX_IMAGE_PIXELS) -> 
     except PermissionError:
         raise ImageError(f"{name}: reading is not permitted; check the permissions of the file and folder") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image that can be read; convert it to one of {', '.join(FORMATS)}") from None
+        raise ImageError(
+            f"{name}: not an image that can be read, or damaged; convert it to one of {', '.join(FORMATS)}"
+        ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {error}; crop it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it") from error
     except MemoryError as error:
@@ -171,7 +173,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_16_bits(values: np.ndarray) -> np.ndarray:
     """round(value / 257): 0..65535 to 0..255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    wide = values.astype(np.uint32)
+    wide += 128
+    wide //= 257
+    return wide.astype(np.uint8)
 
 
 def _from_wide(values: np.ndarray) -> np.ndarray:
@@ -181,7 +186,9 @@ def _from_wide(values: np.ndarray) -> np.ndarray:
     largest = float(values.max())
     scales = (255, 65535, 2**31 - 1) if values.dtype.kind == "i" else (1, 255, 65535, 2**31 - 1)
     full = next((scale for scale in scales if largest <= scale), largest)
-    return np.rint(np.clip(values, 0, None).astype(np.float64) * (255 / full)).astype(np.uint8)
+    grey = np.maximum(values, 0).astype(np.float32)
+    grey *= np.float32(255 / full)
+    return np.rint(grey, out=grey).astype(np.uint8)
 
 
 class _WarningGate:

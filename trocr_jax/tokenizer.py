@@ -4,6 +4,7 @@ transformers is imported inside the functions that need it, so that importing th
 """
 
 import json
+import math
 import os
 import unicodedata
 from pathlib import Path
@@ -50,6 +51,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
         tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # Rust, protobuf and Python parsers each raise their own on damaged files.
         raise TokenizerError(f"{folder}: the tokenizer files cannot be read ({error}); copy them again") from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise TokenizerError(f"{folder}: the vocabulary of the tokenizer is empty; copy its files again")
     for name, token in _SPECIAL_TOKENS.items():
         if getattr(tokenizer, name) is None and token in tokenizer.get_vocab():
             setattr(tokenizer, name, token)
@@ -63,6 +66,11 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: str | os.PathLi
     """Write the tokenizer's files so that `load_tokenizer` and transformers' AutoTokenizer read them from `folder`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
+    path = Path(folder) / "tokenizer_config.json"
+    settings = _read_settings(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # the name since transformers 5; both know the older one
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Any) -> list[str]:
@@ -71,8 +79,9 @@ def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Any) -> list[str]:
     Leading axes are flattened in order. Spaces before punctuation are kept, unless the tokenizer's own
     tokenizer_config.json asks for `clean_up_tokenization_spaces`, as in transformers.
     """
-    rows = np.asarray(token_ids)
-    return tokenizer.batch_decode(rows.reshape(-1, rows.shape[-1]).tolist(), skip_special_tokens=True)
+    ids = np.asarray(token_ids)
+    rows = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1]).tolist()
+    return tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []  # it takes [] for one empty row
 
 
 def character_tokenizer(alphabet: str) -> "PreTrainedTokenizerBase":
