@@ -16,7 +16,7 @@ EncoderKind = Literal["vit", "deit", "beit"]
 ENCODER_KINDS = ("vit", "deit", "beit")
 ACTIVATIONS = ("gelu", "relu")  # gelu is the exact form, x Φ(x)
 MAX_SIZE = 1 << 24  # of any width, count or side: a larger one comes from a damaged file and would exhaust memory
-MAX_LAYERS = 1024
+MAX_LAYERS = 256
 
 
 class FieldErrors(ConfigError):

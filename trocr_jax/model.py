@@ -25,10 +25,8 @@ class TrOCR(nnx.Module):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.config = config
         self.encoder = Encoder(config.encoder, rngs=rngs, param_dtype=param_dtype)
-        self.bridge = None
-        if config.bridge:
-            d_in, d_out = config.encoder.hidden_size, config.decoder.hidden_size
-            self.bridge = Linear(d_in, d_out, rngs=rngs, param_dtype=param_dtype)
+        d_in, d_out = config.encoder.hidden_size, config.decoder.hidden_size
+        self.bridge = Linear(d_in, d_out, rngs=rngs, param_dtype=param_dtype) if config.bridge else None
         self.decoder = Decoder(
             config.decoder,
             memory_width=config.memory_width,

@@ -1,0 +1,49 @@
+"""The files beside the weights that a recogniser needs: tokenizer, image processor, generation settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trocr_jax.errors import CheckpointError
+
+ASSETS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+)
+
+
+def copy_assets(source: Path, folder: Path) -> list[str]:
+    """Copies those of `ASSETS` that `source` has. Returns their names. Raises CheckpointError."""
+    copied = []
+    for name in ASSETS:
+        if (source / name).is_file():
+            try:
+                if not (folder / name).exists() or not os.path.samefile(source / name, folder / name):
+                    shutil.copyfile(source / name, folder / name)
+            except OSError as error:
+                raise CheckpointError(f"{folder / name}: cannot be written ({error})") from None
+            copied.append(name)
+    return copied
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Raises CheckpointError if the file cannot be written."""
+    try:
+        path.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from None

@@ -1,0 +1,69 @@
+"""From a name to a folder: built-in, local, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from trocr_jax.checkpoint.assets import ASSETS
+from trocr_jax.errors import CheckpointError
+from trocr_jax.presets import PRESETS
+
+_MODELS = Path(__file__).resolve().parent.parent / "models"
+BUILT_IN: dict[str, Path] = {"tiny-printed": _MODELS / "tiny-printed"}
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_BIN_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """The folder of a model: a built-in name, a local folder, or a repository "owner/name" of the hub.
+
+    A repository is downloaded into the hub's cache, of which an earlier download serves when there is no network;
+    `revision` is a branch, tag or commit of it, such as "refs/pr/3". Nothing but such a name makes a connection.
+    Raises CheckpointError that says which names there are.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    if isinstance(name, str) and name in BUILT_IN and not path.is_dir():
+        return _without_revision(BUILT_IN[name], text, revision)
+    if path.is_dir():
+        return _without_revision(path, text, revision)
+    if path.exists():
+        raise CheckpointError(
+            f"{text}: is a file; a model is a folder with config.json (python -m convert turns a fairseq .pt into one)"
+        )
+    if isinstance(name, str) and _REPOSITORY.fullmatch(name):
+        return _download(name, revision)
+    hint = f"the published one is called microsoft/trocr-{text}; " if text in PRESETS else ""
+    raise CheckpointError(
+        f"{text}: no such model or folder; {hint}built in: {', '.join(BUILT_IN)}. Others: a local folder, or a "
+        "repository of the Hugging Face hub such as microsoft/trocr-base-printed"
+    )
+
+
+def _without_revision(path: Path, name: str, revision: str | None) -> Path:
+    if revision is not None:
+        raise CheckpointError(f"{name}: is a local folder and has no revision {revision!r}; leave that out")
+    return path
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    at = "" if revision is None else f" at revision {revision}"
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", *ASSETS, *_WEIGHTS]))
+        if not any(folder.glob("model*.safetensors")):
+            snapshot_download(name, revision=revision, allow_patterns=list(_BIN_WEIGHTS))
+    except Exception as error:  # noqa: BLE001  wrong name, no network, no permission, full disk: each its own class
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{name}{at}: not in the local cache, and the hub cannot give it ({type(error).__name__}: {reason}). "
+            f"Check the name and the network, or give a local folder. Built in: {', '.join(BUILT_IN)}"
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{name}{at}: the repository has no config.json, so it is no model of transformers")
+    return folder

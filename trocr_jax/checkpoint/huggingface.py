@@ -1,0 +1,153 @@
+"""Folders as transformers writes and reads them: `config.json` and the weights, in one file or in shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from trocr_jax.checkpoint.assets import copy_assets, write_json
+from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, OUTPUT_PROJECTION_KEY, canonical_key, stored_name
+from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
+from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from trocr_jax.checkpoint.unpickler import read_state_dict
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import CheckpointError
+from trocr_jax.model import TrOCR
+
+_READERS: tuple[tuple[str, Callable[[Path], dict[str, StoredTensor]]], ...] = (
+    ("model.safetensors", read_safetensors),
+    ("pytorch_model.bin", read_state_dict),
+)
+
+
+def load_huggingface(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = None) -> TrOCR:
+    """The model of a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or in shards.
+
+    Parameters keep their stored type, or get `dtype`. Raises ConfigError, and CheckpointError that lists every
+    missing, unused, misshapen or not finite tensor.
+    """
+    folder = Path(folder)
+    config = TrOCRConfig.from_json(folder / "config.json")
+    return from_tensors(config, read_weights(folder), dtype=dtype, where=str(folder))
+
+
+def from_tensors(
+    config: TrOCRConfig, tensors: Mapping[str, StoredTensor], *, dtype: DTypeLike | None, where: str
+) -> TrOCR:
+    """A model from tensors under any of the names that `names.canonical_key` understands. Raises CheckpointError."""
+    problems: list[str] = []
+    known: dict[str, StoredTensor] = {}
+    for name, tensor in tensors.items():
+        key = canonical_key(name)
+        if key in known:
+            problems.append(f"{name}: another tensor means the same parameter {key}")
+        elif key is not None:
+            known[key] = tensor
+    if config.decoder.tie_word_embeddings:
+        _untie(known, problems)
+    return build(config, known, _target, dtype=dtype, problems=problems, where=where)
+
+
+def save_huggingface(
+    model: TrOCR, folder: str | os.PathLike[str], *, assets: str | os.PathLike[str] | None = None
+) -> None:
+    """Writes a folder that transformers loads with `VisionEncoderDecoderModel.from_pretrained`.
+
+    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. The encoder's pooler,
+    which TrOCR does not use, is not written (nor is it in the published folders): transformers says that it makes a
+    new one. Raises CheckpointError if the folder cannot be written.
+    """
+    folder = Path(folder)
+    arrays = {stored_name(path)[0]: (stored_name(path)[1], array) for path, array in parameters(model).items()}
+    specs = {key: (layout.stored_shape(array.shape), array.dtype.name) for key, (layout, array) in arrays.items()}
+
+    def read(key: str) -> np.ndarray:
+        layout, array = arrays[key]
+        return layout.store(np.asarray(jax.device_get(array)))
+
+    dtypes = {dtype for _, dtype in specs.values()}
+    config = model.config
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error})") from None
+    write_safetensors(folder / "model.safetensors", specs, read)
+    write_json(folder / "config.json", config.to_huggingface(dtype=dtypes.pop() if len(dtypes) == 1 else "float32"))
+    copied = [] if assets is None else copy_assets(Path(assets), folder)
+    if "generation_config.json" not in copied:
+        names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+        write_json(folder / "generation_config.json", {name: getattr(config, name) for name in names})
+
+
+def read_weights(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder by the names in its files, none read yet. Raises CheckpointError."""
+    for name, reader in _READERS:
+        if (folder / name).is_file():
+            return reader(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _read_shards(index, reader)
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".onnx", ".ckpt"))
+    found = f"; {', '.join(others)} cannot be used" if others else ""
+    raise CheckpointError(
+        f"{folder}: no weights: expected model.safetensors or pytorch_model.bin, or their .index.json{found}"
+    )
+
+
+def _read_shards(index: Path, reader: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = {str(name): str(file) for name, file in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index}: no index of shards ({type(error).__name__}: {error})") from None
+    problems: list[str] = []
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(names.values())):
+        if Path(file).name != file:
+            problems.append(f"{file!r} is no plain file name")
+            continue
+        try:
+            shard = reader(index.parent / file)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{name} is in two shards" for name in shard.keys() & tensors.keys()]
+        problems += [f"{name} is not in {file}" for name, where in names.items() if where == file and name not in shard]
+        tensors |= shard
+    if problems:
+        raise CheckpointError(report(str(index), problems))
+    return tensors
+
+
+def _target(path: str, shape: tuple[int, ...]) -> Target:
+    key, layout = stored_name(path)
+    return Target(key, layout.stored_shape(shape), lambda array: layout.load(array, shape))
+
+
+def _untie(known: dict[str, StoredTensor], problems: list[str]) -> None:
+    """A tied table may be stored under either name, or under both: then the two must be equal."""
+    head = known.pop(OUTPUT_PROJECTION_KEY, None)
+    if head is None:
+        return
+    table = known.setdefault(EMBED_TOKENS_KEY, head)
+    if table is head:
+        return
+    if (table.shape, table.dtype) != (head.shape, head.dtype) or not _equal(table, head):
+        problems.append(
+            f"{OUTPUT_PROJECTION_KEY} differs from {EMBED_TOKENS_KEY}, but the configuration ties them: "
+            "set decoder.tie_word_embeddings to false in config.json"
+        )
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    try:
+        a, b = one.read(), other.read()
+    except CheckpointError:
+        return True  # the damaged one is reported when it is read for use
+    return bool(np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)))

@@ -1,0 +1,181 @@
+"""Our own checkpoint folder: `config.json`, `params/` written by Orbax, and `MANIFEST.json` with the SHA-256 of every
+file, compared before anything is restored (Orbax alone does not notice a flipped bit in array data)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.typing import DTypeLike
+
+from trocr_jax.checkpoint.assets import copy_assets
+from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import CheckpointError
+from trocr_jax.model import TrOCR
+
+_MANIFEST = "MANIFEST.json"
+_FORMAT = "trocr_jax checkpoint 1"
+_BLOCK = 1 << 20
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder is one of ours, perhaps damaged."""
+    return (folder / _MANIFEST).exists() or (folder / "params").is_dir()
+
+
+def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | os.PathLike[str] | None = None) -> None:
+    """Writes a native folder, complete or not at all. An older native folder of that name is replaced.
+
+    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along.
+    Raises CheckpointError if the folder cannot be written, or holds something else.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not (folder.is_dir() and (is_native(folder) or not any(folder.iterdir()))):
+        raise CheckpointError(f"{folder}: exists and is no native checkpoint; choose another name or remove it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error})") from None
+    try:
+        written = partial / "new"
+        written.mkdir()
+        _write_parameters(written / "params", model)
+        (written / "config.json").write_text(model.config.to_json(), encoding="utf-8")
+        if assets is not None:
+            copy_assets(Path(assets), written)
+        (written / _MANIFEST).write_text(_manifest_text(_hashes(written, _files(written))), encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, partial / "old")
+        os.replace(written, folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = None) -> TrOCR:
+    """The model of a native folder, after comparing every file with the manifest.
+
+    Parameters keep their stored type, or get `dtype`. Raises CheckpointError that lists every changed or missing
+    file, or every missing, unused, misshapen or not finite parameter; ConfigError.
+    """
+    folder = Path(folder).absolute()
+    _verify(folder)
+    config = TrOCRConfig.from_json(folder / "config.json")
+    tensors = {
+        path: StoredTensor(array.shape, array.dtype.name, functools.partial(_itself, array))
+        for path, array in _read_parameters(folder)
+    }
+    return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder))
+
+
+def _target(path: str, shape: tuple[int, ...]) -> Target:
+    return Target(path, shape, lambda array: array)
+
+
+def _itself(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _write_parameters(path: Path, model: TrOCR) -> None:
+    tree: dict[str, Any] = {}
+    for name, array in parameters(model).items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(path, tree)
+
+
+def _read_parameters(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(folder / "params").item_metadata.tree
+            restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            content = checkpointer.restore(folder / "params", restore_args=restore)
+    except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise errors of many kinds
+        raise CheckpointError(f"{folder / 'params'}: cannot be restored ({type(error).__name__}: {error})") from None
+    for path, array in jax.tree_util.tree_leaves_with_path(content):
+        yield ".".join(str(part.key) for part in path), array
+
+
+def _verify(folder: Path) -> None:
+    path = folder / _MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: missing or damaged ({type(error).__name__}: {error}); copy the checkpoint again"
+        ) from None
+    if text != _manifest_text(files):
+        raise CheckpointError(f"{path}: damaged, or written by another version; copy the checkpoint again")
+    present = set(_files(folder))
+    problems = [f"missing: {name}" for name in sorted(files.keys() - present)]
+    problems += [f"not in the manifest: {name}" for name in sorted(present - files.keys()) if _is_ours(name)]
+    found = _hashes(folder, sorted(files.keys() & present))
+    problems += [f"changed since it was saved: {name}" for name, digest in found.items() if digest != files[name]]
+    if problems:
+        problems.append("copy the checkpoint again, or save it anew after an intended change")
+        raise CheckpointError(report(str(folder), problems))
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an extra file could be read as part of the model; a note laid beside it is nobody's business."""
+    return name.startswith("params/")
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file but the manifest, relative to the folder."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in found if name != _MANIFEST)
+
+
+def _hashes(folder: Path, names: list[str]) -> dict[str, str]:
+    def digest(name: str) -> str:
+        sha = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while block := file.read(_BLOCK):
+                sha.update(block)
+        return sha.hexdigest()
+
+    try:
+        with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter's lock
+            return dict(zip(names, pool.map(digest, names), strict=True))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from None
+
+
+def _manifest_text(files: dict[str, str]) -> str:
+    """The one way to write a manifest: whatever reads the same but is written otherwise is damaged."""
+    return json.dumps({"format": _FORMAT, "files": files}, indent=2, sort_keys=True) + "\n"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs each step through absl, warnings about small files included."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,133 @@
+"""Parameters of a model as flat names, and a model from stored tensors: checked in full, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import CheckpointError
+from trocr_jax.model import TrOCR
+
+FLOAT_TYPES = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file: what its header says, and how to read it (one array of that shape and type)."""
+
+    shape: tuple[int, ...]
+    dtype: str  # numpy's name, for example "bfloat16"
+    read: Callable[[], np.ndarray]
+
+
+class Target(NamedTuple):
+    """Where a stored tensor goes: its name in the file, the shape it must have there, and the way to our layout."""
+
+    name: str
+    stored_shape: tuple[int, ...]
+    load: Callable[[np.ndarray], np.ndarray]
+
+
+def parameters(model: TrOCR) -> dict[str, jax.Array]:
+    """Every parameter by its dotted path, for example "encoder.layers.3.fc1.kernel"."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {".".join(map(str, path)): variable[...] for path, variable in state}
+
+
+def build(
+    config: TrOCRConfig,
+    tensors: Mapping[str, StoredTensor],
+    target: Callable[[str, tuple[int, ...]], Target],
+    *,
+    dtype: DTypeLike | None,
+    problems: list[str],
+    where: str,
+) -> TrOCR:
+    """A model with the given weights and no other initialisation.
+
+    `target(path, shape)` says where parameter `path` is stored. Parameters keep their stored type (float64 becomes
+    float32), or get `dtype`. Raises CheckpointError listing `problems` and everything else that is wrong: missing and
+    unused tensors, shapes, types, values that are not finite.
+    """
+    layers = config.encoder.num_layers + config.decoder.num_layers
+    if layers * 16 > len(tensors):  # every layer has at least sixteen tensors; building too many takes minutes
+        problems.append(f"the configuration has {layers} layers, and the file only {len(tensors)} tensors")
+        raise CheckpointError(report(where, problems))
+    graph, state = _abstract_model(config, where)
+    unused = dict(tensors)
+    filled = []
+    for path, variable in state:
+        wanted = target(".".join(map(str, path)), variable.get_value().shape)
+        stored = unused.pop(wanted.name, None)
+        array = None if stored is None else _read(wanted, stored, problems)
+        if stored is None:
+            problems.append(f"missing: {wanted.name} {_shape(wanted.stored_shape)}")
+        if array is not None and not problems:
+            if dtype is not None or array.dtype == np.float64:
+                array = array.astype(jnp.dtype(np.float32 if dtype is None else dtype))
+            # A copy of our own, contiguous: the array read may be a view of something larger or read-only.
+            filled.append((path, variable.replace(jnp.asarray(np.array(array, order="C", copy=True)))))
+    problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]
+    if problems:
+        raise CheckpointError(report(where, problems))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def report(where: str, problems: list[str]) -> str:
+    """One message that lists all problems of a file or folder."""
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    return f"{where}: {len(problems)} problems\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+def _abstract_model(config: TrOCRConfig, where: str) -> tuple[nnx.GraphDef, list]:
+    try:
+        graph, state = nnx.split(nnx.eval_shape(lambda: TrOCR(config)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{where}: the configuration's sizes cannot be built ({error})") from None
+    return graph, list(nnx.to_flat_state(state))
+
+
+def _read(wanted: Target, stored: StoredTensor, problems: list[str]) -> np.ndarray | None:
+    """The array in our layout; none after adding to `problems` if it cannot be used."""
+    if stored.shape != wanted.stored_shape:
+        problems.append(
+            f"{wanted.name} is {_shape(stored.shape)}; the configuration wants {_shape(wanted.stored_shape)}"
+        )
+        return None
+    if stored.dtype not in FLOAT_TYPES:
+        problems.append(f"{wanted.name} is of type {stored.dtype}; supported: {', '.join(FLOAT_TYPES)}")
+        return None
+    try:
+        array = stored.read()
+    except CheckpointError as error:
+        problems.append(str(error))
+        return None
+    bad = count_not_finite(array)
+    if bad:
+        problems.append(f"{wanted.name} holds {bad} values that are not finite (NaN or infinite)")
+        return None
+    return wanted.load(array)
+
+
+def count_not_finite(array: np.ndarray) -> int:
+    """How many values are NaN or infinite."""
+    if array.dtype == FLOAT_TYPES["bfloat16"]:  # ml_dtypes has no fast loop: look at the exponent's bits
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7F80) == 0x7F80))
+    return array.size - int(np.count_nonzero(np.isfinite(array)))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
