@@ -43,6 +43,7 @@ _WORD_LISTS = {
     "es": ("spanish",),
     "pt": ("portuguese", "brazilian"),
 }
+_ITALIAN_ACCENT = re.compile(r"(?<!\bp)([aeiou])'(?=[\s.,;:!?)]|$)")
 _WORDS_PER_LANGUAGE = 30_000
 _SCARCE = re.compile("[ëïùûôìîœÁÉÄÖÜ]")
 _HELD_OUT_ONE_IN = 20
@@ -52,6 +53,7 @@ _BLOCK = re.compile(
 )
 _PRE = re.compile(r"<(pre|script|style)\b.*?</\1>", re.S)
 _TAG = re.compile(r"<[^>]*>")
+_NOT_PROSE = re.compile(r"[^\w ]|[\d_]")
 _SPACE = re.compile(r"\s+")
 _SENTENCE_END = re.compile(r"(?<=[.!?:;…])\s+(?=[\w«„“‘¿¡(\"'])")
 _REPLACED = str.maketrans(
@@ -86,7 +88,8 @@ class Corpus:
 
 def clean(text: str) -> str | None:
     """NFC with single spaces and no space at the ends; None where nothing is left or a character is not in ALPHABET."""
-    text = unicodedata.normalize("NFC", text).translate(_REPLACED)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_REPLACED)
     text = _SPACE.sub(" ", text).strip()
     return text if text and _ALLOWED.issuperset(text) else None
 
@@ -128,6 +131,8 @@ def _sentences(root: Path, language: str) -> Iterator[str]:
         elif path.suffix == ".gz":
             blocks = re.split(r"\n\s*\n", text)
         else:
+            if language == "it":  # typed without accents: perche' e' cosi'
+                text = _ITALIAN_ACCENT.sub(lambda m: unicodedata.normalize("NFC", m[1] + "\u0300"), text)
             blocks = re.split(r"\n%\n|\n\s*\n", text)
         for block in blocks:
             for sentence in _SENTENCE_END.split(block):
@@ -152,8 +157,9 @@ def _files(root: Path, language: str) -> list[Path]:
 
 
 def _is_prose(sentence: str) -> bool:
-    letters = sum(c.isalpha() or c == " " for c in sentence)
-    return 12 <= len(sentence) <= 400 and letters >= 0.75 * len(sentence) and sentence.count(" ") >= 2
+    if not 12 <= len(sentence) <= 400 or sentence.count(" ") < 2:
+        return False
+    return len(_NOT_PROSE.sub("", sentence)) >= 0.75 * len(sentence)
 
 
 def _words(root: Path, language: str) -> Iterator[str]:

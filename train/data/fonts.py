@@ -188,7 +188,7 @@ def _style_share(stem: str) -> float:
 def drawn_characters(path: Path) -> frozenset[str]:
     """The characters of ALPHABET that a font file maps to a glyph with ink (the space needs none)."""
     try:
-        with TTFont(path, lazy=True) as font:
+        with path.open("rb") as file, TTFont(file, lazy=True) as font:
             mapped = set(font.getBestCmap() or ())
     except (TTLibError, OSError):
         return frozenset()

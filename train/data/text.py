@@ -103,7 +103,7 @@ def _loose_words(corpus: Corpus, rng: Random, limit: int) -> str:
     mixed = rng.random() < 0.3
     accented = rng.random() < 0.4
     language = rng.choice(LANGUAGES)
-    casing = rng.choice((str, str, str, str.capitalize, str.title, str.upper))
+    casing = rng.choice((str, str, str, str.capitalize, str.capitalize, str.upper))
     words: list[str] = []
     while not _fills(words, limit):
         if accented:  # every accented letter equally often, whatever its language
