@@ -16,6 +16,7 @@ __all__ = [
     "ASSETS",
     "BUILT_IN",
     "copy_assets",
+    "is_native",
     "load",
     "load_huggingface",
     "load_native",
