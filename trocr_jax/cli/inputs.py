@@ -1,0 +1,96 @@
+"""From the arguments of a command to image files, lazily and in order."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple
+
+# What a folder's image files end in: the usual names of the formats that image_file reads.
+_NAMES = "apng avif avifs bmp gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx pbm pgm png pnm ppm tif tiff webp"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
+
+
+class Input(NamedTuple):
+    """A path as given or found, and why there is no image to read there, if that is known already."""
+
+    path: str
+    error: str | None = None
+
+
+def expand(arguments: Iterable[str], stdin: IO[bytes]) -> Iterator[Input]:
+    """Every argument as the files it stands for.
+
+    A folder: the image files in it and in all folders below, by suffix, in the order of sorted paths; names that begin
+    with a dot, and links to folders, are left out. `-`: the lines of `stdin`, each the path of a file. A pattern
+    (`*`, `?`, `[…]`, and `**` for any depth): what it matches, sorted, folders as above, each file once; a file whose
+    name looks like a pattern is that file. Anything else: itself.
+    An argument that stands for nothing is one Input with an error.
+    """
+    for argument in arguments:
+        if argument == "-":
+            nothing = Input("-", "no paths on stdin; give one a line")
+            found = _listed(stdin)
+        elif os.path.isdir(argument):
+            nothing = Input(argument, f"{argument}: no image files in this folder or below ({_EXAMPLES})")
+            found = _walk(argument)
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            nothing = Input(argument, f"{argument}: no file matches this pattern")
+            found = _matches(argument)
+        else:
+            found = iter((Input(argument),))
+        yield next(found, nothing)
+        yield from found
+
+
+_EXAMPLES = "names that end in .png, .jpg, .tif, .webp and the like"
+
+
+def _listed(stdin: IO[bytes]) -> Iterator[Input]:
+    for line in stdin:
+        if path := line.rstrip(b"\r\n"):
+            yield Input(os.fsdecode(path))
+
+
+def _matches(pattern: str) -> Iterator[Input]:
+    seen: set[str] = set()
+    for match in sorted(glob.iglob(pattern, recursive=True), key=_parts):
+        for entry in _walk(match) if os.path.isdir(match) else (Input(match),):
+            if entry.path not in seen:
+                seen.add(entry.path)
+                yield entry
+
+
+def _parts(path: str) -> list[str]:
+    return path.split(os.sep)
+
+
+def _walk(folder: str) -> Iterator[Input]:
+    """Depth first with a stack of our own: folders may be nested deeper than calls may be."""
+    stack: list[Iterator[str | Input]] = [_entries(folder)]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+        elif isinstance(entry, Input):
+            yield entry
+        else:
+            stack.append(_entries(entry))
+
+
+def _entries(folder: str) -> Iterator[str | Input]:
+    """The images of one folder as Input and the folders in it as str, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        yield Input(folder, f"{folder}: the folder cannot be read ({error.strerror}); check its permissions")
+        return
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield entry.path
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            yield Input(entry.path)

@@ -1,0 +1,64 @@
+"""`trocr-jax transcribe`: rows stream from the inputs through a Recognizer to the output; nothing is kept."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+
+from trocr_jax.cli import Transcribe
+from trocr_jax.cli.inputs import Input, expand
+from trocr_jax.cli.output import Row, format_of, open_rows
+from trocr_jax.cli.progress import Progress
+from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
+
+
+def transcribe(command: Transcribe) -> int:
+    """Returns the exit status. Raises TrOCRError for a model, option or output that cannot be used."""
+    if not command.inputs:
+        raise DecodeError("no inputs: give image files, folders or patterns, or - for a list on stdin (see --help)")
+    inputs: Iterator[Input] = expand(command.inputs, sys.stdin.buffer)
+    total = None
+    if "-" not in command.inputs:  # a list on stdin may be endless; files are counted for the bar
+        listed = list(inputs)
+        inputs, total = iter(listed), len(listed)
+    with open_rows(command.output, command.format or format_of(command.output)) as write:
+        recognizer = Recognizer.from_pretrained(command.model, revision=command.revision, dtype=command.dtype)
+        limit = recognizer.model.config.decoder.max_position_embeddings
+        length = min(DEFAULT_MAX_NEW_TOKENS, limit) if command.max_new_tokens is None else command.max_new_tokens
+        decode = DecodeConfig(num_beams=command.num_beams, max_new_tokens=length)
+        rows = _rows(recognizer, inputs, decode, command.batch_size)
+        truncated = 0
+        on_terminal = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
+        with Progress(total, bar=sys.stderr.isatty() and not on_terminal) as progress:
+            for row in rows:
+                write(row)
+                if row.error is not None:
+                    progress.say(row.error)
+                truncated += bool(row.truncated)
+                progress.update(failed=row.error is not None)
+            if truncated:
+                progress.say(f"{truncated} texts were cut off after {length} tokens; --max-new-tokens sets the limit")
+            if progress.failed:
+                progress.say(f"{progress.failed} of {progress.done} inputs could not be read")
+    return 1 if progress.failed else 0
+
+
+def _rows(
+    recognizer: Recognizer, inputs: Iterator[Input], decode: DecodeConfig, batch_size: int | None
+) -> Iterator[Row]:
+    paths: deque[str] = deque()  # of the images that were asked for and have not come out
+
+    def images() -> Iterator[str | ImageError]:
+        for path, error in inputs:
+            paths.append(path)
+            yield path if error is None else ImageError(error)
+
+    for outcome in recognizer.read(images(), decode, batch_size):
+        path = paths.popleft()
+        if isinstance(outcome, ImageError):
+            yield Row(path, error=str(outcome))
+        else:
+            yield Row(path, text=outcome.text, score=outcome.score, truncated=outcome.truncated)
