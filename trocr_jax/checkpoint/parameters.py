@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -65,7 +66,11 @@ def build(
     if layers * 16 > len(tensors):  # every layer has at least sixteen tensors; building too many takes minutes
         problems.append(f"the configuration has {layers} layers, and the file only {len(tensors)} tensors")
         raise CheckpointError(report(where, problems))
-    graph, state = _abstract_model(config, where)
+    try:
+        graph, state = _abstract_model(config)
+    except (TypeError, ValueError, OverflowError) as error:
+        problems.append(f"the sizes of the configuration cannot be built ({error})")
+        raise CheckpointError(report(where, problems)) from None
     unused = dict(tensors)
     filled = []
     for path, variable in state:
@@ -92,12 +97,11 @@ def report(where: str, problems: list[str]) -> str:
     return f"{where}: {len(problems)} problems\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
-def _abstract_model(config: TrOCRConfig, where: str) -> tuple[nnx.GraphDef, list]:
-    try:
-        graph, state = nnx.split(nnx.eval_shape(lambda: TrOCR(config)))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{where}: the configuration's sizes cannot be built ({error})") from None
-    return graph, list(nnx.to_flat_state(state))
+@functools.lru_cache(maxsize=4)
+def _abstract_model(config: TrOCRConfig) -> tuple[nnx.GraphDef, tuple]:
+    """The module's structure, and its parameters as paths with shapes: no weight is initialised."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: TrOCR(config)))
+    return graph, tuple(nnx.to_flat_state(state))
 
 
 def _read(wanted: Target, stored: StoredTensor, problems: list[str]) -> np.ndarray | None:
