@@ -1,1 +1,1 @@
-"""The training application of a clone: `python -m train RECIPE`."""
+"""The training application of a clone: `python -m train run RECIPE`."""

@@ -15,6 +15,7 @@ from train.data.render import Renderer
 from train.recipe import Recipe, StageSpan
 
 IGNORED = -100  # label of a position that does not count
+FIRST_CHARACTER_ID = 4  # behind <s>, <pad>, </s>, <unk>: trocr_jax.tokenizer.character_tokenizer
 
 
 class Batch(NamedTuple):
@@ -41,6 +42,11 @@ class Examples:
         ids = [*(self.ids[c] for c in line.text), self.eos_token_id]
         labels[: len(ids)] = ids
         return Batch(fit(line.image, height=self.height, width=self.width), labels)
+
+
+def character_ids(alphabet: str) -> dict[str, int]:
+    """Character -> token id of the character tokenizer over `alphabet`."""
+    return {character: FIRST_CHARACTER_ID + i for i, character in enumerate(alphabet)}
 
 
 def fit(image: np.ndarray, *, height: int, width: int) -> np.ndarray:

@@ -15,23 +15,21 @@ import numpy as np
 from train.checkpoints import Checkpoints
 from train.data.render import Renderer
 from train.data.text import ALPHABET
-from train.input import Examples, batches
+from train.input import Examples, batches, character_ids
 from train.optimizer import optimizer as make_optimizer
 from train.recipe import Recipe, spans
 from train.step import init_state, make_train_step
 
-FIRST_CHARACTER_ID = 4  # behind <s>, <pad>, </s>, <unk>
 
-
-def train(recipe: Recipe, folder: Path, *, workers: int = 1) -> None:
+def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Renderer | None = None) -> None:
     """Runs `recipe` to its end in `folder` (log.jsonl, checkpoints/), from the latest checkpoint if there is one.
 
     SIGTERM and SIGINT save and return.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = _stop_on_signals()
-    renderer = Renderer.create(split="train", seed=recipe.seed)
-    ids = {c: FIRST_CHARACTER_ID + i for i, c in enumerate(ALPHABET)}
+    renderer = renderer or Renderer.create(split="train", seed=recipe.seed)
+    ids = character_ids(ALPHABET)
     optimizer = make_optimizer(recipe)
     with Checkpoints(folder / "checkpoints") as checkpoints, (folder / "log.jsonl").open("a") as log:
         # Resume order: 1. a fresh state gives structure and types,

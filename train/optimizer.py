@@ -45,7 +45,7 @@ def schedule(recipe: Recipe) -> optax.Schedule:
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Gradients clipped by their global norm, then Muon at AdamW's update size (consistent RMS 0.2, Liu et al. 2025)."""
+    """Gradients clipped by their global norm, then Muon with the update size of AdamW (RMS 0.2, Liu et al. 2025)."""
     rate = schedule(recipe)
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),

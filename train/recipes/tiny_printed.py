@@ -1,10 +1,10 @@
 """tiny-printed, the built-in model: printed Latin lines, 3.8 M parameters.
 
-Command:  python -m train tiny-printed
+Command:  python -m train run tiny-printed
 """
 
 from train.data.text import ALPHABET
-from train.loop import FIRST_CHARACTER_ID
+from train.input import FIRST_CHARACTER_ID
 from train.recipe import Recipe, Stage
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 
@@ -36,13 +36,14 @@ RECIPE = Recipe(
         # the encoder learns to see: CTC alone, short lines
         Stage(steps=1000, batch_size=96, width=240, max_chars=10, cross_entropy_weight=0.0, ctc_weight=1.0),
         # the decoder learns to look
-        Stage(steps=800, batch_size=96, width=320, max_chars=16, ctc_weight=0.5),
-        Stage(steps=1400, batch_size=96, width=560, max_chars=32, ctc_weight=0.3),
-        Stage(steps=1200, batch_size=96, width=960, max_chars=72, ctc_weight=0.2),
+        Stage(steps=500, batch_size=96, width=320, max_chars=16, ctc_weight=0.5),
+        Stage(steps=1000, batch_size=64, width=560, max_chars=32, ctc_weight=0.3),
+        # whole lines on the whole canvas
+        Stage(steps=1500, batch_size=48, width=960, max_chars=72, ctc_weight=0.2),
     ),
     learning_rate=2e-3,
     warmup_steps=200,
-    decay_steps=1000,
+    decay_steps=600,
     weight_decay=0.01,
     token_noise=0.1,
     dtype="float32",

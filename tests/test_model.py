@@ -1,0 +1,228 @@
+"""The model against transformers (torch) at small sizes: every family, f32, whole and cached, one long sequence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
+
+import trocr_jax
+from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
+from trocr_jax.encoder import bicubic_weights
+from trocr_jax.errors import DecodeError, ImageError
+
+VIT = EncoderConfig(
+    image_size=(32, 48), patch_size=(8, 8), hidden_size=48, num_layers=2, num_heads=4, intermediate_size=96
+)
+LEARNED = DecoderConfig(
+    vocab_size=99,
+    hidden_size=64,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=128,
+    max_position_embeddings=64,
+    cross_attention_hidden_size=48,
+)
+SINUSOIDAL = replace(
+    LEARNED,
+    learned_positions=False,
+    scale_embedding=True,
+    layernorm_embedding=False,
+    tie_word_embeddings=False,
+    activation="relu",
+)
+BEIT = replace(VIT, kind="beit", layer_scale=True)
+FAMILIES = {
+    "base, large": TrOCRConfig(encoder=replace(VIT, qkv_bias=False), decoder=LEARNED),
+    "stage 1": TrOCRConfig(encoder=VIT, decoder=SINUSOIDAL),
+    "small": TrOCRConfig(
+        encoder=replace(VIT, kind="deit"),
+        decoder=replace(LEARNED, scale_embedding=True, activation="relu", tie_word_embeddings=False),
+    ),
+    "bridge": TrOCRConfig(encoder=VIT, decoder=replace(LEARNED, cross_attention_hidden_size=None)),
+    "same width": TrOCRConfig(
+        encoder=replace(VIT, hidden_size=64), decoder=replace(LEARNED, cross_attention_hidden_size=None)
+    ),
+    "BEiT": TrOCRConfig(encoder=replace(BEIT, relative_position_bias=True), decoder=LEARNED),
+    "BEiT, shared bias": TrOCRConfig(
+        encoder=replace(BEIT, absolute_positions=False, shared_relative_position_bias=True, final_norm=False),
+        decoder=LEARNED,
+    ),
+    "rectangular patches": TrOCRConfig(
+        encoder=replace(VIT, image_size=(40, 120), patch_size=(40, 10)), decoder=LEARNED
+    ),
+}
+
+
+def oracle(config: TrOCRConfig) -> VisionEncoderDecoderModel:
+    """transformers' model with random weights whose every bias and norm does something."""
+    torch.manual_seed(0)
+    model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_dict(config.to_huggingface())).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.1 if parameter.ndim < 2 or "embed" in name or "table" in name else parameter[0].numel() ** -0.5
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]:
+    model = oracle(request.param)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    return model, trocr_jax.checkpoint.load(folder)
+
+
+def inputs(config: TrOCRConfig, *, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """pixels [2, H, W, 3] and token ids [2, length] with pads inside and at the end."""
+    rng = np.random.default_rng(1)
+    pixels = rng.uniform(-1, 1, (2, *config.encoder.image_size, 3)).astype(np.float32)
+    tokens = rng.integers(3, config.decoder.vocab_size, (2, length)).astype(np.int32)
+    tokens[:, 0] = config.decoder_start_token_id
+    tokens[1, length // 2 :] = config.pad_token_id
+    tokens[0, length // 3] = config.pad_token_id
+    return pixels, tokens
+
+
+def channels_first(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+def test_memory_and_logits_equal_transformers(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+    theirs, ours = pair
+    pixels, tokens = inputs(ours.config, length=60)
+    with torch.no_grad():
+        out = theirs(pixel_values=channels_first(pixels), decoder_input_ids=torch.from_numpy(tokens).long())
+        memory = out.encoder_last_hidden_state
+        memory = memory if ours.bridge is None else theirs.enc_to_dec_proj(memory)
+    np.testing.assert_allclose(ours.encode(jnp.asarray(pixels)), memory.numpy(), atol=1e-5)
+    logits = jax.jit(lambda m, p, t: m(p, t))(ours, jnp.asarray(pixels), jnp.asarray(tokens))
+    np.testing.assert_allclose(logits, out.logits.numpy(), atol=1e-5 * max(1.0, float(out.logits.abs().max())))
+
+
+def test_cached_steps_equal_teacher_forcing(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+    _, model = pair
+    pixels, tokens = inputs(model.config, length=20)
+    tokens[tokens == model.config.pad_token_id] = 5
+    memory = model.encode(jnp.asarray(pixels))
+    expected = model.decoder(jnp.asarray(tokens), memory)
+    cross, cache = model.prime(memory), model.init_cache(2, 1, 20)
+    step = jax.jit(lambda m, t, c, p, x: m.step(t, c, p, x))
+    for position in range(20):
+        logits, cache = step(model, jnp.asarray(tokens[:, position, None]), cache, jnp.int32(position), cross)
+        np.testing.assert_allclose(logits[:, 0], expected[:, position], atol=1e-5)
+
+
+def test_hypotheses_of_an_image_are_independent_rows(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+    _, model = pair
+    pixels, _ = inputs(model.config, length=4)
+    cross = model.prime(model.encode(jnp.asarray(pixels)))
+    tokens = jnp.asarray([[3, 4, 5], [6, 7, 8]], jnp.int32)
+    together, _ = model.step(tokens, model.init_cache(2, 3, 4), jnp.int32(0), cross)
+    for k in range(3):
+        alone, _ = model.step(tokens[:, k : k + 1], model.init_cache(2, 1, 4), jnp.int32(0), cross)
+        np.testing.assert_allclose(together[:, k], alone[:, 0], atol=1e-5)
+
+
+def test_greedy_tokens_and_scores_equal_transformers(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+    theirs, ours = pair
+    ids, steps = ours.config, 40
+    pixels, _ = inputs(ids, length=4)
+    with torch.no_grad():
+        out = theirs.generate(
+            channels_first(pixels),
+            max_new_tokens=steps,
+            do_sample=False,
+            num_beams=1,
+            decoder_start_token_id=ids.decoder_start_token_id,
+            pad_token_id=ids.pad_token_id,
+            eos_token_id=ids.eos_token_id,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        log_probs = theirs.compute_transition_scores(out.sequences, out.scores, normalize_logits=True).numpy()
+    expected = np.full((2, steps), ids.pad_token_id)
+    expected[:, : out.sequences.shape[1] - 1] = out.sequences[:, 1:].numpy()
+    found = trocr_jax.generate(ours, jnp.asarray(pixels), trocr_jax.DecodeConfig(max_new_tokens=steps))
+    np.testing.assert_array_equal(found.token_ids[:, 0], expected)
+    for i in range(2):
+        n = int(found.lengths[i, 0])
+        np.testing.assert_allclose(found.token_log_probs[i, 0, :n], log_probs[i, :n], atol=1e-4)
+        assert bool(found.truncated[i, 0]) == (ids.eos_token_id not in expected[i])
+
+
+@pytest.mark.parametrize("name", ["base, large", "small"])
+@pytest.mark.parametrize("size", [(64, 40), (32, 48), (24, 96)])
+def test_other_image_sizes_interpolate_positions_as_transformers(name: str, size: tuple[int, int]) -> None:
+    theirs = oracle(FAMILIES[name])
+    ours = trocr_jax.TrOCR(FAMILIES[name])
+    table = theirs.encoder.embeddings.position_embeddings
+    ours.encoder.position_embeddings[...] = jnp.asarray(table.detach().numpy())
+    grid = (size[0] // 8, size[1] // 8)
+    with torch.no_grad():
+        expected = theirs.encoder.embeddings.interpolate_pos_encoding(
+            torch.zeros(1, grid[0] * grid[1] + ours.config.encoder.num_special_tokens, 48), *size
+        )
+    np.testing.assert_allclose(ours.encoder._positions(grid), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(24, 24), (14, 24), (24, 14), (3, 50), (96, 1)])
+def test_bicubic_weights_equal_torch(size_in: int, size_out: int) -> None:
+    row = torch.randn(1, 1, 1, size_in, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(row, size=(1, size_out), mode="bicubic", align_corners=False)
+    np.testing.assert_allclose(
+        bicubic_weights(size_in, size_out) @ row.numpy().ravel(), expected.numpy().ravel(), atol=1e-5
+    )
+
+
+def test_gradients_are_products_in_the_compute_type() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    pixels, tokens = inputs(model.config, length=6)
+
+    def loss(model: trocr_jax.TrOCR) -> jax.Array:
+        return model(jnp.asarray(pixels), jnp.asarray(tokens), dtype=jnp.bfloat16).mean()
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(model))
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    halves = [line for line in products if "preferred_element_type=float32" in line]
+    assert len(halves) == len(products)
+    assert "bf16" in text
+
+
+def test_generate_compiles_once_for_equal_shapes() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    pixels, _ = inputs(model.config, length=4)
+    from trocr_jax.generate import _generate
+
+    trocr_jax.generate(model, jnp.asarray(pixels), trocr_jax.DecodeConfig(max_new_tokens=5))
+    compiled = _generate._cache_size()
+    for seed in range(3):
+        other = np.random.default_rng(seed).uniform(-1, 1, pixels.shape).astype(np.float32)
+        trocr_jax.generate(model, jnp.asarray(other), trocr_jax.DecodeConfig(max_new_tokens=5))
+    assert _generate._cache_size() == compiled
+
+
+def test_too_many_tokens_for_the_position_table_are_refused() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    with pytest.raises(DecodeError, match=r"max_new_tokens is 65.*64"):
+        trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3)), trocr_jax.DecodeConfig(max_new_tokens=65))
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 48, 3), (1, 32, 48, 1)])
+def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match=r"multiple of the patch size|channels"):
+        trocr_jax.TrOCR(FAMILIES["base, large"]).encode(jnp.zeros(shape))
+
+
+def test_relative_positions_refuse_another_size(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="relative positions"):
+        trocr_jax.TrOCR(FAMILIES["BEiT"]).encode(jnp.zeros((1, 64, 48, 3)))

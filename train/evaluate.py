@@ -1,0 +1,46 @@
+"""Character error rate of a model folder on rendered lines that training never draws, or on a folder of real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from trocr_jax.metrics import cer
+from trocr_jax.recognizer import Recognizer
+
+from train.data.render import Renderer
+from trocr_jax.decoding.types import DecodeConfig
+
+
+@dataclass(frozen=True)
+class Read:
+    """One line: what it says and what the model read."""
+
+    reference: str
+    hypothesis: str
+
+
+def rendered(count: int, *, max_chars: int, seed: int = 0) -> Iterator[tuple[np.ndarray, str]]:
+    """Lines in typefaces and of sentences that are held out of training."""
+    renderer = Renderer.create(split="heldout", seed=seed)
+    for index in range(count):
+        line = renderer.line(index, max_chars=max_chars)
+        yield line.image, line.text
+
+
+def manifest(path: Path) -> Iterator[tuple[Path, str]]:
+    """Rows {"image": file name beside the manifest, "text": …} of a JSONL file."""
+    for row in path.read_text(encoding="utf-8").splitlines():
+        fields = json.loads(row)
+        yield path.parent / fields["image"], fields["text"]
+
+
+def evaluate(model: str, lines: list[tuple[np.ndarray | Path, str]]) -> tuple[float, list[Read]]:
+    """Corpus-level CER of greedy search, and every line."""
+    recognizer = Recognizer.from_pretrained(model)
+    results = recognizer([image for image, _ in lines], decode=DecodeConfig(max_new_tokens=128), batch_size=32)
+    reads = [Read(text, result.text) for (_, text), result in zip(lines, results, strict=True)]
+    return cer([r.reference for r in reads], [r.hypothesis for r in reads]), reads

@@ -1,0 +1,48 @@
+"""A finished or running training as a model folder that trocr_jax and transformers load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train.checkpoints import Checkpoints
+from train.data.text import ALPHABET
+from train.optimizer import optimizer
+from train.recipe import Recipe
+from train.step import init_state, with_params
+from trocr_jax.checkpoint import save_huggingface
+from trocr_jax.image import ImageProcessor
+from trocr_jax.tokenizer import character_tokenizer
+
+
+def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
+    """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
+    settings; returns the step. Raises FileNotFoundError if the run has no checkpoint."""
+    if not (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
+    like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        state = checkpoints.restore(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), step=step)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), state.params["model"])
+    height, width = recipe.config.encoder.image_size
+    processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=True)
+    save_huggingface(
+        with_params(recipe.config, params),
+        output,
+        tokenizer=character_tokenizer(ALPHABET),
+        image_processor=processor,
+    )
+    settings = {
+        "bos_token_id": recipe.config.bos_token_id,
+        "decoder_start_token_id": recipe.config.decoder_start_token_id,
+        "eos_token_id": recipe.config.eos_token_id,
+        "pad_token_id": recipe.config.pad_token_id,
+        "max_new_tokens": 128,
+        "num_beams": 1,
+    }
+    (output / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return int(state.step)
