@@ -19,7 +19,7 @@ FLOORS = [
     {"attention", "decoding.processors", "decoding.constraints"},
     {"encoder", "decoder", "decoding.sample", "decoding.beam", "decoding"},
     {"model"},
-    {"generate", "sharding", "checkpoint"},
+    {"generation", "sharding", "checkpoint"},
     {"recognizer"},
     {"jobs", "evaluation", "report"},
     {"cli"},
@@ -110,8 +110,8 @@ def test_imports_only_go_down():
         ("trocr_jax.config", "from trocr_jax.model import TrOCR"),
         ("trocr_jax.config", "def f():\n    import trocr_jax.model"),
         ("trocr_jax.encoder", "from trocr_jax.decoder import Decoder"),  # same floor, other room
-        ("trocr_jax.generate", "from trocr_jax import checkpoint"),
-        ("trocr_jax.recognizer", "from trocr_jax import generate, Recognizer"),
+        ("trocr_jax.generation", "from trocr_jax import checkpoint"),
+        ("trocr_jax.recognizer", "from trocr_jax import generation, Recognizer"),
         ("trocr_jax.decoding.loop", "from trocr_jax.decoding import sample"),
         ("trocr_jax.decoding.beam", "from trocr_jax import model"),
         ("trocr_jax.cli", "import trocr_jax"),
@@ -127,7 +127,7 @@ def test_an_import_that_goes_up_is_found(module, source):
     [
         ("trocr_jax.checkpoint.native", "from trocr_jax.checkpoint.manifest import verify"),  # one folder
         ("trocr_jax.config", "from trocr_jax.errors import ConfigError"),
-        ("trocr_jax.generate", "from trocr_jax.decoding import sample\nfrom trocr_jax.model import TrOCR"),
+        ("trocr_jax.generation", "from trocr_jax.decoding import sample\nfrom trocr_jax.model import TrOCR"),
         ("trocr_jax.__init__", "from trocr_jax.recognizer import Recognizer\nfrom trocr_jax import cli"),
         ("trocr_jax.model", "import jax\nfrom trocr_jax.config import TrOCRConfig"),
     ],

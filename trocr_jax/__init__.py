@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trocr_jax import metrics as metrics
     from trocr_jax.config import TrOCRConfig as TrOCRConfig
     from trocr_jax.decoding.types import DecodeConfig as DecodeConfig
-    from trocr_jax.generate import generate as generate
+    from trocr_jax.generation import generate as generate
     from trocr_jax.model import TrOCR as TrOCR
     from trocr_jax.recognizer import Recognition as Recognition
     from trocr_jax.recognizer import Recognizer as Recognizer
@@ -28,7 +28,7 @@ _HOMES = {
     "Recognizer": "trocr_jax.recognizer",
     "TrOCR": "trocr_jax.model",
     "TrOCRConfig": "trocr_jax.config",
-    "generate": "trocr_jax.generate",
+    "generate": "trocr_jax.generation",
 }
 _MODULES = ("checkpoint", "decoding", "errors", "metrics")
 __all__ = [*_HOMES, *_MODULES]

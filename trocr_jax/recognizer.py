@@ -21,7 +21,7 @@ from PIL import Image
 from trocr_jax import checkpoint
 from trocr_jax.decoding.types import DecodeConfig, Decoded
 from trocr_jax.errors import DecodeError, ImageError
-from trocr_jax.generate import check, compute_dtype, generate
+from trocr_jax.generation import check, compute_dtype, generate
 from trocr_jax.image import ImageProcessor, as_pixels
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
