@@ -553,6 +553,7 @@ def test_the_pixel_cap_is_checked_before_decoding():
     small = ImageProcessor(max_pixels=1000)
     assert "34 x 30" in raises(encoded(Image.new("L", (34, 30)), "PNG"), "cap of 1000", small)
     small.pixels(encoded(Image.new("L", (40, 25)), "PNG"))
+    raises(encoded(Image.new("L", (1, 1001)), "PNG"), "cap of 1000", small)
     raises(np.zeros((40, 26), np.uint8), "cap of 1000", small)
     idat = b"\0\0\0\0IDAT" + b"\x35\xaf\x06\x1e"
     raises(png_header(13_000, 13_000) + idat, "damaged")  # 169 million: under the cap, and Pillow's warning is silent
