@@ -28,7 +28,7 @@ from trocr_jax.errors import TrOCRError
 from trocr_jax.model import TrOCR
 
 SECONDS = 60  # more than that for one small folder is a hang
-_VALUES: tuple[Any, ...] = (
+VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 16, 255, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")),
     *("", "gelu", "relu", "trocr", "vit", "beit", "F32", "BF16", "\ud800", "x" * 1000, [], [1], [16, 32], [[]], {}),
     *({"model_type": "vit"}, [None, None], "768", [0, 4], [4, 0]),
@@ -141,7 +141,7 @@ def _mutate_tree(tree: Any, rng: random.Random) -> Any:
     node, key = rng.choice(places)
     match rng.randrange(5):
         case 0 | 1:
-            node[key] = rng.choice(_VALUES)
+            node[key] = rng.choice(VALUES)
         case 2:
             del node[key]
         case 3 if isinstance(node, dict):
