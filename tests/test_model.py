@@ -163,16 +163,25 @@ def test_greedy_tokens_and_scores_equal_transformers(pair: tuple[VisionEncoderDe
 @pytest.mark.parametrize("name", ["base, large", "small"])
 @pytest.mark.parametrize("size", [(64, 40), (32, 48), (24, 96)])
 def test_other_image_sizes_interpolate_positions_as_transformers(name: str, size: tuple[int, int]) -> None:
-    theirs = oracle(FAMILIES[name])
-    ours = trocr_jax.TrOCR(FAMILIES[name])
-    table = theirs.encoder.embeddings.position_embeddings
-    ours.encoder.position_embeddings[...] = jnp.asarray(table.detach().numpy())
+    config = FAMILIES[name]  # square: transformers takes every table for a square one
+    config = replace(config, encoder=replace(config.encoder, image_size=(32, 32)))
+    theirs, ours = oracle(config), trocr_jax.TrOCR(config)
+    ours.encoder.position_embeddings[...] = jnp.asarray(theirs.encoder.embeddings.position_embeddings.detach().numpy())
     grid = (size[0] // 8, size[1] // 8)
+    tokens = torch.zeros(1, grid[0] * grid[1] + config.encoder.num_special_tokens, 48)
     with torch.no_grad():
-        expected = theirs.encoder.embeddings.interpolate_pos_encoding(
-            torch.zeros(1, grid[0] * grid[1] + ours.config.encoder.num_special_tokens, 48), *size
-        )
+        expected = theirs.encoder.embeddings.interpolate_pos_encoding(tokens, *size)
     np.testing.assert_allclose(ours.encoder._positions(grid), expected.numpy(), atol=1e-6)
+
+
+def test_oblong_position_tables_are_interpolated_on_their_own_grid() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    table = np.asarray(model.encoder.position_embeddings[...])  # CLS and 4 x 6 patches
+    patches = torch.from_numpy(table[:, 1:].reshape(1, 4, 6, 48).transpose(0, 3, 1, 2))
+    expected = torch.nn.functional.interpolate(patches, size=(5, 9), mode="bicubic", align_corners=False)
+    found = model.encoder._positions((5, 9))
+    np.testing.assert_array_equal(found[:, :1], table[:, :1])
+    np.testing.assert_allclose(found[0, 1:].reshape(5, 9, 48), expected[0].numpy().transpose(1, 2, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), [(24, 24), (14, 24), (24, 14), (3, 50), (96, 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,26 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(tmp_path: Path) -> None:
             np.testing.assert_array_equal(a, b)
     rows = [json.loads(row) for row in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
+
+
+def test_a_signal_saves_and_ends_the_run(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Killer(Bars):
+        """Signals this process while the batch of the sixth step is drawn."""
+
+        def line(self, index: int, *, max_chars: int) -> Line:
+            if index == 5 * 4:
+                signal.raise_signal(signal.SIGTERM)
+            return super().line(index, max_chars=max_chars)
+
+    before = signal.getsignal(signal.SIGTERM)
+    train(RECIPE, tmp_path, workers=0, renderer=Killer())
+    assert signal.getsignal(signal.SIGTERM) is before
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert 3 <= (checkpoints.latest_step or 0) < 8
+    train(RECIPE, tmp_path, workers=0, renderer=Bars())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step == 8
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -27,11 +29,14 @@ def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Renderer 
     SIGTERM and SIGINT save and return.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stop = _stop_on_signals()
     renderer = renderer or Renderer.create(split="train", seed=recipe.seed)
     ids = character_ids(ALPHABET)
     optimizer = make_optimizer(recipe)
-    with Checkpoints(folder / "checkpoints") as checkpoints, (folder / "log.jsonl").open("a") as log:
+    with (
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        (folder / "log.jsonl").open("a") as log,
+        _stop_on_signals() as stop,
+    ):
         # Resume order: 1. a fresh state gives structure and types,
         state = jax.jit(lambda: init_state(recipe, optimizer))()
         # 2. the latest checkpoint replaces its values,
@@ -81,13 +86,17 @@ def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Renderer 
         checkpoints.save(state)
 
 
-def _stop_on_signals() -> list[int]:
+@contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
     """A list that SIGTERM and SIGINT fill; the loop looks at it between steps."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
 
-    signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
-    return seen
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
