@@ -43,7 +43,7 @@ def tiny_config(vocab_size: int = 4 + len(ALPHABET)) -> TrOCRConfig:
     )
 
 
-def tiny_model(seed: int = 0, *, scale: float = 20.0) -> TrOCR:
+def tiny_model(seed: int = 3, *, scale: float = 20.0) -> TrOCR:
     """Weights `scale` times as large as usual, so that the text depends on the image."""
     graph, state = nnx.split(TrOCR(tiny_config(), rngs=nnx.Rngs(seed)))
 

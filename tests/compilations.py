@@ -1,0 +1,27 @@
+"""Counts what XLA compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+_COMPILED: list[str] = []
+
+
+def _listen(event: str, duration: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@contextmanager
+def count_compilations() -> Iterator[list[str]]:
+    """A list with one entry for each program compiled in the block, however small; filled when the block ends."""
+    before, found = len(_COMPILED), list[str]()
+    yield found
+    found.extend(_COMPILED[before:])

@@ -1,0 +1,320 @@
+"""The Recognizer against its parts done one by one, against transformers, and under odd and endless input."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import VisionEncoderDecoderModel
+
+from tests.compilations import count_compilations
+from tests.tiny import line_image, save_lines, save_tiny, tiny_config, tiny_model
+from trocr_jax import checkpoint
+from trocr_jax.checkpoint.parameters import parameters
+from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.generation import generate
+from trocr_jax.recognizer import Recognition, Recognizer, bucket_sizes
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = DecodeConfig(max_new_tokens=20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def recognizer(folder: Path) -> Recognizer:
+    return Recognizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return save_lines(tmp_path_factory.mktemp("lines"), 13)
+
+
+@pytest.fixture(scope="module")
+def alone(recognizer: Recognizer, lines: list[Path]) -> list[Recognition]:
+    """Every line read on its own."""
+    found = [recognizer(path, SHORT)[0] for path in lines]
+    assert len({one.text for one in found}) > 8, "texts must depend on the image, or these tests see nothing"
+    assert {one.truncated for one in found} == {True, False}
+    return found
+
+
+def same(a: Recognition | ImageError, b: Recognition | ImageError) -> bool:
+    """Equal but for the rounding of floats, which depends on the batch size."""
+    assert isinstance(a, Recognition)
+    assert isinstance(b, Recognition)
+    return (a.text, a.token_ids, a.truncated) == (b.text, b.token_ids, b.truncated) and np.allclose(
+        [a.score, *a.token_log_probs], [b.score, *b.token_log_probs], atol=1e-4
+    )
+
+
+# --- what comes out
+
+
+def test_a_recognition_is_what_its_parts_give(recognizer, lines, alone):
+    processor, tokenizer = recognizer.image_processor, recognizer.tokenizer
+    for path, found in zip(lines, alone, strict=True):
+        pixels = processor.normalize(processor.pixels(path)[None])
+        out = generate(recognizer.model, pixels, SHORT)
+        length = int(out.lengths[0, 0])
+        assert found.token_ids == out.token_ids[0, 0, :length].tolist()
+        assert found.truncated == (2 not in found.token_ids) == bool(out.truncated[0, 0])
+        assert found.truncated or found.token_ids.index(2) == length - 1
+        assert found.text == tokenizer.decode(found.token_ids, skip_special_tokens=True)
+        assert len(found.token_log_probs) == length
+        assert found.score == pytest.approx(sum(found.token_log_probs), abs=1e-4)
+
+
+def test_texts_are_those_of_transformers(folder, recognizer, lines, alone):
+    theirs = VisionEncoderDecoderModel.from_pretrained(folder).eval()
+    pixels = np.stack([recognizer.image_processor.pixels(path) for path in lines])
+    pixels = np.array(recognizer.image_processor.normalize(pixels)).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        ids = theirs.generate(torch.from_numpy(np.ascontiguousarray(pixels)), max_new_tokens=20, do_sample=False)
+    texts = recognizer.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert [found.text for found in alone] == texts
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 16, 50])
+def test_a_line_reads_the_same_alone_and_in_any_batch(recognizer, lines, alone, batch_size):
+    found = recognizer(lines, SHORT, batch_size=batch_size)
+    assert len(found) == len(alone)
+    assert all(map(same, found, alone))
+
+
+def test_results_come_in_order_with_bad_images_in_their_places(recognizer, lines, alone, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(lines[0].read_bytes()[:60])
+    images = [tmp_path / "missing.png", *lines[:2], broken, broken, *lines[2:], ImageError("known before"), broken]
+    expected = [None, *alone[:2], None, None, *alone[2:], None, None]
+    for batch_size in (1, 2, 5, 16):
+        found = list(recognizer.read(images, SHORT, batch_size))
+        for have, want in zip(found, expected, strict=True):
+            assert isinstance(have, ImageError) if want is None else same(have, want)
+        assert "missing.png" in str(found[0])
+        assert "broken.png" in str(found[3])
+        assert str(found[-2]) == "known before"
+
+
+def test_call_raises_the_first_error_and_names_the_file(recognizer, lines, tmp_path):
+    with pytest.raises(ImageError, match=r"first\.png"):
+        recognizer([*lines, tmp_path / "first.png", tmp_path / "second.png"], SHORT)
+
+
+# --- what goes in
+
+
+def test_every_kind_of_image(recognizer, lines, alone):
+    path, want = lines[4], alone[4]
+    grey = np.asarray(Image.open(path))
+    with path.open("rb") as file:
+        for image in (str(path), path, path.read_bytes(), Image.open(path), grey, np.stack([grey] * 3, -1), file):
+            (found,) = recognizer(image, SHORT)
+            assert same(found, want), type(image)
+            (found,) = recognizer([image], SHORT)
+            assert same(found, want), type(image)
+    both = recognizer(np.stack([grey, grey])[..., None], SHORT)  # a uint8 batch is a series of images
+    assert len(both) == 2
+    assert all(same(found, want) for found in both)
+
+
+def test_nothing_gives_nothing(recognizer):
+    assert recognizer([], SHORT) == []
+    assert recognizer(np.zeros((0, 16, 64, 3), np.float32), SHORT) == []
+
+
+@pytest.mark.parametrize("kind", ["channels first", "channels last", "jax", "torch"])
+def test_arrays_of_transformers_processor_are_taken_as_they_are(recognizer, lines, alone, kind):
+    processor = recognizer.image_processor
+    pixels = np.array(processor.normalize(np.stack([processor.pixels(path) for path in lines])))  # [B, H, W, 3]
+    first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    given = {"channels last": pixels, "channels first": first, "jax": jnp.asarray(first), "torch": torch.tensor(first)}
+    found = recognizer(given[kind], SHORT, batch_size=4)
+    assert len(found) == len(alone)
+    assert all(map(same, found, alone))
+
+
+def test_an_image_that_changes_after_it_was_given_is_read_as_it_was(recognizer, alone):
+    buffer = np.zeros((24, 200), np.uint8)
+
+    def frames() -> Iterator[np.ndarray]:
+        for i in range(len(alone)):
+            frame = np.asarray(line_image(i))
+            buffer[:, : frame.shape[1]] = frame
+            yield buffer[:, : frame.shape[1]]
+
+    assert all(map(same, recognizer(frames(), SHORT), alone))
+    assert all(same(found, alone[3]) for found in recognizer([line_image(3)] * 20, SHORT))
+
+
+# --- long input
+
+
+def test_an_endless_series_is_read_a_few_batches_ahead(recognizer, lines, alone):
+    asked = 0
+
+    def series() -> Iterator[Path]:
+        nonlocal asked
+        for asked in itertools.count(1):
+            yield lines[(asked - 1) % len(lines)]
+
+    outcomes = recognizer.read(series(), SHORT, batch_size=4)
+    for i in range(60):
+        assert same(next(outcomes), alone[i % len(lines)])
+        assert asked - i <= 5 * 4
+    outcomes.close()
+
+
+def test_memory_does_not_grow_with_bad_images(recognizer, lines, alone):
+    asked = 0
+
+    def series() -> Iterator[Path | ImageError]:
+        nonlocal asked
+        yield lines[0]
+        while True:
+            asked += 1
+            yield ImageError("bad")
+
+    outcomes = recognizer.read(series(), SHORT, batch_size=2)
+    assert same(next(outcomes), alone[0])
+    assert asked < 100
+    outcomes.close()
+
+
+def test_an_error_of_the_series_itself_is_raised(recognizer, lines):
+    def series() -> Iterator[Path]:
+        yield lines[0]
+        raise RuntimeError("from the caller")
+
+    with pytest.raises(RuntimeError, match="from the caller"):
+        recognizer(series(), SHORT)
+
+
+# --- compilation
+
+
+@given(st.integers(1, 300), st.integers(1, 9))
+def test_bucket_sizes(batch_size, devices):
+    sizes = bucket_sizes(batch_size, devices)
+    assert list(sizes) == sorted(set(sizes))
+    assert batch_size <= sizes[-1] < batch_size + devices
+    assert all(size % devices == 0 for size in sizes)
+    assert all(big <= 2 * small for small, big in itertools.pairwise(sizes))
+    assert sizes[0] == devices
+    assert len(sizes) <= 2 + np.log2(batch_size)
+
+
+def test_nothing_is_compiled_for_other_counts_of_images(folder, lines):
+    recognizer, decode = Recognizer.from_pretrained(folder), DecodeConfig(max_new_tokens=11)
+    with count_compilations() as first:
+        recognizer(lines[:1], decode, batch_size=4)
+        recognizer(lines[:2], decode, batch_size=4)
+        recognizer(lines[:4], decode, batch_size=4)
+    assert 3 <= len(first) <= 10  # one program for each of the sizes 1, 2, 4, and small change
+    with count_compilations() as again:
+        for count in (3, 5, 6, 7, 13, 8, 1):
+            recognizer(lines[:count], decode, batch_size=4)
+        list(recognizer.read([*lines, ImageError("bad"), *lines], DecodeConfig(max_new_tokens=11), batch_size=4))
+        Recognizer.from_pretrained(folder)(lines, decode, batch_size=4)  # another object, the same programs
+    assert again == []
+
+
+# --- settings
+
+
+def test_the_default_is_64_tokens_or_what_the_model_can(recognizer, lines, monkeypatch):
+    used = []
+    original = generate
+    monkeypatch.setattr(
+        "trocr_jax.recognizer.generate",
+        lambda model, pixels, config, **rest: (used.append(config), original(model, pixels, config, **rest))[1],
+    )
+    recognizer(lines[0])
+    assert used == [DecodeConfig(max_new_tokens=tiny_config().decoder.max_position_embeddings)]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
+def test_a_bad_batch_size_is_refused_at_once(recognizer, batch_size):
+    with pytest.raises(DecodeError, match="batch_size"):
+        recognizer.read([], batch_size=batch_size)
+
+
+def test_more_tokens_than_positions_are_refused_at_once(recognizer):
+    with pytest.raises(DecodeError, match="max_new_tokens is 33"):
+        recognizer.read([], DecodeConfig(max_new_tokens=33))
+
+
+def test_half_precision_is_widened_once_for_f32_and_kept_for_bf16(folder, lines, alone, tmp_path):
+    half = save_tiny(tmp_path / "half", checkpoint.load(folder, dtype=jnp.bfloat16))
+    wide = Recognizer.from_pretrained(half)
+    assert {array.dtype.name for array in parameters(wide.model).values()} == {"float32"}
+    narrow = Recognizer.from_pretrained(half, dtype=jnp.bfloat16)
+    assert {array.dtype.name for array in parameters(narrow.model).values()} == {"bfloat16"}
+    stored = Recognizer(checkpoint.load(half), wide.tokenizer, wide.image_processor, dtype=jnp.float32)
+    assert all(map(same, wide(lines, SHORT), stored(lines, SHORT)))  # the widening is exact
+    for found in narrow(lines, SHORT):
+        assert np.isfinite(found.score)
+
+
+def test_a_recognizer_from_parts(folder, recognizer, lines, alone):
+    parts = Recognizer(tiny_model(), recognizer.tokenizer, recognizer.image_processor)
+    assert all(map(same, parts(lines, SHORT), alone))
+    assert parts.dtype == jnp.float32
+
+
+MESH = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+from trocr_jax import recognizer as module
+
+generate, shards = module.generate, []
+
+def watched(model, pixels, *rest, **named):
+    assert not pixels.sharding.is_fully_replicated
+    shards.append([shard.data.shape[0] for shard in pixels.addressable_shards])
+    return generate(model, pixels, *rest, **named)
+
+module.generate = watched
+folder, *lines = sys.argv[1:]
+decode = module.DecodeConfig(max_new_tokens=20)
+texts = []
+for mesh in jax.make_mesh((4,), ("data",)), jax.sharding.Mesh(jax.devices(), ("data",)):  # explicit, automatic
+    recognizer = module.Recognizer.from_pretrained(folder, mesh=mesh)
+    texts.append([found.text for found in recognizer(lines, decode, batch_size=6)])
+print(json.dumps({"texts": texts, "shards": shards}))
+"""
+
+
+def test_batches_are_split_over_a_mesh(folder, lines, alone):
+    command = [sys.executable, "-c", MESH, str(folder), *map(str, lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["texts"] == [[one.text for one in alone]] * 2
+    assert found["shards"] == [[2] * 4] * 4  # 6 becomes 8; 13 lines are 8, and 5 filled up to 8
+
+
+def test_a_file_object_is_read_from_its_start(recognizer, lines, alone):
+    file = io.BytesIO(lines[5].read_bytes())
+    file.read(10)
+    assert same(recognizer(file, SHORT)[0], alone[5])
