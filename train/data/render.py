@@ -60,12 +60,16 @@ class Renderer:
         """
         rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}")
         while True:
-            text = sample_text(self.corpus, rng, max_chars=max_chars)
-            face = self._face(text, rng)
-            above, below = self._neighbours(text, face, rng)
-            ink = print_line(text, above=above, below=below, face=face, rng=rng)
-            if ink is not None:
-                return Line(image=degrade(ink.mask, em=ink.em, rng=rng), text=text)
+            line = self.draw(sample_text(self.corpus, rng, max_chars=max_chars), rng)
+            if line is not None:
+                return line
+
+    def draw(self, text: str, rng: Random) -> Line | None:
+        """Prints and damages a given text; None if no size at which it was tried can be read."""
+        face = self._face(text, rng)
+        above, below = self._neighbours(text, face, rng)
+        ink = print_line(text, above=above, below=below, face=face, rng=rng)
+        return None if ink is None else Line(image=degrade(ink.mask, em=ink.em, rng=rng), text=text)
 
     def _face(self, text: str, rng: Random) -> Face:
         while True:
