@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from train.recipe import Recipe
 from train.step import init_state, with_params
 from trocr_jax.checkpoint import save_huggingface
 from trocr_jax.image import ImageProcessor
-from trocr_jax.tokenizer import character_tokenizer
+from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
@@ -29,12 +30,13 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         state = checkpoints.restore(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), step=step)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), state.params["model"])
     height, width = recipe.config.encoder.image_size
-    processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=True)
-    save_huggingface(
-        with_params(recipe.config, params),
-        output,
-        tokenizer=character_tokenizer(ALPHABET),
-        image_processor=processor,
+    save_huggingface(with_params(recipe.config, params), output)
+    save_tokenizer(character_tokenizer(ALPHABET), output)
+    # computed in f32 by default, by transformers too; only the file is bf16
+    _write(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
+    _write(
+        output / "preprocessor_config.json",
+        ImageProcessor(height=height, width=width, keep_aspect_ratio=True).to_dict(),
     )
     settings = {
         "bos_token_id": recipe.config.bos_token_id,
@@ -44,5 +46,9 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         "max_new_tokens": 128,
         "num_beams": 1,
     }
-    (output / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    _write(output / "generation_config.json", settings)
     return int(state.step)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
