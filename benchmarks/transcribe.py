@@ -1,0 +1,160 @@
+"""Reading rendered lines with the built-in model: trocr_jax beside transformers (torch) with the same weights.
+
+    python -m benchmarks.transcribe [--lines 2000] [--batch 32] [--rounds 5] [--json FILE]
+
+Both sides get the same images in the same batches, from file to text, in turn on the same cores: A B A B ….
+Printed are the medians of the rounds, the median of the ratios, and how many texts are equal. Compilation is timed
+apart. With `--only-ours --lines 20000` the lines go through `trocr-jax transcribe` and memory is watched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from train.data.render import Renderer
+
+MAX_NEW_TOKENS = 96
+
+
+def draw(folder: Path, count: int, *, max_chars: int) -> list[Path]:
+    """Lines of the held-out split as PNG files."""
+    renderer = Renderer.create(split="heldout", seed=0)
+    paths = []
+    for index in range(count):
+        paths.append(folder / f"{index:06d}.png")
+        Image.fromarray(renderer.line(index, max_chars=max_chars).image).save(paths[-1])
+    return paths
+
+
+def ours(model: str, batch: int) -> Callable[[Sequence[Path]], list[str]]:
+    """Paths to texts with trocr_jax."""
+    import trocr_jax
+
+    recognizer = trocr_jax.Recognizer.from_pretrained(model)
+    decode = trocr_jax.DecodeConfig(max_new_tokens=MAX_NEW_TOKENS)
+    return lambda paths: [r.text for r in recognizer(paths, decode=decode, batch_size=batch)]
+
+
+def theirs(model: str, batch: int, threads: int) -> Callable[[Sequence[Path]], list[str]]:
+    """Paths to texts with transformers, greedy, key-value cache, inference mode."""
+    import torch
+    from transformers import VisionEncoderDecoderModel
+
+    from trocr_jax.checkpoint import resolve
+    from trocr_jax.image import ImageProcessor
+    from trocr_jax.tokenizer import load_tokenizer
+
+    torch.set_num_threads(threads)
+    folder = resolve(model)
+    network = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32).eval()
+    processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
+
+    def read(paths: Sequence[Path]) -> list[str]:
+        texts: list[str] = []
+        for first in range(0, len(paths), batch):
+            pixels = np.stack([processor.pixels(path) for path in paths[first : first + batch]])
+            tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.inference_mode():
+                ids = network.generate(tensor, do_sample=False, num_beams=1, max_new_tokens=MAX_NEW_TOKENS)
+            texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts
+
+    return read
+
+
+def seconds(read: Callable[[Sequence[Path]], list[str]], paths: Sequence[Path]) -> tuple[float, list[str]]:
+    start = time.perf_counter()
+    texts = read(paths)
+    return time.perf_counter() - start, texts
+
+
+def compare(model: str, paths: list[Path], *, batch: int, rounds: int, threads: int) -> dict[str, object]:
+    """Both sides in turn over the same lines, a share of them each round."""
+    sides = {"trocr_jax": ours(model, batch), "transformers": theirs(model, batch, threads)}
+    first = {name: seconds(read, paths[:batch])[0] for name, read in sides.items()}  # compiles
+    share = len(paths) // rounds
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    equal = 0
+    for number in range(rounds):
+        lines = paths[number * share : (number + 1) * share]
+        texts = {}
+        for name, read in sides.items():
+            taken, texts[name] = seconds(read, lines)
+            times[name].append(share / taken)
+        equal += sum(a == b for a, b in zip(*texts.values(), strict=True))
+    return {
+        "lines": share * rounds,
+        "batch": batch,
+        "rounds": rounds,
+        "equal texts": equal,
+        "first batch, s": {name: round(s, 2) for name, s in first.items()},
+        "lines/s, median of the rounds": {name: round(statistics.median(t), 1) for name, t in times.items()},
+        "ratio, median of the rounds": round(statistics.median(a / b for a, b in zip(*times.values(), strict=True)), 2),
+    }
+
+
+def soak(model: str, folder: Path, *, batch: int) -> dict[str, object]:
+    """`trocr-jax transcribe` over a folder; resident memory every tenth of the lines written."""
+    total = sum(1 for _ in folder.iterdir())
+    command = [sys.executable, "-m", "trocr_jax", "transcribe", str(folder), "--model", model, "--format", "jsonl"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--batch-size", str(batch)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    memory: list[int] = []
+    assert process.stdout is not None
+    for number, _ in enumerate(process.stdout, start=1):
+        if number % max(total // 10, 1) == 0:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            memory.append(int(status.split("VmRSS:")[1].split()[0]) // 1024)
+    process.wait()
+    taken = time.perf_counter() - start
+    return {
+        "lines": total,
+        "exit status": process.returncode,
+        "lines/s, start and compilation included": round(total / taken, 1),
+        "resident memory at each tenth, MiB": memory,
+    }
+
+
+def main(
+    model: str = "tiny-printed",
+    lines: int = 2000,
+    batch: int = 32,
+    rounds: int = 5,
+    max_chars: int = 64,
+    threads: int | None = None,
+    only_ours: bool = False,
+    json_file: Path | None = None,
+) -> None:
+    """Runs the comparison, or with --only-ours the long run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = draw(folder, lines, max_chars=max_chars)
+        if only_ours:
+            result = soak(model, folder, batch=batch)
+        else:
+            cores = threads or os.cpu_count() or 1
+            result = compare(model, paths, batch=batch, rounds=rounds, threads=cores)
+    result |= {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "date": time.strftime("%Y-%m-%d")}
+    text = json.dumps(result, indent=2)
+    print(text)
+    if json_file:
+        json_file.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
