@@ -90,7 +90,7 @@ def write_safetensors(
         with partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in names:
-                array = np.ascontiguousarray(read(name))
+                array = np.asarray(read(name), order="C")
                 if (array.shape, array.dtype.name) != (tuple(specs[name][0]), specs[name][1]):
                     raise AssertionError(f"{name} is {array.dtype.name} {array.shape}, announced as {specs[name]}")
                 file.write(array.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,424 @@
+"""Weights in and out, with transformers and torch as oracles."""
+
+import json
+import shutil
+from collections import OrderedDict
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_torch
+from transformers import VisionEncoderDecoderModel
+
+from convert.verify import load_transformers
+from tests.small_models import FAMILIES, save_transformers, transformers_model
+from trocr_jax import checkpoint
+from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, TABLE, canonical_key, stored_name
+from trocr_jax.checkpoint.parameters import _abstract_model, parameters
+from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import CheckpointError
+
+
+def used(path):
+    """The tensors of a file without those that TrOCR does not use."""
+    return {name: array for name, array in load_file(path).items() if "pooler" not in name}
+
+
+def assert_identical(one, two):
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        assert (array.shape, array.dtype) == (two[name].shape, two[name].dtype), name
+        assert array.tobytes() == two[name].tobytes(), name
+
+
+def assert_same_model(one, two):
+    assert one.config == two.config
+    assert_identical(*({k: np.asarray(v) for k, v in parameters(m).items()} for m in (one, two)))
+
+
+def copy_of(folder, new, weights):
+    """A folder with the configuration of another and nothing of its weights."""
+    new.mkdir()
+    shutil.copy(folder / "config.json", new)
+    weights(new)
+    return new
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_transformers("base", tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_is_byte_identical(family, tmp_path):
+    """transformers -> ours -> native -> ours -> transformers, which finds every weight it uses."""
+    source = save_transformers(family, tmp_path / "source")
+    model = checkpoint.load(source)
+    assert model.config == FAMILIES[family]
+    checkpoint.save(model, tmp_path / "native", assets=source)
+    again = checkpoint.load(tmp_path / "native")
+    assert_same_model(model, again)
+    checkpoint.save_huggingface(again, tmp_path / "back")
+    assert_identical(used(source / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors"))
+    _, found = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert {key.split(".")[1] for key in found["missing_keys"]} <= {"pooler"}
+    assert not found["unexpected_keys"]
+    assert not found["mismatched_keys"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_what_is_written_equal_transformers(family, tmp_path):
+    source = save_transformers(family, tmp_path / "source")
+    model = checkpoint.load(source)
+    checkpoint.save_huggingface(model, tmp_path / "back")
+    reference = load_transformers(str(tmp_path / "back"))
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(-1, 1, (2, *model.config.encoder.image_size, 3)).astype(np.float32)
+    ids = rng.integers(2, 60, (2, 50))
+    with torch.no_grad():
+        expected = reference(
+            pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), decoder_input_ids=torch.from_numpy(ids)
+        ).logits.numpy()
+    logits = np.asarray(model(jnp.asarray(pixels), jnp.asarray(ids, jnp.int32)))
+    assert np.abs(logits - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_raw_state_dicts_of_transformers_5(family, tmp_path):
+    """The module's own names, which differ from the saved ones since 5.12; poolers and tied heads included."""
+    source = save_transformers(family, tmp_path / "source")
+    state = {name: tensor.clone().contiguous() for name, tensor in transformers_model(family).state_dict().items()}
+    assert any(name.startswith("encoder.layers.0.attention.q_proj") for name in state)
+    raw = copy_of(source, tmp_path / "raw", lambda new: save_torch(state, new / "model.safetensors"))
+    assert_same_model(checkpoint.load(source), checkpoint.load(raw))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module.", "model.model."],
+)
+def test_prefixes_of_wrappers(prefix, base, tmp_path):
+    tensors = {prefix + name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    wrapped = copy_of(base, tmp_path / "wrapped", lambda new: save_torch(tensors, new / "model.safetensors"))
+    assert_same_model(checkpoint.load(base), checkpoint.load(wrapped))
+
+
+def test_prefix_inside_a_key():
+    """One part of the model compiled."""
+    assert canonical_key("encoder._orig_mod.layernorm.weight") == "encoder.layernorm.weight"
+    assert canonical_key("decoder._orig_mod.model.decoder.embed_tokens.weight") == EMBED_TOKENS_KEY
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder.pooler.dense.weight",
+        "encoder.embeddings.mask_token",
+        "encoder.embeddings.position_ids",
+        "decoder.model.decoder.embed_positions._float_tensor",
+        "module.decoder.model.decoder.embed_positions._float_tensor",
+        "encoder.encoder.layer.0.attention.attention.relative_position_bias.relative_position_index",
+    ],
+)
+def test_ignored_tensors(key, base, tmp_path):
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    tensors[key] = torch.tensor([float("nan")])
+    more = copy_of(base, tmp_path / "more", lambda new: save_torch(tensors, new / "model.safetensors"))
+    assert_same_model(checkpoint.load(base), checkpoint.load(more))
+
+
+def test_tied_head_stored_as_well(base, tmp_path):
+    head, table = "decoder.output_projection.weight", "decoder.model.decoder.embed_tokens.weight"
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    assert head not in tensors
+    expected = checkpoint.load(base)
+    both = {**tensors, head: tensors[table].clone()}
+    copy_of(base, tmp_path / "both", lambda new: save_torch(both, new / "model.safetensors"))
+    assert_same_model(expected, checkpoint.load(tmp_path / "both"))
+    only_head = {head if name == table else name: tensor for name, tensor in tensors.items()}
+    copy_of(base, tmp_path / "head", lambda new: save_torch(only_head, new / "model.safetensors"))
+    assert_same_model(expected, checkpoint.load(tmp_path / "head"))
+    both[head][3, 2] += 1e-6
+    copy_of(base, tmp_path / "differ", lambda new: save_torch(both, new / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"differs from .*embed_tokens.*tie_word_embeddings to false"):
+        checkpoint.load(tmp_path / "differ")
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("zipped", [None, True, False], ids=["safetensors", "zip", "legacy"])
+def test_stored_types(stored, zipped, base, tmp_path):
+    """Parameters keep their type; jax has no float64."""
+    tensors = {
+        name: torch.from_numpy(array).to(getattr(torch, stored))
+        for name, array in used(base / "model.safetensors").items()
+    }
+
+    def write(new):
+        if zipped is None:
+            save_torch(tensors, new / "model.safetensors")
+        else:
+            torch.save(tensors, new / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+
+    model = checkpoint.load(copy_of(base, tmp_path / "typed", write))
+    kept = "float32" if stored == "float64" else stored
+    assert {array.dtype.name for array in parameters(model).values()} == {kept}
+    checkpoint.save_huggingface(model, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == kept
+    back = {name: tensor.read() for name, tensor in read_safetensors(tmp_path / "back" / "model.safetensors").items()}
+    for name, tensor in tensors.items():
+        expected = tensor.to(getattr(torch, kept)).contiguous().view(torch.uint8).numpy().tobytes()
+        assert back[name].tobytes() == expected, name
+    checkpoint.save(model, tmp_path / "native")
+    assert_same_model(model, checkpoint.load(tmp_path / "native"))
+
+
+def test_load_casts_to_dtype(base, tmp_path):
+    model = checkpoint.load(base, dtype=jnp.bfloat16)
+    expected = load_file(base / "model.safetensors")["encoder.layernorm.weight"].astype(ml_dtypes.bfloat16)
+    assert np.array_equal(np.asarray(model.encoder.norm.scale[...]), expected)
+    checkpoint.save(model, tmp_path / "native")
+    assert {a.dtype.name for a in parameters(checkpoint.load(tmp_path / "native", jnp.float32)).values()} == {"float32"}
+
+
+def test_sharded_safetensors(tmp_path):
+    whole = save_transformers("small", tmp_path / "whole")
+    shards = save_transformers("small", tmp_path / "shards", max_shard_size="20KB")
+    files = sorted(shards.glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert not (shards / "model.safetensors").exists()
+    assert_same_model(checkpoint.load(whole), checkpoint.load(shards))
+    files[1].unlink()
+    files[2].write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"(?s){files[1].name}.*{files[2].name}"):
+        checkpoint.load(shards)
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {"a": "../model.safetensors"}}', "{}", "[]", "not json"])
+def test_bad_shard_index(content, base, tmp_path):
+    folder = copy_of(base, tmp_path / "x", lambda new: (new / "model.safetensors.index.json").write_text(content))
+    with pytest.raises(CheckpointError, match="index"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("family", ["base", "small"])
+def test_torch_files(family, zipped, tmp_path):
+    """What torch.save writes of a live model's state dict: an OrderedDict with metadata, tied tensors sharing memory,
+    parameters, transposed and sliced views; here also in two shards."""
+    source = save_transformers(family, tmp_path / "source")
+    expected = checkpoint.load(source)
+    state = transformers_model(family).state_dict()
+    assert isinstance(state, OrderedDict)
+    assert hasattr(state, "_metadata")
+
+    def save(content, path):
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+    whole = copy_of(source, tmp_path / "whole", lambda new: save(state, new / "pytorch_model.bin"))
+    assert_same_model(expected, checkpoint.load(whole))
+
+    views = {}
+    for n, (name, tensor) in enumerate(state.items()):
+        if tensor.ndim == 2 and n % 3 == 0:
+            views[name] = tensor.t().contiguous().t()  # strides swapped
+        elif n % 3 == 1:
+            views[name] = torch.cat([tensor[:1], tensor, tensor[:1]])[1:-1]  # an offset into a larger storage
+        else:
+            views[name] = torch.nn.Parameter(tensor.clone())
+    assert any(not tensor.is_contiguous() for tensor in views.values())
+    viewed = copy_of(source, tmp_path / "views", lambda new: save({"state_dict": views}, new / "pytorch_model.bin"))
+    assert_same_model(expected, checkpoint.load(viewed))
+
+    def shards(new):
+        names = list(state)
+        files = {name: f"pytorch_model-{1 + n % 2:05}-of-00002.bin" for n, name in enumerate(names)}
+        for file in set(files.values()):
+            save({name: state[name] for name in names if files[name] == file}, new / file)
+        (new / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+
+    assert_same_model(expected, checkpoint.load(copy_of(source, tmp_path / "shards", shards)))
+
+
+def test_every_problem_of_the_weights_at_once(base, tmp_path):
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    del tensors["encoder.layernorm.bias"]
+    tensors["encoder.layernorm.scale"] = torch.zeros(24)
+    tensors["decoder.model.decoder.layers.7.fc1.bias"] = torch.zeros(3)
+    tensors["encoder.embeddings.position_embeddings"] = torch.zeros(1, 99, 24)
+    tensors["decoder.model.decoder.layers.0.fc1.bias"] = torch.zeros(56, dtype=torch.int32)
+    tensors["decoder.model.decoder.layers.1.fc1.weight"][3, 4] = float("nan")
+    tensors["decoder.model.decoder.layers.1.fc2.weight"][3, 4:6] = float("inf")
+    folder = copy_of(base, tmp_path / "bad", lambda new: save_torch(tensors, new / "model.safetensors"))
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(folder)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{folder}: 7 problems"
+    assert sorted(lines[1:]) == sorted(
+        f"  {line}"
+        for line in (
+            "missing: encoder.layernorm.bias [24]",
+            "not used by the model: encoder.layernorm.scale [24]",
+            "not used by the model: decoder.model.decoder.layers.7.fc1.bias [3]",
+            "encoder.embeddings.position_embeddings is [1, 99, 24]; the configuration wants [1, 5, 24]",
+            "decoder.model.decoder.layers.0.fc1.bias is of type int32; supported: bfloat16, float16, float32, float64",
+            "decoder.model.decoder.layers.1.fc1.weight holds 1 values that are not finite (NaN or infinite)",
+            "decoder.model.decoder.layers.1.fc2.weight holds 2 values that are not finite (NaN or infinite)",
+        )
+    )
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_in_half_precision(stored, value, base, tmp_path):
+    tensors = {name: torch.from_numpy(a).to(stored) for name, a in load_file(base / "model.safetensors").items()}
+    tensors["decoder.model.decoder.embed_tokens.weight"][59, 31] = value
+    folder = copy_of(base, tmp_path / "bad", lambda new: save_torch(tensors, new / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"embed_tokens.weight holds 1 values that are not finite"):
+        checkpoint.load(folder)
+
+
+def test_two_tensors_for_one_parameter(base, tmp_path):
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    tensors["module.encoder.layernorm.bias"] = torch.zeros(24)
+    folder = copy_of(base, tmp_path / "twice", lambda new: save_torch(tensors, new / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"another tensor means the same parameter encoder.layernorm.bias"):
+        checkpoint.load(folder)
+
+
+def test_folder_without_weights_or_configuration(base, tmp_path):
+    folder = copy_of(base, tmp_path / "empty", lambda new: (new / "tf_model.h5").write_bytes(b"x"))
+    with pytest.raises(CheckpointError, match=r"no weights: expected model.safetensors.*tf_model.h5 cannot be used"):
+        checkpoint.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(Exception, match=r"config.json: cannot be read"):
+        checkpoint.load(folder)
+
+
+MILLIONS = {  # counted on the published checkpoints, poolers left out
+    "base-handwritten": 333.33,
+    "base-stage1": 384.27,
+    "large-handwritten": 557.18,
+    "large-printed": 608.12,
+    "small-printed": 61.45,
+}
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
+def test_number_of_parameters(name, millions):
+    _, state = _abstract_model(TrOCRConfig.preset(name))
+    assert round(sum(np.prod(variable.get_value().shape) for _, variable in state) / 1e6, 2) == millions
+
+
+def test_table_is_one_to_one():
+    paths, keys, _ = zip(*TABLE, strict=True)
+    assert len(set(paths)) == len(set(keys)) == len(TABLE)
+    for config in FAMILIES.values():
+        for path, _ in _abstract_model(config)[1]:
+            key, _ = stored_name(".".join(map(str, path)))
+            assert canonical_key(key) == key
+
+
+def test_layouts_are_inverse():
+    rng = np.random.default_rng(0)
+    for config in FAMILIES.values():
+        for path, variable in _abstract_model(config)[1]:
+            _, layout = stored_name(".".join(map(str, path)))
+            array = rng.normal(size=variable.get_value().shape)
+            stored = layout.store(array)
+            assert stored.shape == layout.stored_shape(array.shape)
+            assert np.array_equal(layout.load(stored, array.shape), array)
+
+
+def test_safetensors_written_here_are_read_by_the_reference(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "half": rng.normal(size=(3, 5)).astype(np.float16),
+        "brain": rng.normal(size=(7,)).astype(ml_dtypes.bfloat16),
+        "wide": rng.normal(size=(2, 1, 3)),
+        "empty": np.zeros((0, 4), np.float32),
+        "scalar": np.array(2.5, np.float32),
+    }
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {k: (v.shape, v.dtype.name) for k, v in arrays.items()}, arrays.__getitem__)
+    assert_identical(load_file(path), arrays)
+    assert_identical({name: tensor.read() for name, tensor in read_safetensors(path).items()}, arrays)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_assets_go_along(base, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(base, source)
+    (source / "tokenizer.json").write_text("{}")
+    (source / "generation_config.json").write_text('{"num_beams": 4}')
+    (source / "private.txt").write_text("not an asset")
+    model = checkpoint.load(source)
+    checkpoint.save(model, tmp_path / "native", assets=source)
+    checkpoint.save_huggingface(model, tmp_path / "back", assets=tmp_path / "native")
+    for name in ("tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "back" / name).read_text() == (source / name).read_text()
+    assert not (tmp_path / "native" / "private.txt").exists()
+    checkpoint.save_huggingface(model, tmp_path / "bare")
+    assert json.loads((tmp_path / "bare" / "generation_config.json").read_text())["decoder_start_token_id"] == 2
+
+
+def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkeypatch):
+    model, folder = checkpoint.load(base), tmp_path / "native"
+    checkpoint.save(model, folder)
+    (folder / "note.txt").write_text("beside the model")
+    assert_same_model(model, checkpoint.load(folder))
+    checkpoint.save(model, folder)
+    assert not (folder / "note.txt").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("trocr_jax.checkpoint.native._hashes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(CheckpointError, match=r"cannot be written \(disk full\)"):
+            checkpoint.save(model, folder)
+    assert_same_model(model, checkpoint.load(folder))
+    assert sorted(tmp_path.iterdir()) == [folder]
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "cat.png").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="exists and is no native checkpoint"):
+        checkpoint.save(model, foreign)
+    assert (foreign / "cat.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny-prnted", r"no such model or folder; built in: tiny-printed.*microsoft/trocr-base-printed"),
+        ("base-printed", r"the published one is called microsoft/trocr-base-printed"),
+        ("./nowhere/at/all", r"no such model or folder"),
+        ("someone/no-such-model", r"not in the local cache, and the hub cannot give it.*Built in: tiny-printed"),
+    ],
+)
+def test_names_that_resolve_to_nothing(name, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.resolve(name)
+
+
+def test_local_paths(base):
+    assert checkpoint.resolve(str(base)) == checkpoint.resolve(base) == base
+    with pytest.raises(CheckpointError, match="has no revision 'main'"):
+        checkpoint.resolve(base, revision="main")
+    with pytest.raises(CheckpointError, match="is a file"):
+        checkpoint.resolve(base / "config.json")
+
+
+def test_hub_cache_serves_without_network(base, tmp_path, monkeypatch):
+    """A snapshot as huggingface_hub keeps it, weights only under another revision."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--reads"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(base, snapshot)
+    reference = repository / "refs" / "refs" / "pr" / "3"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert checkpoint.resolve("someone/reads", revision="refs/pr/3") == snapshot
+    assert_same_model(checkpoint.load("someone/reads", revision="refs/pr/3"), checkpoint.load(base))
+    with pytest.raises(CheckpointError, match="someone/reads: not in the local cache"):
+        checkpoint.resolve("someone/reads")
