@@ -54,8 +54,9 @@ def compare(config: trocr_jax.TrOCRConfig, *, images: int, tokens: int, steps: i
                 parameter.normal_(std=0.7)  # so that the text does not repeat itself at once
             elif "embed_tokens" in name or "output_projection" in name:
                 parameter.normal_(std=0.05)
-            elif "embed" not in name:  # keeps the variance of what passes
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            elif "embed" not in name:  # keeps the variance of what passes, and the token through post-norm layers
+                gain = 0.3 if "out_proj" in name or "fc2" in name else 1.0
+                parameter.normal_(std=gain * parameter[0].numel() ** -0.5)
     with tempfile.TemporaryDirectory() as folder:
         oracle.save_pretrained(Path(folder))
         model = trocr_jax.checkpoint.load(folder)
