@@ -12,52 +12,65 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
 from trocr_jax.errors import TrOCRError
 
 
+def _argument(metavar: str, help: str, default: str) -> Any:
+    """How --help shows an argument; `default` says what happens without it."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=default)
+
+
+_INPUTS = (
+    "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
+    "out; quoted patterns such as 'scans/*.png', where ** is any depth; - for a list of files on stdin, one a line."
+)
+_MODEL = "A built-in model, a local folder, or a repository of the Hugging Face hub (microsoft/trocr-base-printed)."
+_REVISION = "Branch, tag or commit of the repository, such as refs/pr/3."
+_OUTPUT = "File to write. It appears when it is complete."
+_FORMAT = (
+    "txt has one line of text for each input, an empty one where nothing could be read; the others have the fields id, "
+    "text, score, truncated and error."
+)
+_TOKENS = "Longest text in tokens, the end token counted."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
     """Read line images: one row for each, in the order of the inputs.
 
-    Results go to stdout or to --output, everything else to stderr. Exit status: 0 all were read, 1 some were not (each
-    is named), 2 wrong usage.
+    Results go to stdout or to --output, everything else to stderr. Exit status: 0 all inputs were read, 1 some were not
+    (each is named), 2 wrong usage, or a model or output that cannot be used.
     """
 
-    inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Image files; folders, of which every image is read, also in folders below, sorted by name, hidden ones left out;
-    quoted patterns such as 'scans/*.png', where ** means any depth; and - for a list of files on stdin, one a line."""
-    model: str = "tiny-printed"
-    """The built-in model, a local folder, or a repository of the Hugging Face hub such as
-    microsoft/trocr-base-printed."""
-    revision: str | None = None
-    """Branch, tag or commit of the repository, such as refs/pr/3."""
-    output: str | None = None
-    """File to write, which appears when it is complete; stdout if none."""
-    format: Literal["txt", "jsonl", "csv", "parquet"] | None = None
-    """txt is one line of text for each image, an empty one for an image that cannot be read; the others have the
-    fields id, text, score, truncated and error. As the name of --output ends, or else txt, if none."""
-    num_beams: int = 1
-    """Hypotheses that are followed at a time; 1 is greedy search."""
-    max_new_tokens: int | None = None
-    """Longest text in tokens, the end token counted; 64, or what the model can, if none."""
-    batch_size: int | None = None
-    """Images that are read at a time; 16 on a CPU and 64 elsewhere if none."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type to compute in; float32 on a CPU and bfloat16 elsewhere if none."""
+    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], _argument("INPUT...", _INPUTS, "(required)")]] = ()
+    model: Annotated[str, _argument("MODEL", _MODEL, "(default: tiny-printed)")] = "tiny-printed"
+    revision: Annotated[str | None, _argument("NAME", _REVISION, "(default: main)")] = None
+    output: Annotated[str | None, _argument("FILE", _OUTPUT, "(default: stdout)")] = None
+    format: Annotated[
+        Literal["txt", "jsonl", "csv", "parquet"] | None,
+        _argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
+    ] = None
+    num_beams: Annotated[int, _argument("K", "Hypotheses followed at a time; 1 is greedy search.", "(default: 1)")] = 1
+    max_new_tokens: Annotated[int | None, _argument("N", _TOKENS, "(default: 64, or as many as the model can)")] = None
+    batch_size: Annotated[
+        int | None, _argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        _argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print what a model is: its configuration, parameters, image size, vocabulary and files."""
 
-    model: tyro.conf.Positional[str]
-    """A built-in model, a local folder, or a repository of the Hugging Face hub."""
-    revision: str | None = None
-    """Branch, tag or commit of the repository, such as refs/pr/3."""
+    model: tyro.conf.Positional[Annotated[str, _argument("MODEL", _MODEL, "(required)")]]
+    revision: Annotated[str | None, _argument("NAME", _REVISION, "(default: main)")] = None
 
 
 _Command = Annotated[Transcribe, tyro.conf.subcommand("transcribe")] | Annotated[Info, tyro.conf.subcommand("info")]
@@ -72,6 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
     command = tyro.cli(_Command, prog="trocr-jax", description=description, args=args)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
     try:
         if isinstance(command, Transcribe):
             from trocr_jax.cli.transcribe import transcribe

@@ -39,7 +39,8 @@ def expand(arguments: Iterable[str], stdin: IO[bytes]) -> Iterator[Input]:
             nothing = Input(argument, f"{argument}: no file matches this pattern")
             found = _matches(argument)
         else:
-            found = iter((Input(argument),))
+            yield Input(argument)
+            continue
         yield next(found, nothing)
         yield from found
 

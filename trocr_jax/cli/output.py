@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
 
 import orjson
@@ -50,7 +50,7 @@ def open_rows(output: str | None, format: str) -> Iterator[Write]:
     name = "stdout" if output is None else output
     try:
         with _stdout() if to_stdout else _file(name) as file, _WRITERS[format](file) as write:
-            yield lambda row: write(Row(*map(_printable, row)))
+            yield lambda row: write(Row(*map(printable, row)))
     except (BrokenPipeError, OutputError):
         raise
     except OSError as error:
@@ -84,7 +84,8 @@ def _file(name: str) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             os.replace(file.name, path)
         except BaseException:
-            os.unlink(file.name)
+            with suppress(FileNotFoundError):
+                os.unlink(file.name)
             raise
 
 
@@ -156,5 +157,6 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
 _WRITERS = {"txt": _txt, "jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
+    """A string as valid Unicode: bytes of a file name that are not become escapes. Other values as they are."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

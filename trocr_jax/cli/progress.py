@@ -8,6 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from trocr_jax.cli.output import printable
+
 INTERVAL = 10.0  # seconds between plain lines
 
 
@@ -32,7 +34,7 @@ class Progress:
         """Prints a line without tearing the bar."""
         if self._bar is not None:
             self._bar.clear()
-        print(f"trocr-jax: {message}", file=sys.stderr)
+        print(f"trocr-jax: {printable(message)}", file=sys.stderr)
         if self._bar is not None:
             self._bar.refresh()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ def transcribe(command: Transcribe) -> int:
     if "-" not in command.inputs:  # a list on stdin may be endless; files are counted for the bar
         listed = list(inputs)
         inputs, total = iter(listed), len(listed)
+    tokens = DEFAULT_MAX_NEW_TOKENS if command.max_new_tokens is None else command.max_new_tokens
+    decode = DecodeConfig(num_beams=command.num_beams, max_new_tokens=tokens)  # refused before anything is loaded
     with open_rows(command.output, command.format or format_of(command.output)) as write:
         recognizer = Recognizer.from_pretrained(command.model, revision=command.revision, dtype=command.dtype)
-        limit = recognizer.model.config.decoder.max_position_embeddings
-        length = min(DEFAULT_MAX_NEW_TOKENS, limit) if command.max_new_tokens is None else command.max_new_tokens
-        decode = DecodeConfig(num_beams=command.num_beams, max_new_tokens=length)
+        if command.max_new_tokens is None:
+            tokens = min(tokens, recognizer.model.config.decoder.max_position_embeddings)
+            decode = dataclasses.replace(decode, max_new_tokens=tokens)
         rows = _rows(recognizer, inputs, decode, command.batch_size)
         truncated = 0
         on_terminal = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
@@ -40,9 +43,9 @@ def transcribe(command: Transcribe) -> int:
                 truncated += bool(row.truncated)
                 progress.update(failed=row.error is not None)
             if truncated:
-                progress.say(f"{truncated} texts were cut off after {length} tokens; --max-new-tokens sets the limit")
+                progress.say(f"texts cut off after {tokens} tokens: {truncated} (--max-new-tokens sets the limit)")
             if progress.failed:
-                progress.say(f"{progress.failed} of {progress.done} inputs could not be read")
+                progress.say(f"could not be read: {progress.failed} of {progress.done}")
     return 1 if progress.failed else 0
 
 

@@ -1,0 +1,270 @@
+"""`trocr-jax transcribe` and `info` as a user runs them: rows, streams, exit status, signals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import line_image, save_lines, save_tiny
+from trocr_jax.cli import main
+from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, "-m", "trocr_jax"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return save_lines(tmp_path_factory.mktemp("scans"), 7)
+
+
+@pytest.fixture(scope="module")
+def texts(model: str, lines: list[Path]) -> list[str]:
+    return [found.text for found in Recognizer.from_pretrained(model)(lines)]
+
+
+def rows(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, check=False, timeout=300, **options)
+
+
+# --- rows
+
+
+def test_text_is_the_default_and_has_a_line_for_each_image(model, lines, texts, capfd):
+    assert main(["transcribe", str(lines[0].parent), "--model", model]) == 0
+    output, messages = capfd.readouterr()
+    assert output == "".join(f"{text}\n" for text in texts)
+    assert "cut off after 32 tokens" in messages  # the only thing said
+
+
+def test_jsonl_rows(model, lines, texts, capfd):
+    settings = ("--format", "jsonl", "--max-new-tokens", "9", "--batch-size", "3")
+    assert main(["transcribe", *map(str, reversed(lines)), "--model", model, *settings]) == 0
+    found = rows(capfd.readouterr().out)
+    want = Recognizer.from_pretrained(model)(lines[::-1], DecodeConfig(max_new_tokens=9), batch_size=3)
+    assert [list(row) for row in found] == [["id", "text", "score", "truncated", "error"]] * 7
+    assert [row["id"] for row in found] == [str(path) for path in reversed(lines)]
+    assert [(row["text"], row["score"], row["truncated"]) for row in found] == [
+        (one.text, pytest.approx(one.score), one.truncated) for one in want
+    ]
+    assert {row["truncated"] for row in found} == {True, False}
+    assert {row["error"] for row in found} == {None}
+
+
+def test_a_bad_image_is_a_row_with_an_error_and_costs_its_neighbours_nothing(model, lines, texts, tmp_path, capfd):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    names = [str(lines[0]), str(bad), str(tmp_path / "missing.png"), *map(str, lines[1:])]
+    assert main(["transcribe", *names, "--model", model, "--format", "jsonl"]) == 1
+    output, messages = capfd.readouterr()
+    found = rows(output)
+    assert [row["id"] for row in found] == names
+    assert [row["text"] for row in found] == [texts[0], None, None, *texts[1:]]
+    for row in found[1:3]:
+        assert row["id"] in row["error"]
+        assert (row["score"], row["truncated"]) == (None, None)
+        assert f"trocr-jax: {row['error']}\n" in messages
+    assert "could not be read: 2 of 9" in messages
+    main(["transcribe", *names, "--model", model])
+    assert capfd.readouterr().out.split("\n") == [texts[0], "", "", *texts[1:], ""]
+
+
+def test_paths_from_stdin(model, lines, texts, capfd, monkeypatch):
+    listed = b"\n".join(os.fsencode(path) for path in lines[:4]) + b"\r\n\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    assert main(["transcribe", "-", str(lines[5]), "--model", model]) == 0
+    assert capfd.readouterr().out.splitlines() == [*texts[:4], texts[5]]
+
+
+def test_a_name_that_is_not_unicode(model, tmp_path, capfd):
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
+    with open(name, "wb") as file:
+        line_image(0).save(file, "PNG")
+    (tmp_path / "folder").mkdir()
+    with open(os.path.join(os.fsencode(tmp_path), b"n\xe9.png"), "wb") as file:
+        file.write(b"bad")
+    for format in ("jsonl", "csv", "txt"):
+        assert main(["transcribe", str(tmp_path), "--model", model, "--format", format]) == 1
+        output, messages = capfd.readouterr()
+        assert "n\\udce9.png: not an image" in messages
+        if format == "jsonl":
+            assert [row["id"] for row in rows(output)] == [f"{tmp_path}/{name}\\udce9.png" for name in ("caf", "n")]
+
+
+# --- files
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "parquet"])
+def test_the_format_follows_the_name_of_the_output(model, lines, texts, tmp_path, capfd, suffix):
+    output = tmp_path / f"lines.{suffix}"
+    assert main(["transcribe", str(lines[0].parent), "--model", model, "--output", str(output)]) == 0
+    assert capfd.readouterr().out == ""
+    if suffix == "txt":
+        found = output.read_text().splitlines()
+    elif suffix == "jsonl":
+        found = [row["text"] for row in rows(output.read_text())]
+    elif suffix == "csv":
+        found = [row["text"] for row in csv.DictReader(output.read_text().splitlines())]
+    else:
+        from pyarrow import parquet
+
+        found = parquet.read_table(output).column("text").to_pylist()
+    assert found == texts
+    assert os.listdir(tmp_path) == [output.name]
+
+
+def test_the_format_option_wins(model, lines, texts, tmp_path):
+    output = tmp_path / "lines.csv"
+    assert main(["transcribe", str(lines[0]), "--model", model, "--output", str(output), "--format", "txt"]) == 0
+    assert output.read_text() == texts[0] + "\n"
+
+
+# --- progress
+
+
+def test_plain_lines_tell_how_far_it_is(model, lines, capfd, monkeypatch):
+    monkeypatch.setattr("trocr_jax.cli.progress.INTERVAL", 0.0)
+    main(["transcribe", str(lines[0].parent), "--model", model])
+    messages = capfd.readouterr().err
+    assert "3 of 7 images, 0 failed" in messages
+    assert "7 of 7 images, 0 failed" in messages
+
+
+def test_a_bar_on_a_terminal_and_rows_elsewhere(model, lines, texts, tmp_path):
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    with (tmp_path / "out").open("wb") as out:
+        command = [*PROGRAM, "transcribe", str(lines[0].parent), "missing.png", "--model", model]
+        process = subprocess.Popen(command, stdout=out, stderr=follower, cwd=ROOT)
+    os.close(follower)
+    shown = b""
+    try:
+        while block := os.read(leader, 4096):
+            shown += block
+    except OSError:  # how Linux tells that the other end has closed
+        pass
+    os.close(leader)
+    assert process.wait() == 1
+    assert b"8/8" in shown
+    assert b"trocr-jax: missing.png: no such file" in shown
+    assert (tmp_path / "out").read_text().splitlines() == [*texts, ""]
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["transcribe"], "no inputs"),
+        (["transcribe", "a.png", "--num-beams", "0"], "num_beams"),
+        (["transcribe", "a.png", "--max-new-tokens", "-3"], "max_new_tokens"),
+        (["transcribe", "a.png", "--max-new-tokens", "33", "--model", "{model}"], "33"),
+        (["transcribe", "a.png", "--batch-size", "0", "--model", "{model}"], "batch_size"),
+        (["transcribe", "a.png", "--output", "/missing/folder/a.txt"], "/missing/folder/a.txt"),
+        (["transcribe", "a.png", "--output", "{model}"], "is a folder"),
+        (["transcribe", "a.png", "--format", "parquet"], "--output"),
+        (["info", "nobody"], "nobody"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_why(arguments, named, model, capfd):
+    assert main([argument.format(model=model) for argument in arguments]) == 2
+    output, messages = capfd.readouterr()
+    assert output == ""
+    assert named in messages
+    assert messages.startswith("trocr-jax: error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["read"], ["transcribe", "a.png", "--format", "doc"], ["transcribe", "--nonsense"], ["info"]]
+)
+def test_arguments_that_cannot_be_parsed_are_status_2(arguments, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capfd.readouterr().out == ""
+
+
+def test_version(capfd):
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out.strip()
+
+
+def test_help_is_quick_to_import():
+    code = """
+        import sys
+        from trocr_jax.cli import main
+        try:
+            main(["transcribe", "--help"])
+        except SystemExit as stopped:
+            assert stopped.code == 0
+        slow = {"jax", "flax", "transformers", "torch", "PIL", "numpy", "pyarrow"} & set(sys.modules)
+        assert not slow, slow
+    """
+    code = "\n".join(line[8:] for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for option in ("INPUT", "--model", "--output", "--format", "--num-beams", "--max-new-tokens", "--batch-size"):
+        assert option in done.stdout
+
+
+def test_info(model, capfd):
+    assert main(["info", model]) == 0
+    said = dict(line.split(": ", 1) for line in capfd.readouterr().out.splitlines())
+    assert said["parameters"] == "13,280 (decoder 4,704, encoder 8,576)"
+    assert said["dtype"] == "float32"
+    assert said["image"].startswith("16 x 64")
+    assert said["vocabulary"].startswith("49 tokens")
+    assert said["encoder.patch_size"] == "(16, 8)"
+    assert said["decoder_start_token_id"] == "2"
+
+
+# --- signals
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(model, lines):
+    command = [*PROGRAM, "transcribe", *map(str, lines * 20), "--model", model, "--batch-size", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == -signal.SIGPIPE
+
+
+def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(model, tmp_path):
+    output = tmp_path / "lines.jsonl"
+    command = [*PROGRAM, "transcribe", "-", "--model", model, "--batch-size", "1", "--output", str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"missing.png\n" * 99)  # bad images alone are held back until there are sixteen
+        process.stdin.flush()
+        assert b"missing.png" in process.stderr.readline()  # it is at work, and will wait for more paths
+        assert len(os.listdir(tmp_path)) == 1
+        process.send_signal(signal.SIGINT)
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait() == -signal.SIGINT
+    assert os.listdir(tmp_path) == []
