@@ -179,7 +179,7 @@ def test_stored_types(stored, zipped, base, tmp_path):
 def test_load_casts_to_dtype(base, tmp_path):
     model = checkpoint.load(base, dtype=jnp.bfloat16)
     expected = load_file(base / "model.safetensors")["encoder.layernorm.weight"].astype(ml_dtypes.bfloat16)
-    assert np.array_equal(np.asarray(model.encoder.norm.scale[...]), expected)
+    assert np.array_equal(np.asarray(parameters(model)["encoder.norm.scale"]), expected)
     checkpoint.save(model, tmp_path / "native")
     assert {a.dtype.name for a in parameters(checkpoint.load(tmp_path / "native", jnp.float32)).values()} == {"float32"}
 
