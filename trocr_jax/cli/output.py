@@ -116,11 +116,13 @@ def _jsonl(file: IO[bytes]) -> Iterator[Write]:
 @contextmanager
 def _csv(file: IO[bytes]) -> Iterator[Write]:
     line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\n")
+    writer = csv.writer(
+        line
+    )  # it quotes the characters of its line end only: "\r\n" has both, whatever ends a line here
 
     def put(values: Any) -> None:
         writer.writerow(values)
-        file.write(line.getvalue().encode())
+        file.write(line.getvalue().removesuffix("\r\n").encode() + b"\n")
         file.flush()
         line.seek(0)
         line.truncate()

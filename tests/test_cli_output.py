@@ -1,0 +1,162 @@
+"""Rows come back from every format as they went in, and a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from trocr_jax.cli.output import PARQUET_ROWS, Row, open_rows
+from trocr_jax.errors import OutputError
+
+TEXT = st.text(max_size=12)
+ROWS = st.lists(
+    st.one_of(
+        st.builds(Row, TEXT, TEXT, st.floats(allow_nan=False, allow_infinity=False), st.booleans()),
+        st.builds(Row, TEXT, st.none(), st.none(), st.none(), TEXT),
+    ),
+    max_size=5,
+)
+SAMPLE = [Row("a,b.png", 'say "hi",\nyou', -1.5, False), Row("é.png", "", 0.0, True), Row("c.png", error="c.png: bad")]
+
+
+def write(path: Path, format: str, rows: list[Row]) -> Path:
+    with open_rows(str(path), format) as put:
+        for row in rows:
+            put(row)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trocr_jax.cli.output.os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+@settings(deadline=None, max_examples=60)
+@given(ROWS)
+def test_jsonl(folder, rows):
+    lines = write(folder / "rows.jsonl", "jsonl", rows).read_bytes().splitlines()
+    assert [Row(**json.loads(line)) for line in lines] == rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(ROWS)
+def test_csv(folder, rows):
+    with write(folder / "rows.csv", "csv", rows).open(newline="", encoding="utf-8") as file:
+        header, *found = csv.reader(file)
+    assert header == ["id", "text", "score", "truncated", "error"]
+    plain = {None: "", True: "true", False: "false"}
+    assert [[*row[:2], row[2] and float(row[2]), *row[3:]] for row in found] == [
+        [row.id, row.text or "", "" if row.score is None else row.score, plain[row.truncated], row.error or ""]
+        for row in rows
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(ROWS)
+def test_parquet(folder, rows):
+    table = parquet.read_table(write(folder / "rows.parquet", "parquet", rows))
+    assert table.column_names == list(Row._fields)
+    assert [Row(**row) for row in table.to_pylist()] == rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(TEXT, max_size=5))
+def test_txt_has_one_line_a_row_whatever_the_text(folder, texts):
+    path = write(folder / "rows.txt", "txt", [Row("a", text, 0.0, False) for text in texts])
+    found = path.read_bytes().decode()
+    assert len(found.splitlines()) == len(texts)
+    assert found.splitlines() == [" ".join(text.splitlines()) for text in texts]
+
+
+def test_parquet_is_written_in_groups(tmp_path):
+    rows = [Row(str(i), "text", -0.5, False) for i in range(PARQUET_ROWS * 2 + 3)]
+    path = write(tmp_path / "rows.parquet", "parquet", rows)
+    assert parquet.ParquetFile(path).num_row_groups == 3
+    assert parquet.read_table(path).column("id").to_pylist() == [row.id for row in rows]
+
+
+@pytest.mark.parametrize("format", ["txt", "jsonl", "csv", "parquet"])
+def test_lone_surrogates_are_written_as_escapes(tmp_path, format):
+    path = write(tmp_path / "rows", format, [Row("caf\udce9.png", "a\ud800", 0.0, False, "caf\udce9.png: bad")])
+    assert b"caf\\udce9.png" in path.read_bytes().replace(b"\\\\", b"\\") or format == "txt"
+
+
+def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(OutputError, match=r"pip install trocr-jax\[parquet\]"):
+        write(tmp_path / "rows.parquet", "parquet", SAMPLE)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", ["txt", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_after_an_exception_nothing_has_changed(tmp_path, format, before):
+    path = tmp_path / "rows"
+    if before:
+        path.write_text(before)
+
+    def fail() -> None:
+        with open_rows(str(path), format) as put:
+            put(SAMPLE[0])
+            assert not path.exists() or path.read_text() == before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (path.read_text() if before else os.listdir(tmp_path)) == (before or [])
+    assert len(os.listdir(tmp_path)) == (1 if before else 0)
+
+
+def test_permissions_are_the_usual_ones_or_those_of_the_file_before(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        path = write(tmp_path / "rows.txt", "txt", SAMPLE)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o604)
+    write(path, "txt", SAMPLE)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to("real/rows.txt")
+    write(tmp_path / "link.txt", "txt", SAMPLE)
+    assert (tmp_path / "link.txt").is_symlink()
+    assert len((tmp_path / "real/rows.txt").read_text().splitlines()) == 3
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path):
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    write(path, "txt", SAMPLE)
+    reader.join()
+    assert read == [b'say "hi", you\n\n\n']
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_named():
+    with pytest.raises(OutputError, match="/dev/full: cannot be written"):
+        write(Path("/dev/full"), "jsonl", SAMPLE)
