@@ -31,7 +31,7 @@ from trocr_jax.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_MAX_NEW_TOKENS = 64
+DEFAULT_MAX_NEW_TOKENS = 128  # the built-in model writes a token a character; a search ends when its lines have ended
 DEFAULT_BATCH_SIZE = {"cpu": 16}  # per device; elsewhere OTHER_BATCH_SIZE
 OTHER_BATCH_SIZE = 64
 
@@ -134,7 +134,7 @@ class Recognizer:
             floats [B, 3, H, W] or [B, H, W, 3], such as transformers' TrOCRProcessor gives. An ImageError in the
             series comes out in its place. Memory does not grow with the number of images: a few batches are decoded
             ahead. What is not a path or bytes is decoded before the next image is asked for.
-        decode: greedy search for at most 64 tokens (fewer if the model has fewer positions) if none.
+        decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none.
         batch_size: images a batch; 16 on a CPU and 64 elsewhere, for each device of the mesh, if none. A batch is
             filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
         Raises DecodeError at once for options that do not fit.

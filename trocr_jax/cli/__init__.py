@@ -55,7 +55,7 @@ class Transcribe:
         _argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
     ] = None
     num_beams: Annotated[int, _argument("K", "Hypotheses followed at a time; 1 is greedy search.", "(default: 1)")] = 1
-    max_new_tokens: Annotated[int | None, _argument("N", _TOKENS, "(default: 64, or as many as the model can)")] = None
+    max_new_tokens: Annotated[int | None, _argument("N", _TOKENS, "(default: 128, or as many as the model can)")] = None
     batch_size: Annotated[
         int | None, _argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
     ] = None
