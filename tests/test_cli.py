@@ -97,6 +97,14 @@ def test_paths_from_stdin(model, lines, texts, capfd, monkeypatch):
     assert capfd.readouterr().out.splitlines() == [*texts[:4], texts[5]]
 
 
+def test_a_closed_stdin_matters_only_where_it_is_read(model, lines, texts, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["transcribe", str(lines[0]), "-", "--model", model]) == 1
+    output, messages = capfd.readouterr()
+    assert output == f"{texts[0]}\n\n"
+    assert "no paths on stdin" in messages
+
+
 def test_a_name_that_is_not_unicode(model, tmp_path, capfd):
     name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     with open(name, "wb") as file:

@@ -239,13 +239,15 @@ def test_nothing_is_compiled_for_other_counts_of_images(folder, lines):
 # --- settings
 
 
-def test_the_default_is_64_tokens_or_what_the_model_can(recognizer, lines, monkeypatch):
+def test_the_default_is_what_the_model_can_if_that_is_less_than_128_tokens(recognizer, lines, monkeypatch):
     used = []
     original = generate
-    monkeypatch.setattr(
-        "trocr_jax.recognizer.generate",
-        lambda model, pixels, config, **rest: (used.append(config), original(model, pixels, config, **rest))[1],
-    )
+
+    def watched(model, pixels, config, **rest):
+        used.append(config)
+        return original(model, pixels, config, **rest)
+
+    monkeypatch.setattr("trocr_jax.recognizer.generate", watched)
     recognizer(lines[0])
     assert used == [DecodeConfig(max_new_tokens=tiny_config().decoder.max_position_embeddings)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ def transcribe(command: Transcribe) -> int:
     """Returns the exit status. Raises TrOCRError for a model, option or output that cannot be used."""
     if not command.inputs:
         raise DecodeError("no inputs: give image files, folders or patterns, or - for a list on stdin (see --help)")
-    inputs: Iterator[Input] = expand(command.inputs, sys.stdin.buffer)
+    stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()  # it may have been closed
+    inputs: Iterator[Input] = expand(command.inputs, stdin)
     total = None
     if "-" not in command.inputs:  # a list on stdin may be endless; files are counted for the bar
         listed = list(inputs)
