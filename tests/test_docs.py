@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, seed: int) -> None:
         decoder_layers=2,
         decoder_attention_heads=2,
         decoder_ffn_dim=64,
-        max_position_embeddings=80,
+        max_position_embeddings=160,
         init_std=0.3,
         dropout=0.0,
         tie_word_embeddings=False,  # a tied random model repeats one token
@@ -92,7 +92,7 @@ def write_checkpoint(folder: Path, seed: int) -> None:
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
     config.tie_word_embeddings = False
     model = VisionEncoderDecoderModel(config)
-    model.generation_config.update(max_length=65, decoder_start_token_id=2, pad_token_id=1, eos_token_id=2)
+    model.generation_config.update(max_length=129, decoder_start_token_id=2, pad_token_id=1, eos_token_id=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     mean = [0.5, 0.5, 0.5]

@@ -176,7 +176,7 @@ def test_other_image_sizes_interpolate_positions_as_transformers(name: str, size
 
 def test_oblong_position_tables_are_interpolated_on_their_own_grid() -> None:
     model = trocr_jax.TrOCR(FAMILIES["base, large"])
-    table = np.asarray(model.encoder.position_embeddings[...])  # CLS and 4 x 6 patches
+    table = np.array(model.encoder.position_embeddings[...])  # CLS and 4 x 6 patches
     patches = torch.from_numpy(table[:, 1:].reshape(1, 4, 6, 48).transpose(0, 3, 1, 2))
     expected = torch.nn.functional.interpolate(patches, size=(5, 9), mode="bicubic", align_corners=False)
     found = model.encoder._positions((5, 9))
