@@ -8,6 +8,7 @@ The two roofs, `trocr_jax/__init__.py` and `trocr_jax/__main__.py`, may import e
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,15 @@ def test_an_import_that_goes_up_is_found(module, source):
 )
 def test_an_import_that_goes_down_is_allowed(module, source):
     assert violations(module, source) == []
+
+
+def test_the_documentation_has_the_same_floors():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (.+) \|$", page, flags=re.M)
+    assert [int(number) for number, _ in rows] == list(range(ROOF))
+    for number, text in rows:
+        rooms = {name.strip("/").replace("/", ".") for name in re.findall(r"`([^`]+)`", text)} - set(SIDE_FILES)
+        assert rooms == FLOORS[int(number)] - {"decoding"}  # the folder's own __init__
 
 
 def test_decoding_knows_no_model():
