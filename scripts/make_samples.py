@@ -1,6 +1,6 @@
 """Draws the sample lines in samples/: our own sentences in typefaces that training never uses, degraded like scans.
 
-    python scripts/make_samples.py
+Command: python -m scripts.make_samples
 """
 
 from __future__ import annotations
