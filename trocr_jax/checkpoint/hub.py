@@ -15,6 +15,7 @@ BUILT_IN: dict[str, Path] = {"tiny-printed": _MODELS / "tiny-printed"}
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_SECONDS = 10  # for the hub to answer
 _BIN_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -51,17 +52,27 @@ def _without_revision(path: Path, name: str, revision: str | None) -> Path:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     at = "" if revision is None else f" at revision {revision}"
+    reason: Exception | None = None
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", *ASSETS, *_WEIGHTS]))
+        # Asked first with a time limit: snapshot_download has none and waits for a mute network for ever (2.4.0).
+        HfApi().model_info(name, revision=revision, timeout=_SECONDS)
+    except Exception as error:  # noqa: BLE001  no network, wrong name, no permission: the cache may still have it
+        reason = error
+    cached_only = reason is not None
+    try:
+        patterns = ["config.json", *ASSETS, *_WEIGHTS]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=cached_only))
         if not any(folder.glob("model*.safetensors")):
-            snapshot_download(name, revision=revision, allow_patterns=list(_BIN_WEIGHTS))
-    except Exception as error:  # noqa: BLE001  wrong name, no network, no permission, full disk: each its own class
-        reason = " ".join(str(error).split())
+            patterns = list(_BIN_WEIGHTS)
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=cached_only)
+    except Exception as error:  # noqa: BLE001  as above, or the network went away, or the disk is full
+        shown = error if reason is None else reason
+        text = " ".join(str(shown).split())
         raise CheckpointError(
-            f"{name}{at}: not in the local cache, and the hub cannot give it ({type(error).__name__}: {reason}). "
+            f"{name}{at}: not in the local cache, and the hub cannot give it ({type(shown).__name__}: {text}). "
             f"Check the name and the network, or give a local folder. Built in: {', '.join(BUILT_IN)}"
         ) from None
     if not (folder / "config.json").is_file():

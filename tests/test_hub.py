@@ -1,0 +1,153 @@
+"""Downloads from a stand-in for the Hugging Face hub, in a process of its own: the other tests run offline."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.small_models import save_transformers
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMITS = {"main": "a" * 40, "refs/pr/3": "b" * 40}
+RESOLVE = """
+import sys, json
+import trocr_jax.checkpoint.hub as hub
+hub._SECONDS = 2
+from trocr_jax import checkpoint
+from trocr_jax.errors import CheckpointError
+results = []
+for name, revision in json.loads(sys.argv[1]):
+    try:
+        folder = checkpoint.resolve(name, revision=revision)
+        checkpoint.load(name, revision=revision)
+        results.append(sorted(path.name for path in folder.iterdir()))
+    except CheckpointError as error:
+        results.append(str(error))
+print(json.dumps(results))
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The four requests that a snapshot takes: the commit of a revision, its files, the head of a file, the file."""
+
+    repositories: dict[str, dict[str, Path]]  # name -> commit -> folder
+    is_mute = threading.Event()
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def answer(self, has_body):
+        if self.is_mute.is_set():
+            self.is_mute.wait_for_end()
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        api = path.startswith("/api/models/")
+        owner, model, *rest = path.removeprefix("/api/models/").strip("/").split("/")
+        commits = self.repositories.get(f"{owner}/{model}", {})
+        revision = "/".join(rest[1:]) or "main" if api else rest[1]
+        commit = COMMITS.get(revision, revision)
+        headers, body = {"X-Repo-Commit": commit}, b""
+        if commit not in commits:
+            headers["X-Error-Code"] = "RevisionNotFound" if commits else "RepoNotFound"
+            return self.send(404, headers, b"{}")
+        files = sorted(path for path in commits[commit].iterdir())
+        if api and rest[:1] == ["tree"]:
+            listing = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": self.digest(f)} for f in files]
+            body = json.dumps(listing).encode()
+        elif api:
+            siblings = [{"rfilename": f.name} for f in files]
+            body = json.dumps({"id": f"{owner}/{model}", "sha": commit, "siblings": siblings}).encode()
+        else:
+            file = commits[commit] / rest[-1]
+            body = file.read_bytes()
+            headers["ETag"] = f'"{self.digest(file)}"'
+        return self.send(200, headers, body, has_body)
+
+    @staticmethod
+    def digest(path):
+        return hashlib.sha1(path.read_bytes()).hexdigest()
+
+    def send(self, status, headers, body, has_body=True):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if has_body:
+            self.wfile.write(body)
+
+
+class Mute(threading.Event):
+    """While set, requests are taken and not answered."""
+
+    def __init__(self):
+        super().__init__()
+        self.over = threading.Event()
+
+    def wait_for_end(self):
+        self.over.wait(60)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    good = save_transformers("base", tmp_path / "good")
+    (good / "tokenizer.json").write_text("{}")
+    (good / "training_log.txt").write_text("not needed")
+    (good / "flax_model.msgpack").write_bytes(b"not needed")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.json").write_text((good / "config.json").read_text())
+    torch.save(load_file(good / "model.safetensors"), old / "pytorch_model.bin")
+    repositories = {"some/model": {COMMITS["main"]: old, COMMITS["refs/pr/3"]: good}}
+    handler = type("Handler", (Hub,), {"repositories": repositories, "is_mute": Mute()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and "proxy" not in k.lower()}
+    environment |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def resolve(*models, **more):
+        command = [sys.executable, "-c", RESOLVE, json.dumps(models)]
+        done = subprocess.run(
+            command, env={**environment, **more}, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    yield resolve, handler.is_mute
+    handler.is_mute.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_cache_and_errors(hub):
+    resolve, is_mute = hub
+    new, old, unknown, no_revision = resolve(
+        ("some/model", "refs/pr/3"), ("some/model", None), ("some/other", None), ("some/model", "v9")
+    )
+    assert new == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+    assert old == ["config.json", "pytorch_model.bin"]
+    assert "RepositoryNotFoundError" in unknown
+    assert "some/model at revision v9: not in the local cache" in no_revision
+    assert resolve(("some/model", "refs/pr/3"), HF_HUB_OFFLINE="1") == [new]
+    is_mute.set()
+    cached, absent = resolve(("some/model", "refs/pr/3"), ("some/third", None))
+    assert cached == new
+    assert "Timeout" in absent
