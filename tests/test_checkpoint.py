@@ -265,8 +265,8 @@ def test_every_problem_of_the_weights_at_once(base, tmp_path):
             "not used by the model: decoder.model.decoder.layers.7.fc1.bias [3]",
             "encoder.embeddings.position_embeddings is [1, 99, 24]; the configuration wants [1, 5, 24]",
             "decoder.model.decoder.layers.0.fc1.bias is of type int32; supported: bfloat16, float16, float32, float64",
-            "decoder.model.decoder.layers.1.fc1.weight holds 1 values that are not finite (NaN or infinite)",
-            "decoder.model.decoder.layers.1.fc2.weight holds 2 values that are not finite (NaN or infinite)",
+            "decoder.model.decoder.layers.1.fc1.weight holds 1 values that are not finite (NaN or infinite): save or copy it again from a sound state",
+            "decoder.model.decoder.layers.1.fc2.weight holds 2 values that are not finite (NaN or infinite): save or copy it again from a sound state",
         )
     )
 

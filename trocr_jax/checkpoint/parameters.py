@@ -128,7 +128,9 @@ def _read(wanted: Target, stored: StoredTensor, problems: list[str]) -> np.ndarr
         return None
     bad = count_not_finite(array)
     if bad:
-        problems.append(f"{wanted.name} holds {bad} values that are not finite (NaN or infinite)")
+        problems.append(
+            f"{wanted.name} holds {bad} values that are not finite (NaN or infinite): save or copy it again from a sound state"
+        )
         return None
     return wanted.load(array)
 
