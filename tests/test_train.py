@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from train.checkpoints import Checkpoints
+from train.data.render import Line
+from train.data.render import Line
 from train.data.text import ALPHABET
 from train.input import FIRST_CHARACTER_ID, IGNORED, Examples, batches, character_ids, fit
 from train.loop import train
@@ -57,12 +59,6 @@ RECIPE = Recipe(
     log_every=1,
     save_every=2,
 )
-
-
-@dataclass(frozen=True)
-class Line:
-    image: np.ndarray
-    text: str
 
 
 @dataclass(frozen=True)
