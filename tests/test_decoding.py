@@ -36,7 +36,9 @@ def by_hand(table: np.ndarray, length: int) -> tuple[list[int], list[float]]:
     log_probs = (
         table - np.log(np.exp(table - table.max(1, keepdims=True)).sum(1, keepdims=True)) - table.max(1, keepdims=True)
     )
-    last, ids, scores = START, [], []
+    last = START
+    ids: list[int] = []
+    scores: list[float] = []
     while len(ids) < length and (not ids or ids[-1] != END):
         token = int(log_probs[last].argmax())
         ids.append(token)

@@ -7,6 +7,7 @@ hf download hf-internal-testing/fixtures_ocr --repo-type dataset
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ GOLDEN = {
 }
 
 
-def cached(name: str, **options: str) -> Path:
+def cached(name: str, **options: Any) -> Path:
     """The folder of a repository in the local hub cache; skips the test if it is not there."""
     try:
         return Path(snapshot_download(name, local_files_only=True, **options))

@@ -72,7 +72,7 @@ def oracle(config: TrOCRConfig) -> VisionEncoderDecoderModel:
     return model
 
 
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.fixture(scope="module", params=list(FAMILIES.values()), ids=list(FAMILIES))
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]:
@@ -215,11 +215,11 @@ def test_generate_compiles_once_for_equal_shapes() -> None:
     from trocr_jax.generation import _generate
 
     trocr_jax.generate(model, jnp.asarray(pixels), trocr_jax.DecodeConfig(max_new_tokens=5))
-    compiled = _generate._cache_size()
+    compiled = _generate._cache_size()  # type: ignore[attr-defined]
     for seed in range(3):
         other = np.random.default_rng(seed).uniform(-1, 1, pixels.shape).astype(np.float32)
         trocr_jax.generate(model, jnp.asarray(other), trocr_jax.DecodeConfig(max_new_tokens=5))
-    assert _generate._cache_size() == compiled
+    assert _generate._cache_size() == compiled  # type: ignore[attr-defined]
 
 
 def test_too_many_tokens_for_the_position_table_are_refused() -> None:

@@ -17,7 +17,6 @@ import torch
 
 from train.checkpoints import Checkpoints
 from train.data.render import Line
-from train.data.render import Line
 from train.data.text import ALPHABET
 from train.input import FIRST_CHARACTER_ID, IGNORED, Examples, batches, character_ids, fit
 from train.loop import train

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from train.data.render import Renderer
+from train.data.render import Line
 from train.recipe import Recipe, StageSpan
 
 IGNORED = -100  # label of a position that does not count
@@ -25,11 +25,19 @@ class Batch(NamedTuple):
     labels: np.ndarray
 
 
+class Lines(Protocol):
+    """Where lines come from: `train.data.render.Renderer`, or another drawer of lines. Picklable."""
+
+    def line(self, index: int, *, max_chars: int) -> Line:
+        """The line of this index, of 1 to `max_chars` characters; the same for every call and every process."""
+        ...
+
+
 @dataclass(frozen=True)
 class Examples:
     """Index -> one example of a fixed shape; picklable for worker processes."""
 
-    renderer: Renderer
+    renderer: Lines
     ids: dict[str, int]
     height: int
     width: int

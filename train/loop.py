@@ -17,13 +17,13 @@ import numpy as np
 from train.checkpoints import Checkpoints
 from train.data.render import Renderer
 from train.data.text import ALPHABET
-from train.input import Examples, batches, character_ids
+from train.input import Examples, Lines, batches, character_ids
 from train.optimizer import optimizer as make_optimizer
 from train.recipe import Recipe, spans
 from train.step import init_state, make_train_step
 
 
-def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Renderer | None = None) -> None:
+def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Lines | None = None) -> None:
     """Runs `recipe` to its end in `folder` (log.jsonl, checkpoints/), from the latest checkpoint if there is one.
 
     SIGTERM and SIGINT save and return.

@@ -124,6 +124,8 @@ class Attention(nnx.Module):
     """The four projections of multi-head attention. `width` is the width of queries and output, `memory_width` of
     what keys and values are made from."""
 
+    relative_position_bias_table: nnx.Param  # of BEiT alone, whose encoder sets it
+
     def __init__(
         self,
         width: int,

@@ -45,7 +45,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
 
     settings = _read_settings(folder / "tokenizer_config.json")
     try:
-        cls = getattr(transformers, str(settings.get("tokenizer_class", layout)), None)
+        cls: Any = getattr(transformers, str(settings.get("tokenizer_class", layout)), None)
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedTokenizerBase)):
             cls = getattr(transformers, layout)  # a class of another library: its files are read all the same
         tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
