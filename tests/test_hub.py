@@ -40,7 +40,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """The four requests that a snapshot takes: the commit of a revision, its files, the head of a file, the file."""
 
     repositories: dict[str, dict[str, Path]]  # name -> commit -> folder
-    is_mute = threading.Event()
+    is_mute: threading.Event  # while set, requests are taken and not answered
+    over: threading.Event
 
     def log_message(self, *_):
         pass
@@ -53,7 +54,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, has_body):
         if self.is_mute.is_set():
-            self.is_mute.wait_for_end()
+            self.over.wait(60)
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         api = path.startswith("/api/models/")
         owner, model, *rest = path.removeprefix("/api/models/").strip("/").split("/")
@@ -90,17 +91,6 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-class Mute(threading.Event):
-    """While set, requests are taken and not answered."""
-
-    def __init__(self):
-        super().__init__()
-        self.over = threading.Event()
-
-    def wait_for_end(self):
-        self.over.wait(60)
-
-
 @pytest.fixture
 def hub(tmp_path):
     good = save_transformers("base", tmp_path / "good")
@@ -112,8 +102,8 @@ def hub(tmp_path):
     (old / "config.json").write_text((good / "config.json").read_text())
     torch.save(load_file(good / "model.safetensors"), old / "pytorch_model.bin")
     repositories = {"some/model": {COMMITS["main"]: old, COMMITS["refs/pr/3"]: good}}
-    handler = type("Handler", (Hub,), {"repositories": repositories, "is_mute": Mute()})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Hub.repositories, Hub.is_mute, Hub.over = repositories, threading.Event(), threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and "proxy" not in k.lower()}
     environment |= {
@@ -131,8 +121,8 @@ def hub(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    yield resolve, handler.is_mute
-    handler.is_mute.over.set()
+    yield resolve, Hub.is_mute
+    Hub.over.set()
     server.shutdown()
     server.server_close()
 
