@@ -129,7 +129,8 @@ def _read(wanted: Target, stored: StoredTensor, problems: list[str]) -> np.ndarr
     bad = count_not_finite(array)
     if bad:
         problems.append(
-            f"{wanted.name} holds {bad} values that are not finite (NaN or infinite): save or copy it again from a sound state"
+            f"{wanted.name} holds {bad} values that are not finite (NaN or infinite): "
+            "save or copy it again from a sound state"
         )
         return None
     return wanted.load(array)
