@@ -37,7 +37,13 @@ def export(recipe: tyro.conf.Positional[str], /, output: Path, folder: Path | No
 
 
 def evaluate(
-    model: tyro.conf.Positional[str], /, lines: int = 1000, max_chars: int = 64, real: Path | None = None, show: int = 0
+    model: tyro.conf.Positional[str],
+    /,
+    lines: int = 1000,
+    max_chars: int = 64,
+    sentences: bool = False,
+    real: Path | None = None,
+    show: int = 0,
 ) -> None:
     """Prints the character error rate of a model.
 
@@ -45,13 +51,15 @@ def evaluate(
         model: name or folder.
         lines: how many rendered lines, in typefaces and of sentences held out of training.
         max_chars: characters a rendered line may have.
+        sentences: running text alone, without the loose words, figures and random characters of the mixture.
         real: a manifest.jsonl of real lines, scored instead of rendered ones.
         show: how many misread lines are printed.
     """
     from train.evaluate import evaluate as score
     from train.evaluate import manifest, rendered
 
-    rate, reads = score(model, list(manifest(real) if real else rendered(lines, max_chars=max_chars)))
+    found = manifest(real) if real else rendered(lines, max_chars=max_chars, sentences=sentences)
+    rate, reads = score(model, list(found))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:
         print(f"- {read.reference}\n+ {read.hypothesis}")
     print(f"CER {100 * rate:.2f} % on {len(reads)} lines")

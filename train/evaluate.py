@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from trocr_jax.metrics import cer
-from trocr_jax.recognizer import Recognizer
 
 from train.data.render import Renderer
+from train.data.text import sample_sentence
 from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.metrics import cer
+from trocr_jax.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Read:
     hypothesis: str
 
 
-def rendered(count: int, *, max_chars: int, seed: int = 0) -> Iterator[tuple[np.ndarray, str]]:
-    """Lines in typefaces and of sentences that are held out of training."""
+def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int = 0) -> Iterator[tuple[np.ndarray, str]]:
+    """Lines in typefaces and of text that are held out of training: the renderer's mixture of running text, loose
+    words, figures and random characters, or sentences alone."""
     renderer = Renderer.create(split="heldout", seed=seed)
     for index in range(count):
-        line = renderer.line(index, max_chars=max_chars)
+        if sentences:
+            rng = Random(f"{seed}/sentence/{index}")
+            line = None
+            while line is None:
+                line = renderer.draw(sample_sentence(renderer.corpus, rng, max_chars=max_chars), rng)
+        else:
+            line = renderer.line(index, max_chars=max_chars)
         yield line.image, line.text
 
 

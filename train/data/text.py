@@ -47,6 +47,15 @@ def sample_text(corpus: Corpus, rng: Random, *, max_chars: int) -> str:
             return cleaned
 
 
+def sample_sentence(corpus: Corpus, rng: Random, *, max_chars: int) -> str:
+    """Draws a piece of running text alone, with nothing of the other kinds; lengths as in `sample_text`."""
+    while True:
+        limit = max(1, round(max_chars * max(rng.random(), rng.random(), rng.uniform(0.1, 1.0))))
+        cleaned = clean(_running_text(corpus, rng, limit))
+        if cleaned and len(cleaned) <= max_chars:
+            return cleaned
+
+
 def _fit(words: list[str], limit: int) -> str:
     """As many of the words as fit into `limit` characters; a first word that is too long is cut."""
     text = words[0]
