@@ -1,4 +1,4 @@
-"""tiny-printed, the built-in model: printed Latin lines, 3.8 M parameters.
+"""tiny-printed, the built-in model: printed Latin lines, 3.7 M parameters.
 
 Command:  python -m train run tiny-printed
 """
