@@ -107,26 +107,36 @@ def compare(model: str, paths: list[Path], *, batch: int, rounds: int, threads: 
 
 
 def soak(model: str, folder: Path, *, batch: int) -> dict[str, object]:
-    """`trocr-jax transcribe` over a folder; resident memory every tenth of the lines written."""
+    """`trocr-jax transcribe` over a folder: resident memory and programs compiled so far at every tenth of the rows."""
     total = sum(1 for _ in folder.iterdir())
     command = [sys.executable, "-m", "trocr_jax", "transcribe", str(folder), "--model", model, "--format", "jsonl"]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--batch-size", str(batch)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    memory: list[int] = []
-    assert process.stdout is not None
-    for number, _ in enumerate(process.stdout, start=1):
-        if number % max(total // 10, 1) == 0:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            memory.append(int(status.split("VmRSS:")[1].split()[0]) // 1024)
-    process.wait()
-    taken = time.perf_counter() - start
+    with tempfile.TemporaryFile("w+") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "--batch-size", str(batch)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"JAX_LOG_COMPILES": "1"},
+        )
+        memory: list[int] = []
+        compiled: list[int] = []
+        rows = 0
+        assert process.stdout is not None
+        for rows, _ in enumerate(process.stdout, start=1):
+            if rows % max(total // 10, 1) == 0:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                memory.append(int(status.split("VmRSS:")[1].split()[0]) // 1024)
+                compiled.append(Path(f"/proc/self/fd/{log.fileno()}").read_text().count("Finished XLA compilation"))
+        process.wait()
+        taken = time.perf_counter() - start
     return {
         "lines": total,
+        "rows": rows,
         "exit status": process.returncode,
         "lines/s, start and compilation included": round(total / taken, 1),
         "resident memory at each tenth, MiB": memory,
+        "programs compiled by each tenth": compiled,
     }
 
 
