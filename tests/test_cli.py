@@ -262,10 +262,18 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, lines):
         assert process.wait() == -signal.SIGPIPE
 
 
+# What a shell starts in the background ignores interrupts, and so does what that starts: the tests, for example.
+HEARING_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(model, tmp_path):
     output = tmp_path / "lines.jsonl"
     command = [*PROGRAM, "transcribe", "-", "--model", model, "--batch-size", "1", "--output", str(output)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEARING_INTERRUPTS, *command], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write(b"missing.png\n" * 99)  # bad images alone are held back until there are sixteen
