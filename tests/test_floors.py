@@ -155,17 +155,17 @@ def test_decoding_knows_no_model():
 
 
 def test_train_and_convert_stand_apart():
-    assert importers("train", "convert", "scripts", "tests", among=files("trocr_jax")) == []
+    assert importers("train", "convert", "scripts", "benchmarks", "tests", among=files("trocr_jax")) == []
     assert importers("convert", "tests", among=files("train")) == []
     assert importers("train", "tests", among=files("convert")) == []
 
 
 def test_torch_is_only_an_oracle():
-    allowed = ("convert/verify*.py", "tests/*.py", "tests/*/*.py", "scripts/*.py")
-    everything = files("trocr_jax", "train", "convert", "scripts", "tests")
+    allowed = ("convert/verify*.py", "tests/*.py", "tests/*/*.py", "scripts/*.py", "benchmarks/*.py")
+    everything = files("trocr_jax", "train", "convert", "scripts", "benchmarks", "tests")
     assert importers("torch", "torchvision", among=everything, allowed=allowed) == []
 
 
 def test_tensorflow_is_nowhere():
-    everything = files("trocr_jax", "train", "convert", "scripts", "tests")
+    everything = files("trocr_jax", "train", "convert", "scripts", "benchmarks", "tests")
     assert importers("tensorflow", "tensorflow_text", "tf_keras", among=everything) == []

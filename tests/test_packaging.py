@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def tree() -> list[Path]:
     """The files that packaging may see, without caches and builds."""
     names = [Path(name) for name in ("pyproject.toml", "README.md", "LICENSE")]
-    for folder in ("trocr_jax", "train", "convert", "scripts", "tests"):
+    for folder in ("trocr_jax", "train", "convert", "scripts", "benchmarks", "tests"):
         for parent, _, found in os.walk(ROOT / folder):
             if not parent.endswith("__pycache__"):
                 names += [Path(parent, name).relative_to(ROOT) for name in found]
