@@ -74,7 +74,7 @@ def guess_config(tensors: Mapping[str, StoredTensor], *, where: str) -> TrOCRCon
 
 
 def _rows(tensor: StoredTensor, first: int, count: int) -> np.ndarray:
-    return tensor.read()[first : first + count]
+    return tensor.read()[first : first + count].copy()  # a view would keep all three in memory
 
 
 def _shape(tensors: Mapping[str, StoredTensor], name: str) -> tuple[int, ...] | None:

@@ -77,19 +77,16 @@ def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = Non
     folder = Path(folder).absolute()
     _verify(folder)
     config = TrOCRConfig.from_json(folder / "config.json")
-    tensors = {
-        path: StoredTensor(array.shape, array.dtype.name, functools.partial(_itself, array))
-        for path, array in _read_parameters(folder)
+    arrays = dict(_read_parameters(folder))
+    tensors = {  # each array is let go when it is read, so that the model is not held twice
+        path: StoredTensor(array.shape, array.dtype.name, functools.partial(arrays.pop, path))
+        for path, array in arrays.items()
     }
     return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder))
 
 
 def _target(path: str, shape: tuple[int, ...]) -> Target:
     return Target(path, shape, lambda array: array)
-
-
-def _itself(array: np.ndarray) -> np.ndarray:
-    return array
 
 
 def _write_parameters(path: Path, model: TrOCR) -> None:

@@ -30,7 +30,7 @@ class StoredTensor(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str  # numpy's name, for example "bfloat16"
-    read: Callable[[], np.ndarray]
+    read: Callable[[], np.ndarray]  # not a view of more than the tensor: what is read is kept
 
 
 class Target(NamedTuple):
@@ -82,8 +82,7 @@ def build(
         if array is not None and not problems:
             if dtype is not None or array.dtype == np.float64:
                 array = array.astype(jnp.dtype(np.float32 if dtype is None else dtype))
-            # A copy of our own, contiguous: the array read may be a view of something larger or read-only.
-            filled.append((path, variable.replace(jnp.asarray(np.array(array, order="C", copy=True)))))
+            filled.append((path, variable.replace(jnp.asarray(np.asarray(array, order="C")))))
     problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]
     if problems:
         raise CheckpointError(report(where, problems))

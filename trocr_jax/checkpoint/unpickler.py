@@ -202,7 +202,8 @@ def _read_zip_storage(path: Path, info: zipfile.ZipInfo, dtype: str, first: int,
             content = archive.read(info)  # checks the CRC
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: {info.filename} is damaged ({error})") from None
-    return np.frombuffer(content, _numpy_type(dtype), count, first * _numpy_type(dtype).itemsize)
+    whole = np.frombuffer(content, _numpy_type(dtype))
+    return whole if count == whole.size else whole[first : first + count].copy()
 
 
 def _load_legacy(path: Path, unknown: Callable[[str], type]) -> Any:
