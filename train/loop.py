@@ -20,7 +20,7 @@ from train.data.text import ALPHABET
 from train.input import Examples, Lines, batches, character_ids
 from train.optimizer import optimizer as make_optimizer
 from train.recipe import Recipe, spans
-from train.step import init_state, make_train_step
+from train.step import init_state, make_train_step, start_from
 
 
 def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Lines | None = None) -> None:
@@ -39,9 +39,11 @@ def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Lines | N
     ):
         # Resume order: 1. a fresh state gives structure and types,
         state = jax.jit(lambda: init_state(recipe, optimizer))()
-        # 2. the latest checkpoint replaces its values,
+        # 2. the latest checkpoint, or at first the model that the recipe starts from, replaces its values,
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(state)
+        elif recipe.start_from is not None:
+            state = start_from(state, recipe)
         # 3. its step number says where in the stages the run is,
         step = int(state.step)
         for span in spans(recipe):

@@ -34,6 +34,7 @@ class Recipe:
     clip_norm: float = 1.0
     token_noise: float = 0.0  # share of decoder inputs replaced by random characters
     dtype: str = "bfloat16"
+    start_from: str | None = None  # a model, name or folder, whose weights the run starts with; the CTC head is new
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000

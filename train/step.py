@@ -16,6 +16,7 @@ from flax import nnx
 from train.input import Batch
 from train.objective import Losses, objective
 from train.recipe import Recipe, Stage
+from trocr_jax.checkpoint import load
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.model import TrOCR
 
@@ -41,6 +42,17 @@ def init_state(recipe: Recipe, optimizer: optax.GradientTransformation) -> Train
         "ctc": {"kernel": kernel, "bias": jnp.zeros(shape[1:], jnp.float32)},
     }
     return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def start_from(state: TrainState, recipe: Recipe) -> TrainState:
+    """`state` with the weights of the model that the recipe starts from, in f32; the rest of it stays.
+
+    Raises ValueError if that model is not of the recipe's architecture, CheckpointError if there is none.
+    """
+    model = load(recipe.start_from or "", dtype=jnp.float32)
+    if (model.config.encoder, model.config.decoder) != (recipe.config.encoder, recipe.config.decoder):
+        raise ValueError(f"{recipe.start_from}: has another architecture than the recipe {recipe.name!r}, which starts from it")
+    return state._replace(params=state.params | {"model": nnx.to_pure_dict(nnx.state(model))})
 
 
 def with_params(config: TrOCRConfig, params: Params) -> TrOCR:
