@@ -17,7 +17,7 @@ import pytest
 
 from tests.tiny import line_image, save_lines, save_tiny
 from trocr_jax.cli import main
-from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,9 +16,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
-    {"errors", "config", "image", "tokenizer", "metrics", "decoding.types", "decoding.loop"},
-    {"attention", "decoding.processors", "decoding.constraints"},
-    {"encoder", "decoder", "decoding.sample", "decoding.beam", "decoding"},
+    {"errors", "config", "image", "tokenizer", "metrics", "confidence", "decoding.types", "decoding.loop"},
+    {"attention", "decoding.processors", "decoding.constraints", "decoding.fusion"},
+    {
+        "encoder",
+        "decoder",
+        "decoding.sample",
+        "decoding.beam",
+        "decoding.diverse",
+        "decoding.speculative",
+        "decoding.config",
+        "decoding",
+    },
     {"model"},
     {"generation", "sharding", "checkpoint"},
     {"recognizer"},

@@ -23,7 +23,7 @@ from tests.compilations import count_compilations
 from tests.tiny import line_image, save_lines, save_tiny, tiny_config, tiny_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import parameters
-from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import generate
 from trocr_jax.recognizer import Recognition, Recognizer, bucket_sizes

@@ -12,7 +12,7 @@ import numpy as np
 
 from train.data.render import Renderer
 from train.data.text import sample_sentence
-from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.metrics import cer
 from trocr_jax.recognizer import Recognizer
 

@@ -51,7 +51,9 @@ def start_from(state: TrainState, recipe: Recipe) -> TrainState:
     """
     model = load(recipe.start_from or "", dtype=jnp.float32)
     if (model.config.encoder, model.config.decoder) != (recipe.config.encoder, recipe.config.decoder):
-        raise ValueError(f"{recipe.start_from}: has another architecture than the recipe {recipe.name!r}, which starts from it")
+        raise ValueError(
+            f"{recipe.start_from}: has another architecture than the recipe {recipe.name!r}, which starts from it"
+        )
     return state._replace(params=state.params | {"model": nnx.to_pure_dict(nnx.state(model))})
 
 

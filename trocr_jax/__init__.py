@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trocr_jax import errors as errors
     from trocr_jax import metrics as metrics
     from trocr_jax.config import TrOCRConfig as TrOCRConfig
-    from trocr_jax.decoding.types import DecodeConfig as DecodeConfig
+    from trocr_jax.decoding.config import DecodeConfig as DecodeConfig
     from trocr_jax.generation import generate as generate
     from trocr_jax.model import TrOCR as TrOCR
     from trocr_jax.recognizer import Recognition as Recognition
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use: importing jax, flax and transformers takes seconds that `trocr-jax --help` need not spend.
 _HOMES = {
-    "DecodeConfig": "trocr_jax.decoding.types",
+    "DecodeConfig": "trocr_jax.decoding.config",
     "Recognition": "trocr_jax.recognizer",
     "Recognizer": "trocr_jax.recognizer",
     "TrOCR": "trocr_jax.model",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.config import TrOCRConfig
-from trocr_jax.decoding.sample import sample
-from trocr_jax.decoding.types import DecodeConfig, Decoded, Special
+from trocr_jax.decoder import Cross
+from trocr_jax.decoding import processors
+from trocr_jax.decoding.beam import EarlyStopping, beam_search_loop
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.loop import run
+from trocr_jax.decoding.sample import categorical, greedy, sample_search
+from trocr_jax.decoding.types import Decoded, Processor, Search, Special
 from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -30,22 +37,42 @@ def generate(
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
     Returns token_ids [B, R, L] int32 with R = num_return_sequences and L = max_new_tokens, scores [B, R] and more.
-    Compiles once for each shape of `pixels` and each `config`.
-    Raises DecodeError if the model's position table is shorter than `max_new_tokens`.
+    Compiles once for each shape of `pixels`, number of beams and of tokens, and set of processors; other numbers in
+    `config` compile nothing.
+    Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
     """
-    config = DecodeConfig() if config is None else config
-    check(config, model.config)
-    dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
-    return _generate(model, pixels, config, dtype, image_processor)
+    shape, numbers = plan(DecodeConfig() if config is None else config, model.config)
+    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor)
+
+
+def stream(
+    model: TrOCR,
+    pixels: jax.Array,
+    config: DecodeConfig | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    image_processor: ImageProcessor | None = None,
+) -> Iterator[Decoded]:
+    """The same search, step by step: what has been found after each token. The last one is what `generate` returns.
+
+    A beam search has found nothing (scores of -1e9) before its first hypotheses end.
+    """
+    shape, numbers = plan(DecodeConfig() if config is None else config, model.config)
+    dtype = _dtype(dtype)
+    cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
+    while True:
+        going_on, found = _look(model, cross, keys, numbers, state, shape, dtype)
+        if not going_on:
+            yield found
+            return
+        if int(state.position) > 0:
+            yield found
+        state = _advance(model, cross, keys, numbers, state, shape, dtype)
 
 
 def check(config: DecodeConfig, model: TrOCRConfig) -> None:
     """Raises DecodeError if the model cannot do what `config` asks for."""
-    if config.num_beams > 1:
-        raise DecodeError("num_beams: only greedy search (num_beams=1) is there so far")
-    limit = model.decoder.max_position_embeddings
-    if config.max_new_tokens > limit:
-        raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")
+    plan(config, model)
 
 
 def compute_dtype() -> jnp.dtype:
@@ -53,24 +80,145 @@ def compute_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "image_processor"))
-def _generate(
-    model: TrOCR, pixels: jax.Array, config: DecodeConfig, dtype: jnp.dtype, image_processor: ImageProcessor | None
-) -> Decoded:
+def _dtype(dtype: DTypeLike | None) -> jnp.dtype:
+    return compute_dtype() if dtype is None else jnp.dtype(dtype)
+
+
+class Shape(NamedTuple):
+    """What a compiled search is made for. Hashable."""
+
+    num_beams: int
+    hypotheses: int  # K: beams, or samples
+    max_new_tokens: int
+    num_return_sequences: int
+    early_stopping: EarlyStopping
+    do_sample: bool
+
+
+class Numbers(NamedTuple):
+    """What may change without compiling again."""
+
+    length_penalty: float
+    seed: jax.Array | np.uint32
+    processor: Processor
+
+
+def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
+    """A config as what is compiled and what is not. Raises DecodeError if the model cannot do it."""
+    limit = model.decoder.max_position_embeddings
+    if config.max_new_tokens > limit:
+        raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")
+    if config.num_beams > model.decoder.vocab_size:
+        raise DecodeError(f"num_beams is {config.num_beams}: this model has {model.decoder.vocab_size} tokens")
+    shape = Shape(
+        num_beams=config.num_beams,
+        hypotheses=config.num_return_sequences if config.num_beams == 1 else config.num_beams,
+        max_new_tokens=config.max_new_tokens,
+        num_return_sequences=config.num_return_sequences,
+        early_stopping=config.early_stopping,
+        do_sample=config.do_sample,
+    )
+    numbers = Numbers(config.length_penalty, np.uint32(config.seed), processors.identity)
+    return shape, numbers
+
+
+def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
+    """A random key for each image of pixels [B, H, W, 3], from its pixels and the seed: [B]. What is drawn for a line
+    then belongs to the line, wherever and beside whatever it stands."""
+    if pixels.dtype == jnp.uint8:
+        bits = pixels.astype(jnp.uint32)
+    else:
+        bits = jax.lax.bitcast_convert_type(pixels.astype(jnp.float32), jnp.uint32)
+    bits = bits.reshape(bits.shape[0], -1)
+    # Odd multipliers that differ from place to place (Knuth's multiplicative hash); sums of integers have no order.
+    places = jnp.arange(bits.shape[1], dtype=jnp.uint32) * np.uint32(2654435761) | np.uint32(1)
+    bits = (bits ^ (bits >> 15)) * np.uint32(2246822519)
+    hashes = (bits * places[None, :]).sum(axis=1, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
+
+
+def _read(
+    model: TrOCR,
+    pixels: jax.Array,
+    seed: jax.Array | np.uint32,
+    dtype: jnp.dtype,
+    image_processor: ImageProcessor | None,
+) -> tuple[Cross, jax.Array]:
     if image_processor is not None:
         pixels = image_processor.normalize(pixels)
     memory = model.encode(pixels, dtype=dtype)
-    cross = model.prime(memory, dtype=dtype)  # closed over by the loop, never carried
-    batch = pixels.shape[0]
+    return model.prime(memory, dtype=dtype), line_keys(pixels, seed)
 
+
+def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
     def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
-        return model.step(tokens, cache, position, cross, dtype=dtype)
+        return model.step(tokens, cache, position, cross, dtype=dtype)  # closed over by the loop, never carried
 
-    ids = model.config
-    return sample(
+    ids, batch = model.config, len(keys)
+    special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+    cache = model.init_cache(batch, shape.hypotheses, shape.max_new_tokens, dtype=dtype)
+    if shape.num_beams == 1:
+        return sample_search(
+            step,
+            cache,
+            batch=batch,
+            samples=shape.hypotheses,
+            max_new_tokens=shape.max_new_tokens,
+            special=special,
+            choose=categorical(keys) if shape.do_sample else greedy,
+            processor=numbers.processor,
+        )
+    return beam_search_loop(
         step,
-        model.init_cache(batch, config.num_beams, config.max_new_tokens, dtype=dtype),
+        cache,
         batch=batch,
-        max_new_tokens=config.max_new_tokens,
-        special=Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id),
+        num_beams=shape.num_beams,
+        max_new_tokens=shape.max_new_tokens,
+        special=special,
+        num_return_sequences=shape.num_return_sequences,
+        length_penalty=numbers.length_penalty,
+        early_stopping=shape.early_stopping,
+        processor=numbers.processor,
+        keys=keys if shape.do_sample else None,
     )
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+def _generate(
+    model: TrOCR,
+    pixels: jax.Array,
+    numbers: Numbers,
+    shape: Shape,
+    dtype: jnp.dtype,
+    image_processor: ImageProcessor | None,
+) -> Decoded:
+    cross, keys = _read(model, pixels, numbers.seed, dtype, image_processor)
+    return run(_search(model, cross, keys, numbers, shape, dtype))
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+def _begin(
+    model: TrOCR,
+    pixels: jax.Array,
+    numbers: Numbers,
+    shape: Shape,
+    dtype: jnp.dtype,
+    image_processor: ImageProcessor | None,
+) -> tuple[Cross, jax.Array, Any]:
+    cross, keys = _read(model, pixels, numbers.seed, dtype, image_processor)
+    return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _advance(
+    model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
+) -> Any:
+    return _search(model, cross, keys, numbers, shape, dtype).advance(state)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _look(
+    model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
+) -> tuple[jax.Array, Decoded]:
+    search = _search(model, cross, keys, numbers, shape, dtype)
+    return search.unfinished(state), search.finish(state)

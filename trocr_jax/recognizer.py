@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from trocr_jax import checkpoint
-from trocr_jax.decoding.types import DecodeConfig, Decoded
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import check, compute_dtype, generate
 from trocr_jax.image import ImageProcessor, as_pixels

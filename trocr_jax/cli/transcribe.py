@@ -12,7 +12,7 @@ from trocr_jax.cli import Transcribe
 from trocr_jax.cli.inputs import Input, expand
 from trocr_jax.cli.output import Row, format_of, open_rows
 from trocr_jax.cli.progress import Progress
-from trocr_jax.decoding.types import DecodeConfig
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
 

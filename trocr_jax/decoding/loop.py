@@ -1,22 +1,31 @@
-"""One loop, two ways to run it."""
+"""One loop, three ways to run a search: compiled, in Python, and in Python with every step shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from collections.abc import Iterator
+from typing import Literal
 
 import jax
 
-State = TypeVar("State")
+from trocr_jax.decoding.types import Decoded, Search
+
 Loop = Literal["jit", "python"]
 
 
-def while_loop(
-    condition: Callable[[State], jax.Array], body: Callable[[State], State], state: State, *, loop: Loop = "jit"
-) -> State:
-    """`jax.lax.while_loop`, or the same loop in Python, outside jit, for debugging and for watching a search."""
+def run(search: Search, *, loop: Loop = "jit") -> Decoded:
+    """What the search finds: by `jax.lax.while_loop`, or by the same loop in Python, outside jit, for debugging."""
     if loop == "jit":
-        return jax.lax.while_loop(condition, body, state)
-    while bool(condition(state)):
-        state = body(state)
-    return state
+        return search.finish(jax.lax.while_loop(search.unfinished, search.advance, search.state))
+    state = search.state
+    while bool(search.unfinished(state)):
+        state = search.advance(state)
+    return search.finish(state)
+
+
+def states(search: Search) -> Iterator[object]:
+    """Every state behind the first one: for tracing a search, and for showing texts while they grow
+    (`search.finish(state)`)."""
+    state = search.state
+    while bool(search.unfinished(state)):
+        state = search.advance(state)
+        yield state

@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from trocr_jax.decoding.loop import Loop, while_loop
-from trocr_jax.decoding.types import Cache, Decoded, Special, StepFn
+from trocr_jax.decoding import processors
+from trocr_jax.decoding.loop import Loop, run
+from trocr_jax.decoding.types import (
+    Cache,
+    Context,
+    Decoded,
+    Processor,
+    Search,
+    Special,
+    StepFn,
+    lengths,
+    pick,
+    put,
+)
+
+Choose = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class SampleState(NamedTuple):
-    """position int32 scalar, last [B, K] int32 the token standing there, finished [B, K] bool,
-    token_ids and log_probs [B, K, L] of the tokens behind the start token, cache of the step function."""
+    """position int32 scalar, last [B, K] int32 the token standing there, finished [B, K] bool; token_ids, log_probs
+    and model_log_probs [B, K, L] of the tokens behind the start token; processor, cache: their states."""
 
     position: jax.Array
     last: jax.Array
     finished: jax.Array
     token_ids: jax.Array
     log_probs: jax.Array
+    model_log_probs: jax.Array
+    processor: Any
     cache: Cache
 
 
-def greedy(scores: jax.Array) -> jax.Array:
-    """scores [B, K, V] -> the likeliest token [B, K] int32, the first of equals."""
-    return scores.argmax(axis=-1).astype(jnp.int32)
+def greedy(log_probs: jax.Array, position: jax.Array) -> jax.Array:
+    """log_probs [B, K, V] -> the likeliest token [B, K] int32, the first of equals."""
+    return log_probs.argmax(axis=-1).astype(jnp.int32)
+
+
+def categorical(keys: jax.Array) -> Choose:
+    """Draws by probability. keys [B]: one random key an image, so that what is drawn for it depends on nothing else;
+    its hypotheses and positions have streams of their own."""
+
+    def choose(log_probs: jax.Array, position: jax.Array) -> jax.Array:
+        def draw(key: jax.Array, log_probs: jax.Array) -> jax.Array:  # [K, V] -> [K]
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(log_probs.shape[0]))
+            return jax.vmap(jax.random.categorical)(keys, log_probs)
+
+        here = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+        return jax.vmap(draw)(here, log_probs).astype(jnp.int32)
+
+    return choose
 
 
 def sample(
@@ -37,54 +68,90 @@ def sample(
     samples: int = 1,
     max_new_tokens: int,
     special: Special,
-    choose: Callable[[jax.Array], jax.Array] = greedy,
+    choose: Choose = greedy,
+    processor: Processor = processors.identity,
     loop: Loop = "jit",
 ) -> Decoded:
     """Draws `samples` texts for each of `batch` images. Stops when all have ended.
 
-    Scores are sums of log-probabilities, the end token's too. `choose` maps log-probabilities [B, K, V] to tokens
-    [B, K].
+    `choose` maps log-probabilities [B, K, V] and a position to tokens [B, K]: `greedy`, or `categorical(keys)`.
+    `processor` acts on logits. Texts come in the order of the hypotheses.
     """
-    shape = (batch, samples)
-    state = SampleState(
-        position=jnp.int32(0),
-        last=jnp.full(shape, special.start, jnp.int32),
-        finished=jnp.zeros(shape, bool),
-        token_ids=jnp.full((*shape, max_new_tokens), special.pad, jnp.int32),
-        log_probs=jnp.zeros((*shape, max_new_tokens), jnp.float32),
-        cache=cache,
+    search = sample_search(
+        step,
+        cache,
+        batch=batch,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        special=special,
+        choose=choose,
+        processor=processor,
     )
+    return run(search, loop=loop)
+
+
+def sample_search(
+    step: StepFn,
+    cache: Cache,
+    *,
+    batch: int,
+    samples: int,
+    max_new_tokens: int,
+    special: Special,
+    choose: Choose,
+    processor: Processor,
+) -> Search:
+    """The loop of `sample`, not yet run."""
+    shape = (batch, samples)
+    start = jnp.full((*shape, 1), special.start, jnp.int32)
 
     def unfinished(state: SampleState) -> jax.Array:
         return (state.position < max_new_tokens) & ~state.finished.all()
 
     def advance(state: SampleState) -> SampleState:
-        logits, cache = step(state.last, state.cache, state.position)
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)  # [B, K, V]
-        token = jnp.where(state.finished, special.pad, choose(log_probs))  # [B, K]
-        log_prob = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
-        log_prob = jnp.where(state.finished, jnp.float32(0), log_prob)
+        logits, cache = step(state.last, state.cache, state.position)  # [B, K, V]
+        logits = logits.astype(jnp.float32)
+        context = Context(jnp.concatenate([start, state.token_ids], axis=-1), state.position, state.processor)
+        log_probs = jax.nn.log_softmax(processor(logits, context), axis=-1)
+        token = jnp.where(state.finished, special.pad, choose(log_probs, state.position))  # [B, K]
+
+        def written(log_probs: jax.Array) -> jax.Array:
+            return jnp.where(state.finished, jnp.float32(0), pick(log_probs, token))
+
         return SampleState(
             position=state.position + 1,
             last=token,
             finished=state.finished | (token == special.end),
             token_ids=put(state.token_ids, token, state.position),
-            log_probs=put(state.log_probs, log_prob, state.position),
+            log_probs=put(state.log_probs, written(log_probs), state.position),
+            model_log_probs=put(state.model_log_probs, written(jax.nn.log_softmax(logits, axis=-1)), state.position),
+            processor=processors.advance(processor, state.processor, token),
             cache=cache,
         )
 
-    state = while_loop(unfinished, advance, state, loop=loop)
-    ended = (state.token_ids == special.end).any(axis=-1)
-    lengths = jnp.where(ended, (state.token_ids == special.end).argmax(axis=-1) + 1, max_new_tokens)
-    return Decoded(
-        token_ids=state.token_ids,
-        token_log_probs=state.log_probs,
-        scores=state.log_probs.sum(axis=-1),
-        lengths=lengths.astype(jnp.int32),
-        truncated=~state.finished,
+    def finish(state: SampleState) -> Decoded:
+        length, _ = lengths(state.token_ids, special.end)
+        places = jnp.arange(max_new_tokens, dtype=jnp.int32)[None, None, :]
+        behind = places >= jnp.minimum(length, state.position)[..., None]
+        own = jnp.arange(samples, dtype=jnp.int32)[None, :, None]
+        return Decoded(
+            token_ids=state.token_ids,
+            token_log_probs=state.log_probs,
+            model_log_probs=state.model_log_probs,
+            beam_indices=jnp.where(behind, -1, own),
+            scores=state.log_probs.sum(axis=-1),
+            lengths=jnp.minimum(length, state.position),
+            truncated=~state.finished,
+        )
+
+    state = SampleState(
+        position=jnp.int32(0),
+        last=start[..., 0],
+        finished=jnp.zeros(shape, bool),
+        token_ids=jnp.full((*shape, max_new_tokens), special.pad, jnp.int32),
+        log_probs=jnp.zeros((*shape, max_new_tokens), jnp.float32),
+        model_log_probs=jnp.zeros((*shape, max_new_tokens), jnp.float32),
+        processor=processors.init(processor, batch, samples),
+        cache=cache,
     )
-
-
-def put(array: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
-    """array [B, K, L] with values [B, K] at `position` of the last axis."""
-    return jax.lax.dynamic_update_slice_in_dim(array, values[..., None].astype(array.dtype), position, axis=-1)
+    return Search(state, unfinished, advance, finish)

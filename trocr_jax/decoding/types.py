@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
-
-from trocr_jax.errors import DecodeError
+import jax.numpy as jnp
 
 Cache = Any  # any pytree whose every leaf starts with the axes [B, K]
 
@@ -21,32 +20,32 @@ class StepFn(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecodeConfig:
-    """How text is searched for.
+class Context(NamedTuple):
+    """What a processor may look at.
 
-    `max_new_tokens` counts every token behind the start token, the end token too. `length_penalty` and
-    `early_stopping` are those of transformers' beam search and do nothing with one beam.
+    token_ids [B, K, 1 + L] int32: the running hypotheses, start token first; what counts is [..., : position + 1].
+    position int32 scalar: tokens written so far, the start token not counted.
+    state: the processor's own, from its `init` and `advance`; () for most.
     """
 
-    num_beams: int = 1
-    max_new_tokens: int = 64
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
+    token_ids: jax.Array
+    position: jax.Array
+    state: Any
 
-    def __post_init__(self) -> None:
-        for name in ("num_beams", "max_new_tokens", "num_return_sequences"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise DecodeError(f"{name} is {value!r}: give a whole number of at least 1")
-        if self.num_return_sequences > self.num_beams:
-            raise DecodeError(
-                f"num_return_sequences is {self.num_return_sequences} with {self.num_beams} beams: "
-                "a search returns at most as many texts as it has beams"
-            )
-        if self.early_stopping not in (True, False, "never"):
-            raise DecodeError(f'early_stopping is {self.early_stopping!r}: give True, False or "never"')
+
+class Processor(Protocol):
+    """Changes the scores of the next token: a penalty, a filter, a constraint, another model.
+
+    A frozen dataclass registered as a pytree (numbers and arrays are leaves, so changing them compiles nothing; sizes
+    are static), or any function of scores and context. One that remembers something of each hypothesis also has
+    `init(batch, beams) -> state`, every leaf [B, K, …], and `advance(state, tokens [B, K]) -> state`; searches carry
+    the state along and reorder it with the hypotheses.
+    """
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        """scores [B, K, V] f32 -> the same. A sample's are logits, a beam search's log-probabilities, as in
+        transformers. -inf forbids a token."""
+        ...
 
 
 class Special(NamedTuple):
@@ -61,14 +60,56 @@ class Decoded(NamedTuple):
     """What a search found, best first. R texts an image.
 
     token_ids [B, R, L] int32: start token left out, end token kept, pad behind it.
-    token_log_probs [B, R, L] f32: of the model, 0 behind the end token.
-    scores [B, R] f32.
+    token_log_probs [B, R, L] f32: of each token after processors, as transformers' compute_transition_scores; 0 behind
+        the end token.
+    model_log_probs [B, R, L] f32: the same before processors: what the model itself thinks.
+    beam_indices [B, R, L] int32: the hypothesis of its image that each token was appended to, -1 behind the end token;
+        transformers counts on through the batch: image * K + this.
+    scores [B, R] f32: of beams as transformers' sequences_scores, otherwise the sum of token_log_probs.
     lengths [B, R] int32: tokens, the end token counted.
     truncated [B, R] bool: no end token within L.
     """
 
     token_ids: jax.Array
     token_log_probs: jax.Array
+    model_log_probs: jax.Array
+    beam_indices: jax.Array
     scores: jax.Array
     lengths: jax.Array
     truncated: jax.Array
+
+
+class Search(NamedTuple):
+    """A search as a loop: `state` goes through `advance` while `unfinished`, and `finish` turns any state, the last
+    one or one on the way, into what has been found so far. `trocr_jax.decoding.loop` runs it."""
+
+    state: Any
+    unfinished: Callable[[Any], jax.Array]
+    advance: Callable[[Any], Any]
+    finish: Callable[[Any], Decoded]
+
+
+def put(array: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
+    """array [B, K, L] with values [B, K] at `position` of the last axis."""
+    return jax.lax.dynamic_update_slice_in_dim(array, values[..., None].astype(array.dtype), position, axis=-1)
+
+
+def take(tree: Any, indices: jax.Array) -> Any:
+    """Leaves [B, K, …] -> [B, J, …], hypotheses chosen by indices [B, J]."""
+
+    def one(leaf: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(leaf, indices.reshape(indices.shape + (1,) * (leaf.ndim - 2)), axis=1)
+
+    return jax.tree.map(one, tree)
+
+
+def pick(scores: jax.Array, tokens: jax.Array) -> jax.Array:
+    """scores [B, K, V] at tokens [B, K] -> [B, K]."""
+    return jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+
+
+def lengths(token_ids: jax.Array, end: int) -> tuple[jax.Array, jax.Array]:
+    """token_ids [B, K, L] -> lengths [B, K] int32 with the end token counted, and whether there is one [B, K]."""
+    is_end = token_ids == end
+    ended = is_end.any(axis=-1)
+    return jnp.where(ended, is_end.argmax(axis=-1) + 1, token_ids.shape[-1]).astype(jnp.int32), ended
