@@ -70,6 +70,17 @@ def stream(
         state = _advance(model, cross, keys, numbers, state, shape, dtype)
 
 
+def decode(
+    model: TrOCR, memory: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike, keys: jax.Array | None = None
+) -> Decoded:
+    """The search alone, from memory [B, S, D] and a `plan`: for use under jit, by those who keep the memory.
+
+    keys [B]: random keys of the images, needed to sample.
+    """
+    keys = jax.random.split(jax.random.key(numbers.seed), memory.shape[0]) if keys is None else keys
+    return run(_search(model, model.prime(memory, dtype=dtype), keys, numbers, shape, jnp.dtype(dtype)))
+
+
 def check(config: DecodeConfig, model: TrOCRConfig) -> None:
     """Raises DecodeError if the model cannot do what `config` asks for."""
     plan(config, model)
