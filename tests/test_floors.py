@@ -16,8 +16,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
-    {"errors", "config", "image", "tokenizer", "metrics", "confidence", "decoding.types", "decoding.loop"},
-    {"attention", "decoding.processors", "decoding.constraints", "decoding.fusion"},
+    {
+        "errors",
+        "config",
+        "image",
+        "tokenizer",
+        "metrics",
+        "confidence",
+        "decoding.types",
+        "decoding.loop",
+        "decoding.arpa",
+    },
+    {
+        "attention",
+        "decoding.processors",
+        "decoding.constraints",
+        "decoding.ngram",
+        "decoding.ngram_tree",
+        "decoding.fusion",
+    },
     {
         "encoder",
         "decoder",

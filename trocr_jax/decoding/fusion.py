@@ -1,0 +1,34 @@
+"""Shallow fusion: a language model over the same tokens has its say in the search (Gulcehre et al. 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from trocr_jax.decoding.ngram import NGram as NGram
+from trocr_jax.decoding.types import Context
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ShallowFusion:
+    """scores + weight * log-probability by `lm` + length_bonus for every token of text, the end token not counted.
+
+    All logarithms are natural. A language model prefers short texts; the bonus makes up for it. In greedy search and
+    in sampling the scores are logits, whose distance from log-probabilities is the same for all tokens of a hypothesis:
+    it changes neither what is chosen nor the log-probabilities that are reported. Another weight compiles nothing.
+    """
+
+    lm: NGram
+    weight: float | jax.Array = 0.5
+    length_bonus: float | jax.Array = 0.0
+
+    def init(self, batch: int, beams: int) -> jax.Array:
+        return self.lm.init(batch, beams)
+
+    def advance(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
+        return self.lm.advance(state, tokens)
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return self.lm.add_to(scores, context.state, weight=self.weight, bonus=self.length_bonus)
