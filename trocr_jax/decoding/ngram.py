@@ -164,11 +164,11 @@ def _build(arpa: Arpa, tokens: Sequence[str | None], name: str) -> NGram:
     kept = list(zip(tree.levels, tree.kept, strict=True))[:-1]  # the longest n-grams are no contexts
     states = [np.zeros((1, 0), np.int64), *(level.words[mask] for level, mask in kept)]
     backoffs = np.concatenate([np.zeros(1), *(level.backoffs[mask] for level, mask in kept)])
-    shorter = np.concatenate([np.zeros(1, np.int64), *(tree.context(words[:, 1:]) for words in states[1:])])
+    shorter = np.concatenate([np.zeros(1, np.int64), *(tree.context(state[:, 1:]) for state in states[1:])])
     paths = backoffs.copy()
-    for first, words in zip(tree.firsts, states[1:], strict=False):  # shorter contexts come first
-        paths[first : first + len(words)] += paths[shorter[first : first + len(words)]]
-    unknown = [tree.log_prob(np.concatenate([words, np.full((len(words), 1), v)], axis=1)) for words in states]
+    for first, state in zip(tree.firsts, states[1:], strict=False):  # shorter contexts come first
+        paths[first : first + len(state)] += paths[shorter[first : first + len(state)]]
+    unknown = [tree.log_prob(np.concatenate([state, np.full((len(state), 1), v)], axis=1)) for state in states]
     nothing = NGrams(np.full((1, 1), v), np.zeros(1), np.zeros(1))  # an arc of no context: no array is empty
     arcs = [*tree.levels[1:], nothing]
     parents = np.concatenate([tree.context(level.words[:, :-1]) for level in arcs[:-1]] or [np.zeros(0, np.int64)])
