@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,20 +44,8 @@ class Agreement:
 
 def compare(config: trocr_jax.TrOCRConfig, *, images: int, tokens: int, steps: int, seed: int = 0) -> Agreement:
     """Builds transformers' model from `config` with random weights and holds ours against it."""
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    oracle = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_dict(config.to_huggingface())).eval()
-    with torch.no_grad():
-        for name, parameter in oracle.named_parameters():
-            if parameter.ndim < 2:  # biases and norms that are not all zeros and ones
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-            elif "embed_positions" in name:
-                parameter.normal_(std=0.7)  # so that the text does not repeat itself at once
-            elif "embed_tokens" in name or "output_projection" in name:
-                parameter.normal_(std=0.05)
-            elif "embed" not in name:  # keeps the variance of what passes, and the token through post-norm layers
-                gain = 0.3 if "out_proj" in name or "fc2" in name else 1.0
-                parameter.normal_(std=gain * parameter[0].numel() ** -0.5)
+    oracle = random_oracle(config, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         oracle.save_pretrained(Path(folder))
         model = trocr_jax.checkpoint.load(folder)
@@ -89,6 +78,24 @@ def compare(config: trocr_jax.TrOCRConfig, *, images: int, tokens: int, steps: i
         tokens=ids.size,
         distinct_tokens=len(np.unique(ids)),
     )
+
+
+def random_oracle(config: trocr_jax.TrOCRConfig, *, seed: int) -> Any:
+    """transformers' model of this shape, with random weights that keep its texts lively."""
+    torch.manual_seed(seed)
+    oracle = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_dict(config.to_huggingface())).eval()
+    with torch.no_grad():
+        for name, parameter in oracle.named_parameters():
+            if parameter.ndim < 2:  # biases and norms that are not all zeros and ones
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+            elif "embed_positions" in name:
+                parameter.normal_(std=0.7)  # so that the text does not repeat itself at once
+            elif "embed_tokens" in name or "output_projection" in name:
+                parameter.normal_(std=0.05)
+            elif "embed" not in name:  # keeps the variance of what passes, and the token through post-norm layers
+                gain = 0.3 if "out_proj" in name or "fc2" in name else 1.0
+                parameter.normal_(std=gain * parameter[0].numel() ** -0.5)
+    return oracle
 
 
 def main(presets: tuple[str, ...] = tuple(PRESETS), images: int = 4, tokens: int = 48, steps: int = 40) -> int:

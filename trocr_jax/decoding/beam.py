@@ -7,51 +7,32 @@ divided by length ** length_penalty. Every image ends on its own.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from trocr_jax.decoding import processors
-from trocr_jax.decoding.loop import Loop, run
-from trocr_jax.decoding.types import (
-    Cache,
-    Context,
-    Decoded,
-    Processor,
-    Search,
-    Special,
-    StepFn,
-    lengths,
-    put,
-    take,
+from trocr_jax.decoding.beam_state import (
+    NEGATIVE,
+    Beams,
+    EarlyStopping,
+    Ending,
+    Hypotheses,
+    best,
+    first_beams,
+    last_token,
 )
-
-EarlyStopping = bool | Literal["never"]
-NEGATIVE = np.float32(-1e9)  # the score of a place that holds no hypothesis: transformers' constant
-
-
-class Hypotheses(NamedTuple):
-    """Texts side by side. token_ids, beam_indices int32 and log_probs, model_log_probs f32 [B, K, L]; scores [B, K]:
-    sums of log_probs for running ones, with the length penalty for finished ones."""
-
-    token_ids: jax.Array
-    beam_indices: jax.Array
-    log_probs: jax.Array
-    model_log_probs: jax.Array
-    scores: jax.Array
+from trocr_jax.decoding.loop import Loop, run
+from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, put, take
 
 
 class BeamState(NamedTuple):
-    """position int32 scalar; running and finished hypotheses; is_finished [B, K] bool, which places of `finished` are
-    taken; can_improve [B] bool; processor and cache: their states."""
+    """position int32 scalar: tokens written; processor and cache: their states, leaves [B, K, …]."""
 
     position: jax.Array
-    running: Hypotheses
-    finished: Hypotheses
-    is_finished: jax.Array
-    can_improve: jax.Array
+    beams: Beams
     processor: Any
     cache: Cache
 
@@ -109,74 +90,62 @@ def beam_search_loop(
     keys: jax.Array | None,
 ) -> Search:
     """The loop of `beam_search`, not yet run."""
+    ending = Ending(special.end, max_new_tokens, length_penalty, early_stopping)
     start = jnp.full((batch, num_beams, 1), special.start, jnp.int32)
 
     def unfinished(state: BeamState) -> jax.Array:
-        going_on = beam_search_has_unfinished_sequences(state, early_stopping=early_stopping)
-        return (state.position < max_new_tokens) & going_on
+        going_on = beam_search_has_unfinished_sequences(state.beams, ending)
+        return (state.position < max_new_tokens) & going_on.any()
 
     def advance(state: BeamState) -> BeamState:
-        last = jnp.where(state.position > 0, last_token(state.running.token_ids, state.position), special.start)
-        logits, cache = step(last, state.cache, state.position)
+        token_ids = jnp.concatenate([start, state.beams.running.token_ids], axis=-1)  # [B, K, 1 + L]
+        logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
         model_log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)  # [B, K, V]
-        token_ids = jnp.concatenate([start, state.running.token_ids], axis=-1)
         log_probs = processor(model_log_probs, Context(token_ids, state.position, state.processor))
-
-        top = get_top_k_continuations(state.running, log_probs, model_log_probs, state.position, keys=keys)
-        hits = (last_token(top.token_ids, state.position + 1) == special.end) | (state.position + 1 == max_new_tokens)
-        running, parents = get_running_beams_for_next_iteration(top, hits, position=state.position)
-        finished, is_finished = update_finished_beams(
-            state, top, hits, length_penalty=length_penalty, early_stopping=early_stopping
+        beams, parents = continue_beams(
+            state.beams, log_probs, model_log_probs, position=state.position, ending=ending, keys=keys
         )
-        state = BeamState(
+        tokens = last_token(beams.running.token_ids, state.position + 1)
+        return BeamState(
             position=state.position + 1,
-            running=running,
-            finished=finished,
-            is_finished=is_finished,
-            can_improve=state.can_improve,
-            processor=processors.advance(
-                processor, take(state.processor, parents), last_token(running.token_ids, state.position + 1)
-            ),
+            beams=beams,
+            processor=processors.advance(processor, take(state.processor, parents), tokens),
             cache=take(cache, parents),
         )
-        can_improve = check_early_stop_heuristic(
-            state, max_new_tokens=max_new_tokens, length_penalty=length_penalty, early_stopping=early_stopping
-        )
-        return state._replace(can_improve=can_improve)
 
     def finish(state: BeamState) -> Decoded:
-        best = jax.tree.map(lambda x: x[:, :num_return_sequences], state.finished)
-        length, ended = lengths(best.token_ids, special.end)
-        return Decoded(
-            token_ids=best.token_ids,
-            token_log_probs=best.log_probs,
-            model_log_probs=best.model_log_probs,
-            beam_indices=best.beam_indices,
-            scores=best.scores,
-            lengths=jnp.minimum(length, state.position),
-            truncated=~ended,
-        )
+        return best(state.beams.finished, num_return_sequences, position=state.position, end=special.end)
 
-    nothing = _empty(batch, num_beams, max_new_tokens, special.pad)
-    scores = jnp.where(jnp.arange(num_beams) > 0, NEGATIVE, np.float32(0))  # one hypothesis, K times, counts once
-    state = BeamState(
-        position=jnp.int32(0),
-        running=nothing._replace(scores=jnp.broadcast_to(scores, (batch, num_beams))),
-        finished=nothing,
-        is_finished=jnp.zeros((batch, num_beams), bool),
-        can_improve=jnp.ones((batch,), bool),
-        processor=processors.init(processor, batch, num_beams),
-        cache=cache,
-    )
+    beams = first_beams(batch, num_beams, max_new_tokens, pad=special.pad)
+    state = BeamState(jnp.int32(0), beams, processors.init(processor, batch, num_beams), cache)
     return Search(state, unfinished, advance, finish)
+
+
+def continue_beams(
+    beams: Beams,
+    log_probs: jax.Array,
+    model_log_probs: jax.Array,
+    *,
+    position: jax.Array,
+    ending: Ending,
+    keys: jax.Array | None = None,
+) -> tuple[Beams, jax.Array]:
+    """Beams one token longer, by the log-probabilities [B, K, V] of that token, and which of the running hypotheses
+    [B, K] the new ones continue."""
+    top = get_top_k_continuations(beams.running, log_probs, model_log_probs, position=position, keys=keys)
+    hits = (last_token(top.token_ids, position + 1) == ending.end) | (position + 1 == ending.max_new_tokens)  # [B, 2K]
+    running, parents = get_running_beams_for_next_iteration(top, hits, position=position)
+    finished, is_finished = update_finished_beams(beams, top, hits, position=position, ending=ending)
+    beams = Beams(running, finished, is_finished, beams.can_improve)
+    return beams._replace(can_improve=check_early_stop_heuristic(beams, position=position, ending=ending)), parents
 
 
 def get_top_k_continuations(
     running: Hypotheses,
     log_probs: jax.Array,
     model_log_probs: jax.Array,
-    position: jax.Array,
     *,
+    position: jax.Array,
     keys: jax.Array | None = None,
 ) -> Hypotheses:
     """The best 2K of the K * V continuations of each image: hypotheses [B, 2K], scores without length penalty."""
@@ -213,63 +182,35 @@ def get_running_beams_for_next_iteration(
 
 
 def update_finished_beams(
-    state: BeamState,
-    top: Hypotheses,
-    hits: jax.Array,
-    *,
-    length_penalty: float | jax.Array,
-    early_stopping: EarlyStopping,
+    beams: Beams, top: Hypotheses, hits: jax.Array, *, position: jax.Array, ending: Ending
 ) -> tuple[Hypotheses, jax.Array]:
-    """The best K of what had finished and what does now; only the first K of top [B, 2K] may."""
+    """The best K of what had finished and what does now, and which places [B, K] are taken. Only the first K of
+    top [B, 2K] may finish."""
     k = top.scores.shape[1] // 2
-    length = (state.position + 1).astype(jnp.float32)
+    length = (position + 1).astype(jnp.float32)
     just_finished = hits & (jnp.arange(2 * k) < k)[None, :]
-    closed = ~state.can_improve
-    if early_stopping is True:
-        closed = closed | state.is_finished.all(axis=-1)
+    closed = ~beam_search_has_unfinished_sequences(beams, ending)  # [B]
     barred = (~just_finished).astype(jnp.float32) + closed.astype(jnp.float32)[:, None]
-    scores = top.scores / length**length_penalty + barred * NEGATIVE
+    scores = top.scores / length**ending.length_penalty + barred * NEGATIVE
     merged = jax.tree.map(
-        lambda old, new: jnp.concatenate([old, new], axis=1), state.finished, top._replace(scores=scores)
-    )
+        lambda old, new: jnp.concatenate([old, new], axis=1), beams.finished, top._replace(scores=scores)
+    )  # [B, 3K]
     _, indices = jax.lax.top_k(merged.scores, k)
-    is_finished = jnp.concatenate([state.is_finished, just_finished], axis=1)
-    return take(merged, indices), take(is_finished, indices)
+    return take(merged, indices), take(jnp.concatenate([beams.is_finished, just_finished], axis=1), indices)
 
 
-def check_early_stop_heuristic(
-    state: BeamState, *, max_new_tokens: int, length_penalty: float | jax.Array, early_stopping: EarlyStopping
-) -> jax.Array:
-    """Which images [B] might still find a better text; once no, always no. `state` is that after the step."""
-    length = state.position.astype(jnp.float32)
-    if early_stopping == "never":
-        length = jnp.where(jnp.asarray(length_penalty) > 0, np.float32(max_new_tokens), length)
-    best_running = state.running.scores[:, 0] / length**length_penalty
-    worst_finished = jnp.where(state.is_finished.all(axis=-1), state.finished.scores.min(axis=-1), NEGATIVE)
-    return state.can_improve & (best_running > worst_finished)
+def check_early_stop_heuristic(beams: Beams, *, position: jax.Array, ending: Ending) -> jax.Array:
+    """Which images [B] might still find a better text than those finished; once no, always no."""
+    length = (position + 1).astype(jnp.float32)
+    if ending.early_stopping == "never":
+        length = jnp.where(jnp.asarray(ending.length_penalty) > 0, np.float32(ending.max_new_tokens), length)
+    best_running = beams.running.scores[:, 0] / length**ending.length_penalty
+    worst_finished = jnp.where(beams.is_finished.all(axis=-1), beams.finished.scores.min(axis=-1), NEGATIVE)
+    return beams.can_improve & (best_running > worst_finished)
 
 
-def beam_search_has_unfinished_sequences(state: BeamState, *, early_stopping: EarlyStopping) -> jax.Array:
-    """Whether any image goes on: it can improve and, with early_stopping=True, has an open place."""
-    going_on = state.can_improve
-    if early_stopping is True:
-        going_on = going_on & ~state.is_finished.all(axis=-1)
-    return going_on.any()
-
-
-def last_token(token_ids: jax.Array, position: jax.Array) -> jax.Array:
-    """token_ids [B, K, L] of which `position` are written -> the last of them [B, K]."""
-    index = jnp.maximum(position - 1, 0)
-    return jax.lax.dynamic_index_in_dim(token_ids, index, axis=-1, keepdims=False)
-
-
-def _empty(batch: int, beams: int, length: int, pad: int) -> Hypotheses:
-    shape = (batch, beams, length)
-    zeros = jnp.zeros(shape, jnp.float32)
-    return Hypotheses(
-        token_ids=jnp.full(shape, pad, jnp.int32),
-        beam_indices=jnp.full(shape, -1, jnp.int32),
-        log_probs=zeros,
-        model_log_probs=zeros,
-        scores=jnp.full((batch, beams), NEGATIVE),
-    )
+def beam_search_has_unfinished_sequences(beams: Beams, ending: Ending) -> jax.Array:
+    """Which images [B] go on: those that can improve and, with early_stopping=True, have an open place."""
+    if ending.early_stopping is True:
+        return beams.can_improve & ~beams.is_finished.all(axis=-1)
+    return beams.can_improve

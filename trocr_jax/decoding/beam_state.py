@@ -1,0 +1,79 @@
+"""The hypotheses that beam searches carry, before the first token and after the last."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trocr_jax.decoding.types import Decoded, lengths
+
+EarlyStopping = bool | Literal["never"]
+NEGATIVE = np.float32(-1e9)  # the score of a place that holds no hypothesis: transformers' constant
+
+
+class Hypotheses(NamedTuple):
+    """Texts side by side. token_ids, beam_indices int32 and log_probs, model_log_probs f32 [B, K, L]; scores [B, K]:
+    sums of log_probs for running ones, with the length penalty for finished ones."""
+
+    token_ids: jax.Array
+    beam_indices: jax.Array
+    log_probs: jax.Array
+    model_log_probs: jax.Array
+    scores: jax.Array
+
+
+class Beams(NamedTuple):
+    """Running and finished hypotheses of each image; is_finished [B, K] bool: which places of `finished` are taken;
+    can_improve [B] bool: whether a running one may still be better than those."""
+
+    running: Hypotheses
+    finished: Hypotheses
+    is_finished: jax.Array
+    can_improve: jax.Array
+
+
+class Ending(NamedTuple):
+    """When a hypothesis ends, what it is worth then, and when an image does. `end` is the end token."""
+
+    end: int
+    max_new_tokens: int
+    length_penalty: float | jax.Array
+    early_stopping: EarlyStopping
+
+
+def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int) -> Decoded:
+    """The first `count` of hypotheses [B, K] that stand best first."""
+    found = jax.tree.map(lambda x: x[:, :count], finished)
+    length, ended = lengths(found.token_ids, end)
+    return Decoded(
+        token_ids=found.token_ids,
+        token_log_probs=found.log_probs,
+        model_log_probs=found.model_log_probs,
+        beam_indices=found.beam_indices,
+        scores=found.scores,
+        lengths=jnp.minimum(length, position),
+        truncated=~ended,
+    )
+
+
+def first_beams(batch: int, num_beams: int, max_new_tokens: int, *, pad: int) -> Beams:
+    """Before the first token: the same empty hypothesis K times, of which the first alone counts."""
+    shape = (batch, num_beams, max_new_tokens)
+    zeros = jnp.zeros(shape, jnp.float32)
+    nothing = Hypotheses(
+        token_ids=jnp.full(shape, pad, jnp.int32),
+        beam_indices=jnp.full(shape, -1, jnp.int32),
+        log_probs=zeros,
+        model_log_probs=zeros,
+        scores=jnp.full((batch, num_beams), NEGATIVE),
+    )
+    running = nothing._replace(scores=nothing.scores.at[:, 0].set(0))
+    return Beams(running, nothing, jnp.zeros((batch, num_beams), bool), jnp.ones((batch,), bool))
+
+
+def last_token(token_ids: jax.Array, written: jax.Array) -> jax.Array:
+    """token_ids [B, K, L] of which `written` are -> the last of them [B, K]."""
+    return jax.lax.dynamic_index_in_dim(token_ids, written - 1, axis=-1, keepdims=False)
