@@ -1,16 +1,26 @@
-"""Penalties and filters on the scores of the next token, composed with `chain`."""
+"""Penalties and bans on the scores of the next token, composed with `chain`; filters for sampling are in `filters`.
+
+Each gives the result of the class of transformers 5.23 (generation/logits_process.py) that its name recalls. None makes
+an array larger than the scores [B, K, V]; those that look back touch at most L of each V.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
+from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Context, Processor
+from trocr_jax.errors import DecodeError
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Chain:
     """One processor after the other; its state is the tuple of theirs."""
@@ -29,7 +39,7 @@ class Chain:
         return scores
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Function:
     """A function of scores and context as a processor without numbers: another function compiles anew."""
@@ -58,12 +68,186 @@ def advance(processor: Processor, state: Any, tokens: jax.Array) -> Any:
     return processor.advance(state, tokens) if hasattr(processor, "advance") else state
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
-class Temperature:
-    """scores / temperature (transformers' TemperatureLogitsWarper)."""
+class RepetitionPenalty:
+    """Scores of every token written so far, the start token too: divided by `penalty` above 0, times it below."""
 
-    temperature: float
+    penalty: ArrayLike
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
-        return scores / self.temperature
+        vocabulary = scores.shape[-1]
+        written = jnp.arange(context.token_ids.shape[-1])[None, None, :] <= context.position
+        tokens = jnp.where(written, context.token_ids, vocabulary)  # an index past the vocabulary is dropped
+        old = jnp.take_along_axis(scores, jnp.minimum(tokens, vocabulary - 1), axis=-1)  # [B, K, 1 + L]
+        new = jnp.where(old < 0, old * self.penalty, old / self.penalty)
+        return scores.at[*_rows(scores), tokens].set(new, mode="drop")
+
+
+@pytree
+@dataclass(frozen=True)
+class NoRepeatNGram:
+    """Forbids the token that would repeat `size` tokens in a row. The start token is one of them."""
+
+    size: int = field(metadata={"static": True})
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        tokens, vocabulary = context.token_ids, scores.shape[-1]
+        windows = tokens.shape[-1] - self.size + 1
+        if windows < 1:
+            return scores
+        suffix = jax.lax.dynamic_slice_in_dim(tokens, context.position - self.size + 2, self.size - 1, axis=-1)
+        repeats = (jnp.arange(windows) + self.size - 1 <= context.position)[None, None, :]
+        for i in range(self.size - 1):  # [B, K, windows]: never one row for each token of the vocabulary
+            repeats = repeats & (tokens[..., i : i + windows] == suffix[..., i, None])
+        last = jnp.where(repeats, tokens[..., self.size - 1 :], vocabulary)
+        return scores.at[*_rows(scores), last].set(-jnp.inf, mode="drop")
+
+
+@pytree
+@dataclass(frozen=True)
+class SequenceBias:
+    """Adds a bias to the token that completes a sequence. Made by `sequence_bias` or `bad_words`.
+
+    token_ids [N, M] int32: N sequences of at most M tokens, aligned to the right, -1 in front. biases [N] f32. Other
+    sequences compile anew only if N or M is another.
+    """
+
+    token_ids: np.ndarray | jax.Array
+    biases: np.ndarray | jax.Array
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        before = self.token_ids.shape[1] - 1
+        tokens = jnp.pad(context.token_ids, ((0, 0), (0, 0), (before, 0)), constant_values=-2)
+        suffix = jax.lax.dynamic_slice_in_dim(tokens, context.position + 1, before, axis=-1)[:, :, None, :]
+        prefix = jnp.asarray(self.token_ids)[None, None, :, :-1]
+        completes = ((suffix == prefix) | (prefix < 0)).all(axis=-1)  # [B, K, N]
+        bias = jnp.where(completes, jnp.asarray(self.biases)[None, None, :], jnp.float32(0))
+        return scores.at[:, :, self.token_ids[:, -1]].add(bias)
+
+
+def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> SequenceBias:
+    """The bias of each sequence of token ids. Sequences of one token always count, longer ones if all but their last
+    token have just been written. Raises DecodeError if there is none or one is empty."""
+    if not biases or not all(biases):
+        raise DecodeError("sequence_bias: give at least one sequence, each of at least one token id")
+    longest = max(map(len, biases))
+    token_ids = [(-1,) * (longest - len(sequence)) + tuple(sequence) for sequence in biases]
+    return SequenceBias(np.asarray(token_ids, np.int32), np.asarray(list(biases.values()), np.float32))
+
+
+def bad_words(token_ids: Iterable[Sequence[int]]) -> SequenceBias:
+    """Forbids sequences of token ids: a bias of -inf."""
+    return sequence_bias({tuple(word): -np.inf for word in token_ids})
+
+
+@pytree
+@dataclass(frozen=True)
+class MinLength:
+    """Forbids the end token until `min_new_tokens` tokens stand behind the start token. transformers' min_length
+    counts the start token too."""
+
+    min_new_tokens: ArrayLike
+    end: ArrayLike
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return jnp.where((context.position < self.min_new_tokens) & _is(self.end, scores), -jnp.inf, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class ForcedBos:
+    """Makes `token_id` the first token behind the start token."""
+
+    token_id: ArrayLike
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        forced = jnp.where(_is(self.token_id, scores), jnp.float32(0), -jnp.inf)
+        return jnp.where(context.position == 0, forced, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class ForcedEos:
+    """Makes one of token_ids [N] the last token of a text that reaches `max_new_tokens`."""
+
+    token_ids: ArrayLike
+    max_new_tokens: ArrayLike
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        forced = jnp.where(_among(self.token_ids, scores), jnp.float32(0), -jnp.inf)
+        return jnp.where(context.position == self.max_new_tokens - 1, forced, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class RemoveInvalidValues:
+    """nan becomes 0, infinities the largest and smallest finite numbers."""
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return jnp.nan_to_num(scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class ExponentialDecayLength:
+    """Raises the score s of the end token by |s| * (factor ** n - 1), n being the tokens written past `start`."""
+
+    start: ArrayLike
+    factor: ArrayLike
+    end: ArrayLike
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        past = context.position - self.start
+        written = jnp.arange(context.token_ids.shape[-1])
+        growth = jnp.where(written < past, self.factor, jnp.float32(1)).prod()  # XLA's pow is off by 1e-6
+        raised = scores + jnp.abs(scores) * (growth - 1)
+        return jnp.where((past > 0) & _is(self.end, scores) & jnp.isfinite(scores), raised, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class SuppressTokens:
+    """Forbids token_ids [N]."""
+
+    token_ids: ArrayLike
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return jnp.where(_among(self.token_ids, scores), -jnp.inf, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class BeginSuppress:
+    """Forbids token_ids [N] where the first free token stands: behind the start token, `begin` = 0, or behind a forced
+    one, `begin` = 1."""
+
+    token_ids: ArrayLike
+    begin: ArrayLike = 0
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return jnp.where((context.position == self.begin) & _among(self.token_ids, scores), -jnp.inf, scores)
+
+
+@pytree
+@dataclass(frozen=True)
+class Normalize:
+    """Log-probabilities again, after others have changed them."""
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        return jax.nn.log_softmax(scores, axis=-1)
+
+
+def _rows(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Indices of the axes B and K beside an index [B, K, …] of the last one."""
+    return jnp.arange(scores.shape[0])[:, None, None], jnp.arange(scores.shape[1])[None, :, None]
+
+
+def _is(token: ArrayLike, scores: jax.Array) -> jax.Array:
+    """[1, 1, V] bool. Compared, not scattered, so that it fuses with what comes next."""
+    return (jnp.arange(scores.shape[-1]) == token)[None, None, :]
+
+
+def _among(token_ids: ArrayLike, scores: jax.Array) -> jax.Array:
+    """[1, 1, V] bool."""
+    return jnp.zeros(scores.shape[-1], bool).at[token_ids].set(True)[None, None, :]

@@ -1,0 +1,279 @@
+"""Processors against the classes of transformers that they stand for, on random scores and hypotheses."""
+
+from __future__ import annotations
+
+import operator
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
+from transformers.generation import logits_process as theirs
+
+from trocr_jax.decoding import Context, DecodeConfig, Special, chain, filters, processors
+from trocr_jax.decoding.order import check_token_ids, processor_for
+from trocr_jax.decoding.types import Processor
+from trocr_jax.errors import DecodeError
+
+BATCH, BEAMS, VOCABULARY, LENGTH = 2, 3, 40, 12
+START = END = 2
+SPECIAL = Special(start=START, end=END, pad=1)
+
+
+def hypotheses(seed: int, *, alphabet: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [B, K, V] with some forbidden tokens, and tokens [B, K, 1 + L] of few kinds, so that they repeat."""
+    random = np.random.default_rng(seed)
+    scores = (random.normal(size=(BATCH, BEAMS, VOCABULARY)) * 4).astype(np.float32)
+    scores[random.random(scores.shape) < 0.1] = -np.inf
+    token_ids = random.integers(0, alphabet, (BATCH, BEAMS, 1 + LENGTH)).astype(np.int32)
+    token_ids[..., 0] = START
+    return scores, token_ids
+
+
+@jax.jit
+def apply(processor: Processor, scores: Any, token_ids: Any, position: Any) -> jax.Array:
+    processor = chain(processor)
+    return processor(scores, Context(token_ids, position, processors.init(processor, BATCH, BEAMS)))
+
+
+def check_equal(ours: Processor, oracle: Any, *, seeds: range = range(2), at: tuple[int, ...] = (0, 1, 2, 6)) -> None:
+    """`oracle`: transformers' (input_ids [N, T], scores [N, V]) -> scores. What follows `position` must not matter."""
+    for seed in seeds:
+        scores, token_ids = hypotheses(seed)
+        for position in at:
+            found = np.asarray(apply(ours, scores, token_ids, np.int32(position)))
+            ids = torch.from_numpy(token_ids.reshape(BATCH * BEAMS, -1)[:, : position + 1].astype(np.int64))
+            wanted = oracle(ids, torch.from_numpy(scores.reshape(BATCH * BEAMS, -1).copy())).numpy()
+            wanted = wanted.reshape(scores.shape)
+            np.testing.assert_array_equal(np.isneginf(found), np.isneginf(wanted), f"position {position}")
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6, err_msg=f"position {position}")
+
+
+WORDS = [[7], [2, 3], [3, 3, 4], [2], [5, 0, 1, 8], [30], [4, 4]]
+BIASES = {(7,): 1.5, (2, 3): -2.0, (3, 4): 0.5, (1, 1, 4): 3.0, (9,): -float("inf"), (0, 5, 4): 0.25, (4,): -1.0}
+SOME = torch.tensor([END])
+CASES: dict[str, tuple[Processor, Any]] = {
+    "temperature": (filters.Temperature(0.7), theirs.TemperatureLogitsWarper(0.7)),
+    "top_k": (filters.top_k(5), theirs.TopKLogitsWarper(5)),
+    "top_k 1": (filters.top_k(1), theirs.TopKLogitsWarper(1)),
+    "top_k 1, keep 2": (filters.top_k(1, min_tokens_to_keep=2), theirs.TopKLogitsWarper(1, min_tokens_to_keep=2)),
+    "top_k of more than there are": (filters.top_k(900), theirs.TopKLogitsWarper(900)),
+    "top_p": (filters.TopP(0.83), theirs.TopPLogitsWarper(0.83)),
+    "top_p of nothing": (filters.TopP(0.0), theirs.TopPLogitsWarper(0.0)),
+    "top_p, keep 2": (filters.TopP(0.3, 2), theirs.TopPLogitsWarper(0.3, min_tokens_to_keep=2)),
+    "min_p": (filters.MinP(0.13), theirs.MinPLogitsWarper(0.13)),
+    "min_p of all": (filters.MinP(1.0), theirs.MinPLogitsWarper(1.0)),
+    "min_p, keep 2": (filters.MinP(0.9, 2), theirs.MinPLogitsWarper(0.9, min_tokens_to_keep=2)),
+    "typical": (filters.Typical(0.6), theirs.TypicalLogitsWarper(0.6)),
+    "typical of much": (filters.Typical(0.9999), theirs.TypicalLogitsWarper(0.9999)),
+    "typical, keep 2": (filters.Typical(0.05, 2), theirs.TypicalLogitsWarper(0.05, min_tokens_to_keep=2)),
+    "epsilon": (filters.EpsilonCutoff(0.02), theirs.EpsilonLogitsWarper(0.02)),
+    "epsilon, keep 2": (filters.EpsilonCutoff(0.9, 2), theirs.EpsilonLogitsWarper(0.9, min_tokens_to_keep=2)),
+    "eta": (filters.EtaCutoff(0.05), theirs.EtaLogitsWarper(0.05)),
+    "eta, keep 2": (filters.EtaCutoff(0.99, 2), theirs.EtaLogitsWarper(0.99, min_tokens_to_keep=2)),
+    "repetition": (processors.RepetitionPenalty(1.3), theirs.RepetitionPenaltyLogitsProcessor(1.3)),
+    "repetition wanted": (processors.RepetitionPenalty(0.8), theirs.RepetitionPenaltyLogitsProcessor(0.8)),
+    "no 1-gram": (processors.NoRepeatNGram(1), theirs.NoRepeatNGramLogitsProcessor(1)),
+    "no 2-gram": (processors.NoRepeatNGram(2), theirs.NoRepeatNGramLogitsProcessor(2)),
+    "no 3-gram": (processors.NoRepeatNGram(3), theirs.NoRepeatNGramLogitsProcessor(3)),
+    "no 20-gram": (processors.NoRepeatNGram(20), theirs.NoRepeatNGramLogitsProcessor(20)),
+    "bad words": (processors.bad_words(WORDS), theirs.NoBadWordsLogitsProcessor(WORDS)),
+    "sequence bias": (
+        processors.sequence_bias(BIASES),
+        theirs.SequenceBiasLogitsProcessor([[list(ids), bias] for ids, bias in BIASES.items()]),
+    ),
+    "min_length": (processors.MinLength(3, END), theirs.MinLengthLogitsProcessor(4, END)),
+    "min_new_tokens": (processors.MinLength(2, END), theirs.MinNewTokensLengthLogitsProcessor(1, 2, END)),
+    "forced bos": (processors.ForcedBos(5), theirs.ForcedBOSTokenLogitsProcessor(5)),
+    "forced eos": (processors.ForcedEos(np.asarray([END]), 7), theirs.ForcedEOSTokenLogitsProcessor(8, END)),
+    "forced eos, two": (processors.ForcedEos(np.asarray([END, 9]), 3), theirs.ForcedEOSTokenLogitsProcessor(4, [2, 9])),
+    "decay": (
+        processors.ExponentialDecayLength(1, 1.2, END),
+        theirs.ExponentialDecayLengthPenalty((1, 1.2), SOME, 1),
+    ),
+    "suppress": (processors.SuppressTokens(np.asarray([3, 9])), theirs.SuppressTokensLogitsProcessor([3, 9])),
+    "begin": (processors.BeginSuppress(np.asarray([3, 9])), theirs.SuppressTokensAtBeginLogitsProcessor([3, 9], 1)),
+    "begin behind bos": (
+        processors.BeginSuppress(np.asarray([3]), 1),
+        theirs.SuppressTokensAtBeginLogitsProcessor([3], 2),
+    ),
+    "invalid": (processors.RemoveInvalidValues(), theirs.InfNanRemoveLogitsProcessor()),
+    "normalize": (processors.Normalize(), theirs.LogitNormalization()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_processor_equals_that_of_transformers(name: str) -> None:
+    check_equal(*CASES[name])
+
+
+def test_every_processor_is_tested() -> None:
+    tested = {type(ours).__name__ for ours, _ in CASES.values()} | {"Chain", "Function"}
+    classes = {name for module in (processors, filters) for name, kind in vars(module).items() if isinstance(kind, type)
+               and kind.__module__ == module.__name__}  # fmt: skip
+    assert classes == tested
+
+
+def test_nan_and_infinities_are_removed_as_transformers_does() -> None:
+    scores, token_ids = hypotheses(0)
+    scores[0, 0, :3] = np.nan, np.inf, -np.inf
+    found = apply(processors.RemoveInvalidValues(), scores, token_ids, np.int32(1))
+    wanted = theirs.InfNanRemoveLogitsProcessor()(torch.zeros(1, 1), torch.from_numpy(scores)).numpy()
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["no 2-gram", "bad words", "repetition", "top_p", "typical"])
+def test_no_array_is_larger_than_the_scores(name: str) -> None:
+    scores, token_ids = hypotheses(0)
+    jaxpr = jax.make_jaxpr(lambda *x: apply(CASES[name][0], *x))(scores, token_ids, np.int32(3))
+
+    def sizes(jaxpr: Any) -> Any:
+        for equation in jaxpr.eqns:
+            yield from (variable.aval.size for variable in equation.outvars)
+            for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from sizes(getattr(inner, "jaxpr", inner))
+
+    found = list(sizes(jaxpr.jaxpr))
+    assert max(found) == BATCH * BEAMS * VOCABULARY
+    assert len(found) > 5
+
+
+def test_equal_scores_at_a_threshold_are_all_kept() -> None:
+    scores = np.full((BATCH, BEAMS, VOCABULARY), -9.0, np.float32)
+    scores[..., :4] = 1.0
+    _, token_ids = hypotheses(0)
+    for ours in (filters.top_k(2), filters.TopP(0.4), filters.Typical(0.4), filters.MinP(0.9)):
+        kept = np.isfinite(apply(ours, scores, token_ids, np.int32(0)))
+        assert (kept.sum(axis=-1) == 4).all(), ours
+
+
+def test_processors_of_two_classes_are_never_the_same_to_jit() -> None:
+    def same(one: Processor, other: Processor) -> bool:
+        return bool(operator.eq(jax.tree.structure(one), jax.tree.structure(other)))
+
+    for first, _ in CASES.values():
+        for second, _ in CASES.values():
+            assert type(first) is type(second) or not same(first, second)
+    assert same(filters.TopP(0.1), filters.TopP(0.2))
+    assert not same(filters.TopP(0.1), filters.TopP(0.1, 2))
+    named = jax.tree_util.tree_flatten_with_path(processors.MinLength(3, END))[0]
+    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in named] == [(".min_new_tokens", 3), (".end", END)]
+
+
+def test_sequences_need_a_token() -> None:
+    nothing: list[list[list[int]]] = [[], [[]]]
+    for words in nothing:
+        with pytest.raises(DecodeError, match="sequence_bias"):
+            processors.bad_words(words)
+
+
+# Options in all combinations: the order is that of transformers' own _get_logits_processor.
+
+
+class Oracle(GenerationMixin):
+    """What transformers' function needs of a model."""
+
+    config = SimpleNamespace(is_encoder_decoder=True)
+
+    def processors(self, options: dict[str, Any], *, max_new_tokens: int, user: list) -> Any:
+        config = GenerationConfig(max_length=max_new_tokens + 1, **options)
+        config.update(**GenerationConfig._get_default_generation_params(), defaults_only=True)
+        config._eos_token_tensor = torch.tensor([END])
+        return self._get_logits_processor(config, input_ids_seq_length=1, logits_processor=user, device="cpu")
+
+
+PENALTIES: dict[str, list[Any]] = {
+    "repetition_penalty": [1.0, 1.4],
+    "no_repeat_ngram_size": [0, 2],
+    "bad_words_ids": [None, WORDS],
+    "sequence_bias": [None, [[[7], 1.5], [[2, 3], -2.0]]],
+    "min_length": [0, 4],
+    "forced_bos_token_id": [None, 5],
+    "forced_eos_token_id": [None, END],
+    "exponential_decay_length_penalty": [None, (1, 1.2)],
+    "suppress_tokens": [None, [3, 9]],
+    "begin_suppress_tokens": [None, [4, 6]],
+    "remove_invalid_values": [False, True],
+    "renormalize_logits": [False, True],
+}
+SAMPLING: dict[str, list[Any]] = {
+    "temperature": [1.0, 0.6, 1.7],
+    "top_k": [50, 0, 3, 20],
+    "top_p": [1.0, 0.9, 0.4],
+    "min_p": [None, 0.05],
+    "typical_p": [1.0, 0.8],
+    "epsilon_cutoff": [0.0, 0.03],
+    "eta_cutoff": [0.0, 0.04],
+    "num_beams": [1, 3],
+}
+
+
+def double_token_8(ids: Any, scores: Any) -> Any:
+    return torch.cat([scores[:, :8], scores[:, 8:9] * 2, scores[:, 9:]], dim=1)
+
+
+def our_double_token_8(scores: jax.Array, context: Context) -> jax.Array:
+    return scores.at[..., 8].multiply(2)
+
+
+def options_of(names: dict[str, list[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({name: st.sampled_from(values) for name, values in names.items()})
+
+
+def eager(ours: Processor, scores: np.ndarray, token_ids: np.ndarray, position: int) -> np.ndarray:
+    state = processors.init(ours, BATCH, BEAMS)
+    return np.asarray(ours(jnp.asarray(scores), Context(jnp.asarray(token_ids), jnp.int32(position), state)))
+
+
+def check_options(options: dict[str, Any], seed: int, user: bool) -> None:
+    config = DecodeConfig(max_new_tokens=LENGTH, processors=(our_double_token_8,) if user else (), **options)
+    oracle = Oracle().processors(options, max_new_tokens=LENGTH, user=[double_token_8] if user else [])
+    ours = processor_for(config, SPECIAL)
+    assert len(ours.processors) == len(oracle)
+    scores, token_ids = hypotheses(seed)
+    for position in (0, LENGTH - 1):
+        ids = torch.from_numpy(token_ids.reshape(BATCH * BEAMS, -1)[:, : position + 1].astype(np.int64))
+        wanted = oracle(ids, torch.from_numpy(scores.reshape(BATCH * BEAMS, -1).copy())).numpy()
+        found = eager(ours, scores, token_ids, position).reshape(wanted.shape)
+        np.testing.assert_array_equal(np.isneginf(found), np.isneginf(wanted))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(options_of(PENALTIES), st.integers(0, 1000), st.booleans())
+def test_penalties_in_the_order_of_transformers(options: dict[str, Any], seed: int, user: bool) -> None:
+    check_options(options, seed, user)
+
+
+@settings(max_examples=8, deadline=None)
+@given(options_of(SAMPLING), st.sampled_from([{}, {"repetition_penalty": 1.4, "renormalize_logits": True}]),
+       st.integers(0, 1000), st.booleans())  # fmt: skip
+def test_filters_leave_the_tokens_that_transformers_leaves(
+    options: dict[str, Any], more: dict[str, Any], seed: int, user: bool
+) -> None:
+    check_options({**options, **more, "do_sample": True}, seed, user)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bad_words_ids": [[1], [3, 40]]},
+        {"sequence_bias": {(3, 40): 1.0}},
+        {"forced_bos_token_id": 40},
+        {"forced_eos_token_id": [2, 40]},
+        {"suppress_tokens": [40]},
+        {"begin_suppress_tokens": [40]},
+    ],
+)
+def test_tokens_that_the_model_does_not_have_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError, match=f"{next(iter(options))} holds token 40: .* 0 to 39"):
+        check_token_ids(DecodeConfig(**options), VOCABULARY)
+    check_token_ids(DecodeConfig(**options), VOCABULARY + 1)

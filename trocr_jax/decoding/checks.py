@@ -1,0 +1,76 @@
+"""What the value of one decoding option may be. Each raises DecodeError naming the option."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from trocr_jax.errors import DecodeError
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
+
+
+def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
+    """A finite number for which `holds` is true; `words` say which."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not holds(value):
+        raise DecodeError(f"{name} is {value!r}: give {words}")
+
+
+def token_id(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DecodeError(f"{name} holds {value!r}: token ids are whole numbers of at least 0")
+    return value
+
+
+def token_ids(name: str, values: Any) -> tuple[int, ...]:
+    return tuple(token_id(name, value) for value in _listed(name, values, "token ids"))
+
+
+def some_ids(name: str, values: Any) -> tuple[int, ...]:
+    """One token id or several."""
+    return _not_empty(name, token_ids(name, [values] if isinstance(values, int) else values))
+
+
+def sequences(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
+    """Lists of token ids."""
+    found = _listed(name, values, "lists of token ids")
+    return _not_empty(name, tuple(_not_empty(name, token_ids(name, value)) for value in found))
+
+
+def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """A number for each of some lists of token ids, from a dict or pairs; the last of equal lists counts."""
+    try:
+        pairs = [(ids, bias) for ids, bias in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        raise DecodeError(f"{name} is {value!r}: give pairs of a list of token ids and a number") from None
+    for _, bias in pairs:
+        if bias != -math.inf:
+            check_real(name, bias, lambda x: True, "a finite number, or -inf, for each list of token ids")
+    named = {_not_empty(name, token_ids(name, ids)): float(bias) for ids, bias in pairs}
+    return _not_empty(name, tuple(named.items()))
+
+
+def decay(name: str, value: Any) -> tuple[int, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise DecodeError(f"{name} is {value!r}: give a pair of a first position and a factor")
+    start, factor = value
+    check_whole(name, start, 0)
+    check_real(name, factor, lambda x: x > 0, "a factor above 0")
+    return start, float(factor)
+
+
+def _listed(name: str, values: Any, what: str) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise DecodeError(f"{name} holds {values!r}: give a list of {what}")
+    return list(values)
+
+
+def _not_empty(name: str, values: tuple[Any, ...]) -> Any:
+    if not values:
+        raise DecodeError(f"{name} is or holds an empty list: leave it out")
+    return values
