@@ -13,10 +13,10 @@ from jax.typing import DTypeLike
 
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cross
-from trocr_jax.decoding import processors
 from trocr_jax.decoding.beam import EarlyStopping, beam_search_loop
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.loop import run
+from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.sample import categorical, greedy, sample_search
 from trocr_jax.decoding.types import Decoded, Processor, Search, Special
 from trocr_jax.errors import DecodeError
@@ -109,7 +109,7 @@ class Shape(NamedTuple):
 class Numbers(NamedTuple):
     """What may change without compiling again."""
 
-    length_penalty: float
+    length_penalty: float | jax.Array
     seed: jax.Array | np.uint32
     processor: Processor
 
@@ -121,6 +121,10 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
         raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")
     if config.num_beams > model.decoder.vocab_size:
         raise DecodeError(f"num_beams is {config.num_beams}: this model has {model.decoder.vocab_size} tokens")
+    check_token_ids(config, model.decoder.vocab_size)
+    for name, value in (("num_beam_groups", 1), ("constraint", None), ("choose", "score")):
+        if getattr(config, name) != value:
+            raise DecodeError(f"{name} is {getattr(config, name)!r}: no search does this yet; leave it out")
     shape = Shape(
         num_beams=config.num_beams,
         hypotheses=config.num_return_sequences if config.num_beams == 1 else config.num_beams,
@@ -129,8 +133,9 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
         early_stopping=config.early_stopping,
         do_sample=config.do_sample,
     )
-    numbers = Numbers(config.length_penalty, np.uint32(config.seed), processors.identity)
-    return shape, numbers
+    special = Special(start=model.decoder_start_token_id, end=model.eos_token_id, pad=model.pad_token_id)
+    processor = processor_for(config, special)
+    return shape, Numbers(float(config.length_penalty), np.uint32(config.seed), processor)
 
 
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
