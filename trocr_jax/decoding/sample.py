@@ -75,7 +75,8 @@ def sample(
     """Draws `samples` texts for each of `batch` images. Stops when all have ended.
 
     `choose` maps log-probabilities [B, K, V] and a position to tokens [B, K]: `greedy`, or `categorical(keys)`.
-    `processor` acts on logits. Texts come in the order of the hypotheses.
+    `processor` acts on logits; a text for which it leaves no token scores -inf. Texts come in the order of the
+    hypotheses.
     """
     search = sample_search(
         step,
@@ -112,8 +113,10 @@ def sample_search(
         logits, cache = step(state.last, state.cache, state.position)  # [B, K, V]
         logits = logits.astype(jnp.float32)
         context = Context(jnp.concatenate([start, state.token_ids], axis=-1), state.position, state.processor)
-        log_probs = jax.nn.log_softmax(processor(logits, context), axis=-1)
+        scores = processor(logits, context)
+        log_probs = jax.nn.log_softmax(scores, axis=-1)
         token = jnp.where(state.finished, special.pad, choose(log_probs, state.position))  # [B, K]
+        nothing_left = ~state.finished & (pick(scores, token) == -jnp.inf)  # log_probs are NaN there
 
         def written(log_probs: jax.Array) -> jax.Array:
             return jnp.where(state.finished, jnp.float32(0), pick(log_probs, token))
@@ -123,7 +126,7 @@ def sample_search(
             last=token,
             finished=state.finished | (token == special.end),
             token_ids=put(state.token_ids, token, state.position),
-            log_probs=put(state.log_probs, written(log_probs), state.position),
+            log_probs=put(state.log_probs, jnp.where(nothing_left, -jnp.inf, written(log_probs)), state.position),
             model_log_probs=put(state.model_log_probs, written(jax.nn.log_softmax(logits, axis=-1)), state.position),
             processor=processors.advance(processor, state.processor, token),
             cache=cache,
