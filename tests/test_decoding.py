@@ -9,25 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trocr_jax.decoding import DecodeConfig, Decoded, Special, StepFn, sample
+from tests.toy import END, PAD, SPECIAL, START, VOCABULARY, toy
+from trocr_jax.decoding import DecodeConfig, Decoded, sample
 from trocr_jax.decoding.loop import Loop
 from trocr_jax.errors import DecodeError
-
-START, END, PAD, VOCABULARY = 0, 1, 2, 6
-SPECIAL = Special(start=START, end=END, pad=PAD)
-
-
-def toy(tables: np.ndarray, length: int) -> tuple[StepFn, jax.Array]:
-    """A Markov model for each image: tables [B, V, V] are logits of the next token given the last. Its cache keeps
-    the tokens it was given, so that a test can see that the search fed them in order."""
-    logits_of = jnp.asarray(tables, jnp.float32)
-
-    def step(tokens: jax.Array, cache: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = jnp.take_along_axis(logits_of, tokens[..., None], axis=1)  # [B, K, V]
-        cache = jax.lax.dynamic_update_slice_in_dim(cache, tokens[..., None], position, axis=2)
-        return logits, cache
-
-    return step, jnp.zeros((len(tables), 1, length), jnp.int32)
 
 
 def by_hand(table: np.ndarray, length: int) -> tuple[list[int], list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -14,15 +14,20 @@ Loop = Literal["jit", "python"]
 
 def run(search: Search, *, loop: Loop = "jit") -> Decoded:
     """What the search finds: by `jax.lax.while_loop`, or by the same loop in Python, outside jit, for debugging."""
+    return search.finish(last(search, loop=loop))
+
+
+def last(search: Search, *, loop: Loop = "jit") -> Any:
+    """The last state of the search, for what `finish` does not tell."""
     if loop == "jit":
-        return search.finish(jax.lax.while_loop(search.unfinished, search.advance, search.state))
+        return jax.lax.while_loop(search.unfinished, search.advance, search.state)
     state = search.state
     while bool(search.unfinished(state)):
         state = search.advance(state)
-    return search.finish(state)
+    return state
 
 
-def states(search: Search) -> Iterator[object]:
+def states(search: Search) -> Iterator[Any]:
     """Every state behind the first one: for tracing a search, and for showing texts while they grow
     (`search.finish(state)`)."""
     state = search.state
