@@ -50,7 +50,6 @@ FLOORS = [
         "decoding.sample",
         "decoding.beam",
         "decoding.diverse",
-        "decoding.speculative",
         "decoding.config",
         "decoding.order",
         "decoding",

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from trocr_jax.decoding import Special, StepFn
-from trocr_jax.decoding.speculative import ExtendFn
 
 START, END, PAD, VOCABULARY = 0, 1, 2, 6
 SPECIAL = Special(start=START, end=END, pad=PAD)
@@ -24,22 +23,3 @@ def toy(tables: np.ndarray, length: int) -> tuple[StepFn, jax.Array]:
         return logits, cache
 
     return step, jnp.zeros((len(tables), 1, length), jnp.int32)
-
-
-def toy_of_two(tables: np.ndarray, length: int) -> tuple[StepFn, ExtendFn, jax.Array]:
-    """The same with a memory: tables [B, V, V, V] are logits given the last token and the one before it, which is
-    read from the cache. One step, several tokens at once, and an empty cache [B, 1, length]."""
-    logits_of = jnp.asarray(tables, jnp.float32)
-
-    def extend(tokens: jax.Array, cache: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        cache = jax.lax.dynamic_update_slice_in_dim(cache, tokens, position, axis=2)
-        places = position + jnp.arange(tokens.shape[-1], dtype=jnp.int32)
-        before = jnp.where(places > 0, cache[:, :, jnp.maximum(places - 1, 0)], START)  # [B, K, T]
-        images = jnp.arange(len(logits_of))[:, None, None]
-        return logits_of[images, before, tokens], cache
-
-    def step(tokens: jax.Array, cache: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, cache = extend(tokens[..., None], cache, position)
-        return logits[:, :, 0], cache
-
-    return step, extend, jnp.zeros((len(tables), 1, length), jnp.int32)

@@ -75,30 +75,15 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """One token further. tokens [B, K] int32 stand at `position` (int32 scalar, the start token at 0)
         -> logits [B, K, V] f32 of the next token, cache."""
-        logits, cache = self.extend(tokens[..., None], cache, position, cross, dtype=dtype)
-        return logits[:, :, 0], cache
-
-    def extend(
-        self, tokens: jax.Array, cache: Cache, position: jax.Array, cross: Cross, *, dtype: DTypeLike = jnp.float32
-    ) -> tuple[jax.Array, Cache]:
-        """T tokens further at once. tokens [B, K, T] int32 stand at `position`, `position` + 1, …
-        -> logits [B, K, T, V] f32 of the token behind each of them, cache, which must have room for all T.
-
-        Tokens that turn out wrong need no undoing: a call at an earlier position overwrites them before it reads.
-        """
-        b, k, t = tokens.shape
-        places = position + jnp.arange(t, dtype=jnp.int32)
-        rows = places[None, None, :] + POSITION_OFFSET
+        row = position + POSITION_OFFSET
         if not self.config.learned_positions:
-            first = 1 + self.pad_token_id
-            rows = jnp.where(tokens == self.pad_token_id, self.pad_token_id, places[None, None, :] + first)
-        x = self._embed(tokens, jnp.broadcast_to(rows, tokens.shape), length=cache[0].key.shape[3], dtype=dtype)
-        x = x.reshape(b, k * t, -1)  # [B, K T, D]
+            row = jnp.where(tokens == self.pad_token_id, self.pad_token_id, position + 1 + self.pad_token_id)
+        x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache[0].key.shape[3], dtype=dtype)
         new_cache = []
         for layer, kv, memory in zip(self.layers, cache, cross, strict=True):
-            x, kv = layer.extend(x, kv, places, memory, dtype=dtype)
+            x, kv = layer.step(x, kv, position, memory, dtype=dtype)
             new_cache.append(kv)
-        return self._logits(x, dtype=dtype).reshape(b, k, t, -1), tuple(new_cache)
+        return self._logits(x, dtype=dtype), tuple(new_cache)
 
     def __call__(
         self, tokens: jax.Array, memory: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
@@ -173,17 +158,17 @@ class DecoderLayer(nnx.Module):
         x = self.cross_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[1]), dtype=dtype)
         return self.norm(x + dropout(self._mlp(x, dtype=dtype), rate, keys[2]), dtype=dtype)
 
-    def extend(
-        self, x: jax.Array, cache: KeyValue, places: jax.Array, cross: KeyValue, *, dtype: DTypeLike
+    def step(
+        self, x: jax.Array, cache: KeyValue, position: jax.Array, cross: KeyValue, *, dtype: DTypeLike
     ) -> tuple[jax.Array, KeyValue]:
-        """x [B, K T, D], tokens at the neighbouring places [T] of K hypotheses: all are queries over one memory."""
+        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory."""
         a = self.self_attention
-        query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K T, H]
-        cache = KeyValue(*(_write(old, new, places) for old, new in zip(cache, (key, value), strict=True)))
-        y = _attend_cache(query, cache, places, dtype=dtype)
+        query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
+        cache = KeyValue(*(_write(old, new, position) for old, new in zip(cache, (key, value), strict=True)))
+        y = _attend_cache(query, cache, position, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
-        y = attend(a.query(x, dtype=dtype), cross.key, cross.value, dtype=dtype)  # [B, N, K T, H]
+        y = attend(a.query(x, dtype=dtype), cross.key, cross.value, dtype=dtype)  # [B, N, K, H]
         x = self.cross_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         return self.norm(x + self._mlp(x, dtype=dtype), dtype=dtype), cache
 
@@ -191,26 +176,19 @@ class DecoderLayer(nnx.Module):
         return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
 
 
-def _write(cache: jax.Array, new: jax.Array, places: jax.Array) -> jax.Array:
-    """Puts new [B, N, K T, H] at places [T] of cache [B, K, N, L, H]."""
-    new = _by_hypothesis(new, len(places)).astype(cache.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache, new, places[0], axis=3)
+def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    """Puts new [B, N, K, H] at `position` of cache [B, K, N, L, H]."""
+    new = new.transpose(0, 2, 1, 3)[:, :, :, None, :].astype(cache.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, position, axis=3)
 
 
-def _attend_cache(query: jax.Array, cache: KeyValue, places: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """Each hypothesis reads its own past. query [B, N, K T, H], cache [B, K, N, L, H] -> [B, N, K T, H]."""
+def _attend_cache(query: jax.Array, cache: KeyValue, position: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """Each hypothesis reads its own past. query [B, N, K, H], cache [B, K, N, L, H] -> [B, N, K, H]."""
     scale = np.float32(query.shape[-1] ** -0.5)
-    scaled = _by_hypothesis(query.astype(jnp.float32) * scale, len(places))
-    scores = einsum("BKNTH,BKNLH->BKNTL", scaled, cache.key, dtype=dtype)
-    past = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None, :] <= places[:, None]  # [T, L]
-    weights = jax.nn.softmax(jnp.where(past[None, None, None], scores, np.float32(MASKED)), axis=-1)
-    return einsum("BKNTL,BKNLH->BNKTH", weights, cache.value, dtype=dtype).astype(dtype).reshape(query.shape)
-
-
-def _by_hypothesis(x: jax.Array, length: int) -> jax.Array:
-    """x [B, N, K T, H] -> [B, K, N, T, H] with T = length."""
-    b, n, kt, h = x.shape
-    return x.reshape(b, n, kt // length, length, h).transpose(0, 2, 1, 3, 4)
+    scores = einsum("BNKH,BKNLH->BKNL", query.astype(jnp.float32) * scale, cache.key, dtype=dtype)
+    past = jnp.arange(scores.shape[-1], dtype=jnp.int32) <= position
+    weights = jax.nn.softmax(jnp.where(past[None, None, None, :], scores, np.float32(MASKED)), axis=-1)
+    return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype).astype(dtype)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:

@@ -54,12 +54,6 @@ class TrOCR(nnx.Module):
         """tokens [B, K] int32 at `position` -> logits [B, K, V] f32 of the next token, cache."""
         return self.decoder.step(tokens, cache, position, cross, dtype=dtype)
 
-    def extend(
-        self, tokens: jax.Array, cache: Cache, position: jax.Array, cross: Cross, *, dtype: DTypeLike = jnp.float32
-    ) -> tuple[jax.Array, Cache]:
-        """tokens [B, K, T] int32 at `position` and behind it -> logits [B, K, T, V] f32 behind each, cache."""
-        return self.decoder.extend(tokens, cache, position, cross, dtype=dtype)
-
     def __call__(
         self, pixels: jax.Array, token_ids: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
     ) -> jax.Array:
