@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import line_image, save_lines, save_tiny
-from trocr_jax.cli import main
+from trocr_jax.cli import Transcribe, main, parse
+from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.recognizer import Recognizer
 
@@ -63,7 +66,8 @@ def test_jsonl_rows(model, lines, texts, capfd):
     assert main(["transcribe", *map(str, reversed(lines)), "--model", model, *settings]) == 0
     found = rows(capfd.readouterr().out)
     want = Recognizer.from_pretrained(model)(lines[::-1], DecodeConfig(max_new_tokens=9), batch_size=3)
-    assert [list(row) for row in found] == [["id", "text", "score", "truncated", "error"]] * 7
+    assert [list(row) for row in found] == [["id", "text", "score", "truncated", "error", "confidence"]] * 7
+    assert [row["confidence"] for row in found] == [pytest.approx(one.confidence) for one in want]
     assert [row["id"] for row in found] == [str(path) for path in reversed(lines)]
     assert [(row["text"], row["score"], row["truncated"]) for row in found] == [
         (one.text, pytest.approx(one.score), one.truncated) for one in want
@@ -83,7 +87,7 @@ def test_a_bad_image_is_a_row_with_an_error_and_costs_its_neighbours_nothing(mod
     assert [row["text"] for row in found] == [texts[0], None, None, *texts[1:]]
     for row in found[1:3]:
         assert row["id"] in row["error"]
-        assert (row["score"], row["truncated"]) == (None, None)
+        assert (row["score"], row["truncated"], row["confidence"]) == (None, None, None)
         assert f"trocr-jax: {row['error']}\n" in messages
     assert "could not be read: 2 of 9" in messages
     main(["transcribe", *names, "--model", model])
@@ -179,12 +183,119 @@ def test_a_bar_on_a_terminal_and_rows_elsewhere(model, lines, texts, tmp_path):
     assert (tmp_path / "out").read_text().splitlines() == [*texts, ""]
 
 
+# --- decoding options
+
+
+def asked(recognizer: Recognizer, *options: str) -> DecodeConfig:
+    """The search that the command line asks for."""
+    command = parse(["transcribe", "a.png", *options])
+    assert isinstance(command, Transcribe)
+    check_options(command)
+    return decode_config(command, recognizer)
+
+
+@pytest.fixture(scope="module")
+def recognizer(model: str) -> Recognizer:
+    return Recognizer.from_pretrained(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ("", {}),
+        (
+            "--num-beams 4 --length-penalty 0.5 --early-stopping never --n-best 2 --mbr",
+            {"num_beams": 4, "length_penalty": 0.5, "early_stopping": "never", "num_return_sequences": 2,
+             "choose": "mbr"},
+        ),
+        (
+            "--num-beams 4 --early-stopping true --num-beam-groups 2 --diversity-penalty 0.5",
+            {"num_beams": 4, "early_stopping": True, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        ),
+        (
+            "--sample --temperature 0.7 --top-k 5 --top-p 0.9 --min-p 0.1 --typical-p 0.9 --epsilon-cutoff 0.1 "
+            "--eta-cutoff 0.2 --seed 3 --n-best 5",
+            {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9,
+             "epsilon_cutoff": 0.1, "eta_cutoff": 0.2, "seed": 3, "num_return_sequences": 5},
+        ),
+        (
+            "--repetition-penalty 1.5 --no-repeat-ngram-size 3 --min-new-tokens 2 --max-new-tokens 9",
+            {"repetition_penalty": 1.5, "no_repeat_ngram_size": 3, "min_new_tokens": 2, "max_new_tokens": 9},
+        ),
+        ("--allow 0123", {"constraint": constraints.Characters("0123")}),
+        (
+            "--regex [a-z]+ --prefix ab",
+            {"constraint": constraints.All(constraints.Regex("[a-z]+"), constraints.Prefix("ab"))},
+        ),
+        ("--lexicon words.txt", {"constraint": constraints.Lexicon("words.txt")}),
+    ],
+)  # fmt: skip
+def test_options_are_those_of_the_decode_config(recognizer, options, want):
+    assert asked(recognizer, *options.split()) == DecodeConfig(**{"max_new_tokens": 32, **want})
+
+
+def test_a_generation_config_is_honoured_when_asked_for(model, recognizer, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    written = {"num_beams": 3, "length_penalty": 2.0, "max_length": 11, "eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(written))
+    found = asked(recognizer, "--model", str(folder), "--generation-config", "--length-penalty", "0.5")
+    assert found == DecodeConfig(num_beams=3, length_penalty=0.5, max_new_tokens=10)
+    assert asked(recognizer, "--model", str(folder)) == DecodeConfig(max_new_tokens=32)
+
+
+def test_a_language_model_and_the_columns_asked_for(model, lines, tmp_path, capfd):
+    arpa = tmp_path / "lm.arpa"
+    words = "".join(f"-2\t{word}\n" for word in ["<s>", "</s>", "a", "b", "▁"])
+    arpa.write_text(f"\\data\\\nngram 1=5\n\n\\1-grams:\n{words}\n\\end\\\n", encoding="utf-8")
+    decode = ["--num-beams", "3", "--n-best", "3", "--max-new-tokens", "9", "--lm", str(arpa), "--lm-weight", "0.2"]
+    output = ["--format", "jsonl", "--confidences", "--batch-size", "4"]
+    assert main(["transcribe", *map(str, lines[:4]), "--model", model, *decode, *output]) == 0
+    for row in rows(capfd.readouterr().out):
+        assert list(row)[5:] == ["confidence", "alternatives", "words", "characters"]
+        assert row["alternatives"][0]["text"] == row["text"]
+        assert row["alternatives"][0]["score"] == row["score"]
+        assert sum(one["probability"] for one in row["alternatives"]) == pytest.approx(1)
+        assert "".join(one["text"] for one in row["characters"]) == row["text"]
+        assert [one["text"] for one in row["words"]] == row["text"].split()
+
+
 # --- usage
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["transcribe", "a.png", "--temperature", "0.7"], "--temperature needs --sample"),
+        (["transcribe", "a.png", "--seed", "1"], "--seed needs --sample"),
+        (["transcribe", "a.png", "--length-penalty", "2"], "--length-penalty needs --num-beams"),
+        (["transcribe", "a.png", "--num-beam-groups", "2"], "--num-beam-groups needs --num-beams"),
+        (["transcribe", "a.png", "--num-beams", "4", "--diversity-penalty", "1"], "needs --num-beam-groups"),
+        (
+            [
+                "transcribe",
+                "a.png",
+                "--num-beams",
+                "4",
+                "--num-beam-groups",
+                "2",
+                "--diversity-penalty",
+                "1",
+                "--sample",
+            ],
+            "--num-beam-groups and --sample",
+        ),
+        (["transcribe", "a.png", "--n-best", "2"], "--n-best 2 needs --num-beams 2 or more, or --sample"),
+        (["transcribe", "a.png", "--n-best", "3", "--num-beams", "2", "--sample"], "--n-best 3 needs --num-beams 3"),
+        (["transcribe", "a.png", "--mbr", "--num-beams", "3"], "--mbr needs --n-best"),
+        (["transcribe", "a.png", "--lm-weight", "0.3"], "--lm-weight needs --lm"),
+        (["transcribe", "a.png", "--sample", "--top-p", "1.5"], "top_p"),
+        (["transcribe", "a.png", "--allow", "", "--model", "{model}"], "allowed characters is empty"),
+        (["transcribe", "a.png", "--regex", "(", "--model", "{model}"], "regex '('"),
+        (["transcribe", "a.png", "--lexicon", "/missing/words", "--model", "{model}"], "/missing/words"),
+        (["transcribe", "a.png", "--allow", "ab", "--prefix", "x", "--model", "{model}"], "no text satisfies"),
+        (["transcribe", "a.png", "--lm", "/missing/lm.arpa", "--model", "{model}"], "/missing/lm.arpa"),
+        (["transcribe", "a.png", "--generation-config", "--model", "{model}", "--mbr"], "mbr"),
         (["transcribe"], "no inputs"),
         (["transcribe", "a.png", "--num-beams", "0"], "num_beams"),
         (["transcribe", "a.png", "--max-new-tokens", "-3"], "max_new_tokens"),
@@ -233,8 +344,21 @@ def test_help_is_quick_to_import():
     code = "\n".join(line[8:] for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for option in ("INPUT", "--model", "--output", "--format", "--num-beams", "--max-new-tokens", "--batch-size"):
-        assert option in done.stdout
+    groups = [  # as one reads them, in their order
+        ("options", ["--model", "--output", "--format", "--batch-size"]),
+        ("search options", ["--num-beams", "--max-new-tokens", "--length-penalty", "--early-stopping"]),
+        ("", ["--num-beam-groups", "--diversity-penalty", "--n-best", "--generation-config"]),
+        ("sampling options", ["--sample", "--temperature", "--top-k", "--top-p", "--min-p", "--typical-p"]),
+        ("", ["--epsilon-cutoff", "--eta-cutoff", "--seed"]),
+        ("penalty options", ["--repetition-penalty", "--no-repeat-ngram-size", "--min-new-tokens"]),
+        ("constraint options", ["--allow", "--regex", "--lexicon", "--prefix"]),
+        ("language-model options", ["--lm", "--lm-weight", "--length-bonus"]),
+        ("score options", ["--mbr", "--confidences"]),
+    ]
+    place = done.stdout.index("INPUT")
+    for title, options in groups:
+        for wanted in (title, *options):
+            place = done.stdout.index(wanted, place)
 
 
 def test_info(model, capfd):

@@ -16,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from trocr_jax.cli.output import PARQUET_ROWS, Row, open_rows
+from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows
+from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
 
 TEXT = st.text(max_size=12)
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(
     st.one_of(
-        st.builds(Row, TEXT, TEXT, st.floats(allow_nan=False, allow_infinity=False), st.booleans()),
-        st.builds(Row, TEXT, st.none(), st.none(), st.none(), TEXT),
-    ),
+        st.tuples(TEXT, TEXT, NUMBER, st.booleans(), st.none(), NUMBER),
+        st.tuples(TEXT, st.none(), st.none(), st.none(), TEXT),
+    ).map(lambda values: Row(*values)),
     max_size=5,
 )
 SAMPLE = [Row("a,b.png", 'say "hi",\nyou', -1.5, False), Row("é.png", "", 0.0, True), Row("c.png", error="c.png: bad")]
@@ -61,10 +63,17 @@ def test_jsonl(folder, rows):
 def test_csv(folder, rows):
     with write(folder / "rows.csv", "csv", rows).open(newline="", encoding="utf-8") as file:
         header, *found = csv.reader(file)
-    assert header == ["id", "text", "score", "truncated", "error"]
+    assert header == ["id", "text", "score", "truncated", "error", "confidence"]
     plain = {None: "", True: "true", False: "false"}
-    assert [[*row[:2], row[2] and float(row[2]), *row[3:]] for row in found] == [
-        [row.id, row.text or "", "" if row.score is None else row.score, plain[row.truncated], row.error or ""]
+    assert [[*row[:2], row[2] and float(row[2]), *row[3:5], row[5] and float(row[5])] for row in found] == [
+        [
+            row.id,
+            row.text or "",
+            "" if row.score is None else row.score,
+            plain[row.truncated],
+            row.error or "",
+            "" if row.confidence is None else row.confidence,
+        ]
         for row in rows
     ]
 
@@ -73,7 +82,7 @@ def test_csv(folder, rows):
 @given(ROWS)
 def test_parquet(folder, rows):
     table = parquet.read_table(write(folder / "rows.parquet", "parquet", rows))
-    assert table.column_names == list(Row._fields)
+    assert table.column_names == list(COLUMNS)
     assert [Row(**row) for row in table.to_pylist()] == rows
 
 
@@ -84,6 +93,33 @@ def test_txt_has_one_line_a_row_whatever_the_text(folder, texts):
     found = path.read_bytes().decode()
     assert len(found.splitlines()) == len(texts)
     assert found.splitlines() == [" ".join(text.splitlines()) for text in texts]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "txt"])
+def test_lists_are_objects_and_json_in_csv(tmp_path, format):
+    path = tmp_path / "rows"
+    found = (Alternative('a "b"', -0.5, 0.75), Alternative("a", -1.0, 0.25))
+    sure = (Confidence("a", 0.5), Confidence("b", 1.0))
+    rows = [Row("a.png", 'a "b"', -0.5, False, None, 0.9, found, sure), Row("b.png", error="b.png: bad")]
+    columns = ("id", "text", "alternatives", "words")
+    with open_rows(str(path), format, columns) as put:
+        for row in rows:
+            put(row)
+    want = [{"text": 'a "b"', "score": -0.5, "probability": 0.75}, {"text": "a", "score": -1.0, "probability": 0.25}]
+    words = [{"text": "a", "confidence": 0.5}, {"text": "b", "confidence": 1.0}]
+    if format == "txt":
+        assert path.read_text() == 'a "b"\n\n'
+        return
+    if format == "jsonl":
+        read = [json.loads(line) for line in path.read_text().splitlines()]
+    elif format == "parquet":
+        read = parquet.read_table(path).to_pylist()
+    else:
+        with path.open(newline="", encoding="utf-8") as file:
+            read = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+        read[0] |= {name: json.loads(read[0][name]) for name in ("alternatives", "words")}
+    assert read[0] == {"id": "a.png", "text": 'a "b"', "alternatives": want, "words": words}
+    assert read[1] == {"id": "b.png", "text": None, "alternatives": None, "words": None}
 
 
 def test_parquet_is_written_in_groups(tmp_path):

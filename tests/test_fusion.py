@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.compilations import count_compilations
-from tests.test_decoding import END, PAD, SPECIAL, START, VOCABULARY, toy
+from tests.toy import END, PAD, SPECIAL, START, VOCABULARY, toy
 from trocr_jax.decoding import Decoded, beam_search, chain, sample
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.errors import DecodeError
@@ -145,7 +145,7 @@ def test_a_vocabulary_of_fifty_thousand_tokens(tmp_path: Path) -> None:
 LENGTH = 3
 
 
-def search(tables: jax.Array, fusion: ShallowFusion, beams: int) -> Decoded:
+def search(tables: np.ndarray, fusion: ShallowFusion, beams: int) -> Decoded:
     """Beams of the toy model; none for greedy search."""
     step, _ = toy(tables, LENGTH)
     cache = jnp.zeros((len(tables), max(beams, 1), LENGTH), jnp.int32)
@@ -190,7 +190,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, NGram]:
 def test_all_beams_find_what_brute_force_finds(model, seed: int, weight: float, bonus: float) -> None:
     table, lm = model
     tables = logits(seed)
-    found = compiled(jnp.asarray(tables), ShallowFusion(lm, weight, bonus), VOCABULARY**LENGTH)
+    found = compiled(tables, ShallowFusion(lm, weight, bonus), VOCABULARY**LENGTH)
     texts = [
         ids
         for n in range(1, LENGTH + 1)
@@ -209,7 +209,7 @@ def test_all_beams_find_what_brute_force_finds(model, seed: int, weight: float, 
 def test_greedy_search_maximises_the_sum_and_reports_it_normalised(model) -> None:
     table, lm = model
     tables = logits(11)
-    found = compiled(jnp.asarray(tables), ShallowFusion(lm, 0.8, 0.3), 0)
+    found = compiled(tables, ShallowFusion(lm, 0.8, 0.3), 0)
     for i, log_probs in enumerate(log_softmax(tables)):
         ids: tuple[int, ...] = ()
         for t in range(int(found.lengths[i, 0])):
@@ -224,9 +224,9 @@ def test_a_finished_text_says_nothing_to_its_neighbour(model) -> None:
     fusion = ShallowFusion(model[1], 0.8)
     tables = logits(12)
     tables[:, :, END] = -50.0
-    together = compiled(jnp.asarray(tables), fusion, 0)
+    together = compiled(tables, fusion, 0)
     tables[0, START, END] = 50.0  # the first line ends at once, the second goes on
-    apart = compiled(jnp.asarray(tables), fusion, 0)
+    apart = compiled(tables, fusion, 0)
     assert apart.token_ids[0, 0].tolist() == [END, PAD, PAD]
     assert together.lengths[:, 0].tolist() == [LENGTH, LENGTH]
     assert np.isfinite(apart.scores).all()
@@ -235,7 +235,7 @@ def test_a_finished_text_says_nothing_to_its_neighbour(model) -> None:
 
 
 def test_another_weight_or_bonus_compiles_nothing(model) -> None:
-    tables = jnp.asarray(logits(13))
+    tables = logits(13)
     first = compiled(tables, ShallowFusion(model[1], 0.1, 0.0), 0)
     with count_compilations() as programs:
         second = compiled(tables, ShallowFusion(model[1], 5.0, -2.0), 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +25,16 @@ from tests.compilations import count_compilations
 from tests.tiny import line_image, save_lines, save_tiny, tiny_config, tiny_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import parameters
+from trocr_jax.confidence import minimum_bayes_risk
+from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.constraints import Characters, Lexicon, Regex
+from trocr_jax.decoding.fusion import NGram, ShallowFusion
+from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import generate
-from trocr_jax.recognizer import Recognition, Recognizer, bucket_sizes
+from trocr_jax.recognizer import Recognition, Recognizer
+from trocr_jax.recognizer_batches import bucket_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = DecodeConfig(max_new_tokens=20)
@@ -162,6 +170,123 @@ def test_an_image_that_changes_after_it_was_given_is_read_as_it_was(recognizer, 
 
     assert all(map(same, recognizer(frames(), SHORT), alone))
     assert all(same(found, alone[3]) for found in recognizer([line_image(3)] * 20, SHORT))
+
+
+# --- several texts, confidences, constraints, language models, streams
+
+
+BEAMS = dataclasses.replace(SHORT, num_beams=3, num_return_sequences=3)
+DRAWS = dataclasses.replace(SHORT, do_sample=True, num_return_sequences=6, temperature=0.5, seed=1)
+
+
+def found_by(recognizer: Recognizer, paths: list[Path], decode: DecodeConfig) -> Decoded:
+    pixels = np.stack([recognizer.image_processor.pixels(path) for path in paths])
+    found = generate(recognizer.model, jnp.asarray(pixels), decode, image_processor=recognizer.image_processor)
+    return Decoded._make(np.asarray(array) for array in found)
+
+
+@pytest.mark.parametrize("decode", [BEAMS, DRAWS], ids=["beams", "draws"])
+@pytest.mark.parametrize("choose", ["score", "mbr"])
+def test_alternatives_are_the_texts_that_were_found(recognizer, lines, decode, choose):
+    results = recognizer(lines[:4], dataclasses.replace(decode, choose=choose), batch_size=4)
+    found = found_by(recognizer, lines[:4], decode)
+    for i, result in enumerate(results):
+        texts = recognizer.tokenizer.batch_decode(found.token_ids[i], skip_special_tokens=True)
+        weights = np.zeros(len(texts)) if decode.do_sample else found.token_log_probs[i].sum(axis=-1)
+        weights = np.exp(weights - weights.max()) / np.exp(weights - weights.max()).sum()
+        assert {one.text for one in result.alternatives} == set(texts)
+        for one in result.alternatives:
+            mine = [j for j, text in enumerate(texts) if text == one.text]
+            assert one.probability == pytest.approx(sum(weights[j] for j in mine), abs=1e-5)
+            assert one.score == pytest.approx(max(found.scores[i, j] for j in mine), abs=1e-4)
+        scores = [one.score for one in result.alternatives]
+        assert scores == sorted(scores, reverse=True)
+        best = minimum_bayes_risk(result.alternatives) if choose == "mbr" else 0
+        assert (result.text, result.score) == (result.alternatives[best].text, result.alternatives[best].score)
+        assert recognizer.tokenizer.decode(result.token_ids, skip_special_tokens=True) == result.text
+    assert any(len(result.alternatives) > 1 for result in results)
+
+
+def test_confidences_are_the_probabilities_of_the_tokens(recognizer, lines, alone):
+    found = found_by(recognizer, lines[:4], SHORT)
+    for i, result in enumerate(alone[:4]):
+        length = len(result.token_ids)
+        log_probs = found.model_log_probs[i, 0, :length]
+        np.testing.assert_allclose(result.model_log_probs, log_probs, atol=1e-4)
+        assert result.confidence == pytest.approx(np.exp(log_probs.mean()), abs=1e-4)
+        assert "".join(one.text for one in result.characters) == result.text
+        probabilities = np.exp([p for p, token in zip(log_probs, result.token_ids, strict=True) if token > 3])
+        np.testing.assert_allclose([one.confidence for one in result.characters], probabilities, atol=1e-4)
+        assert [one.text for one in result.words] == result.text.split()
+        assert result.alternatives == ((result.text, result.score, 1.0),)
+        assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_confidences_are_those_of_the_model_whatever_a_constraint_does(recognizer, lines):
+    (result,) = recognizer(lines[0], dataclasses.replace(SHORT, constraint=Characters("0123456789")))
+    assert set(result.text) <= set("0123456789")
+    assert sum(result.model_log_probs) < result.score - 0.1
+
+
+def test_a_constraint_is_compiled_once_for_each_recognizer(recognizer, lines, monkeypatch):
+    calls = []
+    original = constraints.compile
+
+    def counted(*given, **named):
+        calls.append(given)
+        return original(*given, **named)
+
+    monkeypatch.setattr(constraints, "compile", counted)
+    decode = dataclasses.replace(SHORT, constraint=Characters("abc"))
+    for _ in range(2):
+        assert all(set(one.text) <= set("abc") for one in recognizer(lines[:2], decode))
+    recognizer(lines[:1], dataclasses.replace(SHORT, constraint=Characters("abc")))
+    assert len(calls) == 1
+
+
+def test_a_language_model_over_the_tokens(recognizer, lines, tmp_path):
+    words = ["<s>", "</s>", *(token for token in recognizer.tokens if token not in (None, " ", "</s>", "<unk>"))]
+    log_probs = {word: -0.1 if word == "q" else -9.0 for word in words}
+    text = "".join(f"{p}\t{word}\n" for word, p in log_probs.items())
+    (tmp_path / "q.arpa").write_text(f"\\data\\\nngram 1={len(words)}\n\\1-grams:\n{text}\\end\\\n", encoding="utf-8")
+    lm = NGram.from_arpa(tmp_path / "q.arpa", recognizer.tokens)
+    decode = dataclasses.replace(SHORT, suppress_tokens=(0, 1))  # a random model writes <s>, which costs nothing here
+    (result,) = recognizer(lines[0], dataclasses.replace(decode, processors=(ShallowFusion(lm, 50.0),)))
+    assert result.text == "q" * 20
+    (result,) = recognizer(lines[0], dataclasses.replace(decode, processors=(ShallowFusion(lm, 0.0),)))
+    assert result.text == recognizer(lines[0], decode)[0].text != "q" * 20
+    other = NGram.from_arpa(tmp_path / "q.arpa", [*recognizer.tokens, "more"])
+    with pytest.raises(DecodeError, match="a language model over 50 tokens does not fit a model of 49"):
+        recognizer.read([], dataclasses.replace(SHORT, processors=(ShallowFusion(other),)))
+
+
+def test_a_stream_ends_with_the_text(recognizer, lines, alone):
+    for path, want in list(zip(lines, alone, strict=True))[:2]:
+        shown = list(recognizer.stream(path, SHORT))
+        assert shown[-1] == want.text
+        assert all(now.startswith(before) and now != before for before, now in itertools.pairwise(shown))
+        assert len(shown) == len(want.text) + (shown[0] == "")
+    with pytest.raises(DecodeError, match="num_return_sequences"):
+        recognizer.stream(lines[0], BEAMS)
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        recognizer.stream("missing.png", SHORT)
+
+
+@pytest.mark.parametrize(
+    ("decode", "said"),
+    [
+        ({"choose": "mbr"}, 'choose is "mbr" and num_return_sequences is 1'),
+        ({"constraint": Characters("")}, "empty"),
+        ({"constraint": Characters("€")}, "spells none"),
+        ({"constraint": Regex("abc"), "max_new_tokens": 3}, "in 3 tokens"),
+        ({"constraint": Lexicon(())}, "lexicon is empty"),
+        ({"constraint": Lexicon(("a", "€"))}, "cannot spell"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_at_once(recognizer, decode, said):
+    with count_compilations() as programs, pytest.raises(DecodeError, match=said):
+        recognizer.read([], dataclasses.replace(SHORT, **decode))
+    assert programs == []
 
 
 # --- long input

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,23 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from PIL import Image
 
 from trocr_jax import checkpoint
+from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.decoding.types import Decoded
-from trocr_jax.errors import DecodeError, ImageError
-from trocr_jax.generation import check, compute_dtype, generate
-from trocr_jax.image import ImageProcessor, as_pixels
+from trocr_jax.decoding.fusion import ShallowFusion
+from trocr_jax.decoding.types import Decoded, Processor, Special
+from trocr_jax.errors import DecodeError, ImageError, TokenizerError
+from trocr_jax.generation import check, compute_dtype, generate, stream
+from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
+from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, is_image, normalised
+from trocr_jax.recognizer_result import Recognition as Recognition
+from trocr_jax.recognizer_result import recognition
 from trocr_jax.tokenizer import decode as decode_text
 from trocr_jax.tokenizer import load_tokenizer
+from trocr_jax.tokenizer_spelling import Spellings, spellings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,21 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_NEW_TOKENS = 128  # the built-in model writes a token a character; a search ends when its lines have ended
 DEFAULT_BATCH_SIZE = {"cpu": 16}  # per device; elsewhere OTHER_BATCH_SIZE
 OTHER_BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """What was read in one image.
-
-    text: without special tokens. token_ids: the end token included, nothing behind it. token_log_probs: one for each
-    of them. score: their sum for greedy search. truncated: the text met `max_new_tokens` before its end.
-    """
-
-    text: str
-    score: float
-    token_ids: list[int]
-    token_log_probs: list[float]
-    truncated: bool
+KEPT_CONSTRAINTS = 4  # a large lexicon is slow to compile and takes memory
 
 
 class Recognizer:
@@ -82,6 +73,7 @@ class Recognizer:
             graph, state = nnx.split(model)
             model = nnx.merge(graph, jax.device_put(state, NamedSharding(auto, PartitionSpec())))
         self.model = model
+        self._constraints: dict[Any, Processor] = {}
 
     @classmethod
     def from_pretrained(
@@ -135,36 +127,107 @@ class Recognizer:
             floats [B, 3, H, W] or [B, H, W, 3], such as transformers' TrOCRProcessor gives. An ImageError in the
             series comes out in its place. Memory does not grow with the number of images: a few batches are decoded
             ahead. What is not a path or bytes is decoded before the next image is asked for.
-        decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none.
+        decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none. With several
+            `num_return_sequences` a Recognition has alternatives; the text is that with the best score or, with
+            choose="mbr", that of least Bayes risk. A `constraint` is compiled for the tokenizer; the last few are kept.
         batch_size: images a batch; 16 on a CPU and 64 elsewhere, for each device of the mesh, if none. A batch is
             filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
         Raises DecodeError at once for options that do not fit.
         """
-        limit = self.model.config.decoder.max_position_embeddings
-        decode = DecodeConfig(max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, limit)) if decode is None else decode
-        check(decode, self.model.config)
+        decode, choose = self._plan(decode)
         if batch_size is None:
             batch_size = self._devices * DEFAULT_BATCH_SIZE.get(jax.default_backend(), OTHER_BATCH_SIZE)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
         sizes = bucket_sizes(batch_size, self._devices)
-        pixels = _normalised(images)
+        pixels = normalised(images)
         if pixels is not None:
             starts = range(0, len(pixels), sizes[-1])
-            batches = (_Batch.of_pixels(list(pixels[start : start + sizes[-1]])) for start in starts)
-            return self._recognitions(batches, decode, sizes, None)
-        series = cast(Iterable[ImageSource | ImageError], [images] if _is_image(images) else images)
-        return self._recognitions(self._batches(series, sizes[-1]), decode, sizes, self.image_processor)
+            given = (Batch.of_pixels(list(pixels[start : start + sizes[-1]])) for start in starts)
+            return self._recognitions(given, decode, choose, sizes, None)
+        series = cast(Iterable[ImageSource | ImageError], [images] if is_image(images) else images)
+        return self._recognitions(
+            batches(series, self.image_processor, sizes[-1]), decode, choose, sizes, self.image_processor
+        )
+
+    def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
+        """The text of one image while it grows, each time that it has changed; the last is what `read` gives.
+
+        With beams there is nothing to show until the first hypothesis has ended. Raises DecodeError or ImageError at
+        once; `num_return_sequences` must be 1.
+        """
+        decode, _ = self._plan(decode)
+        if decode.num_return_sequences > 1:
+            raise DecodeError(f"num_return_sequences is {decode.num_return_sequences}: a stream shows one text")
+        pixels = self.image_processor.pixels(image)[None]
+        return self._stream(pixels, decode)
+
+    def _stream(self, pixels: np.ndarray, decode: DecodeConfig) -> Iterator[str]:
+        shown = None
+        processor = self.image_processor
+        for found in stream(self.model, jnp.asarray(pixels), decode, dtype=self.dtype, image_processor=processor):
+            (text,) = decode_text(self.tokenizer, found.token_ids[:, 0])
+            if text != shown:
+                yield text
+            shown = text
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """The bytes that each token of the model spells, None for one that spells nothing. Raises TokenizerError for a
+        tokenizer of a kind whose spelling is not known."""
+        return spellings(self.tokenizer, self.model.config.decoder.vocab_size)
+
+    @cached_property
+    def tokens(self) -> list[str | None]:
+        """The string of each token of the model, for `NGram.from_arpa`: "</s>" for the end token, "<unk>" for the
+        unknown one, None for what spells nothing."""
+        strings = {i: token for token, i in self.tokenizer.get_vocab().items()}
+        named = {self.model.config.eos_token_id: "</s>", self.tokenizer.unk_token_id: "<unk>"}
+        known = enumerate(self.spellings)
+        return [named.get(i, None if spelling is None else strings[i]) for i, spelling in known]
+
+    def _plan(self, decode: DecodeConfig | None) -> tuple[DecodeConfig, Literal["score", "mbr"]]:
+        """The search that `generate` is asked for, with its constraint compiled, and how to choose among its texts."""
+        ids = self.model.config
+        if decode is None:
+            decode = DecodeConfig(max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, ids.decoder.max_position_embeddings))
+        choose, spec = decode.choose, decode.constraint
+        if choose == "mbr" and decode.num_return_sequences == 1:
+            raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
+        decode = dataclasses.replace(decode, choose="score", constraint=None)
+        check(decode, ids)
+        for fusion in decode.processors:
+            if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
+                raise DecodeError(
+                    f"processors: a language model over {len(fusion.lm.symbols)} tokens does not fit a model of "
+                    f"{ids.decoder.vocab_size}; read it with this recognizer's `tokens`"
+                )
+        if spec is not None:
+            processor = self._constraint(spec, decode.max_new_tokens) if constraints.is_spec(spec) else spec
+            decode = dataclasses.replace(decode, processors=(*decode.processors, processor))
+        return decode, choose
+
+    def _constraint(self, spec: constraints.Constraint, max_new_tokens: int) -> Processor:
+        ids, key = self.model.config, (spec, max_new_tokens)
+        if key not in self._constraints:
+            special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+            compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)
+            while len(self._constraints) >= KEPT_CONSTRAINTS:
+                del self._constraints[next(iter(self._constraints))]
+            self._constraints[key] = compiled
+        return self._constraints[key]
 
     def _recognitions(
         self,
-        batches: Iterable[_Batch],
+        series: Iterable[Batch],
         decode: DecodeConfig,
+        choose: Literal["score", "mbr"],
         sizes: Sequence[int],
         image_processor: ImageProcessor | None,
     ) -> Generator[Recognition | ImageError, None, None]:
-        running: deque[tuple[_Batch, Decoded | None]] = deque()
-        for batch in batches:
+        drawn = decode.do_sample and decode.num_beams == 1
+        running: deque[tuple[Batch, Decoded | None]] = deque()
+        for batch in series:
             decoded = None
             if batch.pixels:
                 size = next(size for size in sizes if size >= len(batch.pixels))
@@ -174,112 +237,38 @@ class Recognizer:
                 decoded = generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
             running.append((batch, decoded))
             if len(running) > 1:  # the device has its next batch before this thread waits for the last one
-                yield from self._finish(*running.popleft())
+                yield from self._finish(*running.popleft(), drawn=drawn, choose=choose)
         while running:
-            yield from self._finish(*running.popleft())
+            yield from self._finish(*running.popleft(), drawn=drawn, choose=choose)
 
-    def _finish(self, batch: _Batch, decoded: Decoded | None) -> Generator[Recognition | ImageError, None, None]:
-        found = iter(self._texts(decoded, len(batch.pixels)) if decoded is not None else ())
+    def _finish(
+        self, batch: Batch, decoded: Decoded | None, *, drawn: bool, choose: Literal["score", "mbr"]
+    ) -> Generator[Recognition | ImageError, None, None]:
+        count = len(batch.pixels)
+        found = iter(self._found(decoded, count, drawn=drawn, choose=choose) if decoded is not None else ())
         for error in batch.errors:
             yield next(found) if error is None else error
 
-    def _texts(self, decoded: Decoded, count: int) -> list[Recognition]:
-        best = jax.tree.map(lambda array: np.asarray(array)[:count, 0], jax.device_get(decoded))
-        texts = decode_text(self.tokenizer, best.token_ids)
+    def _found(
+        self, decoded: Decoded, count: int, *, drawn: bool, choose: Literal["score", "mbr"]
+    ) -> list[Recognition]:
+        decoded = Decoded._make(np.asarray(array)[:count] for array in jax.device_get(decoded))
+        texts = decode_text(self.tokenizer, decoded.token_ids)
+        each = decoded.token_ids.shape[1]
         return [
-            Recognition(
-                text=texts[i],
-                score=float(best.scores[i]),
-                token_ids=best.token_ids[i, :length].tolist(),
-                token_log_probs=best.token_log_probs[i, :length].tolist(),
-                truncated=bool(best.truncated[i]),
+            recognition(
+                Decoded._make(array[i] for array in decoded),
+                texts[i * each : (i + 1) * each],
+                self._spellings_if_known,
+                drawn=drawn,
+                choose=choose,
             )
-            for i, length in enumerate(best.lengths.tolist())
+            for i in range(count)
         ]
 
-    def _batches(self, images: Iterable[ImageSource | ImageError], size: int) -> Generator[_Batch, None, None]:
-        batch = _Batch([], [])
-        with closing(self._decoded(images, ahead=2 * size)) as decoded:
-            for pixels in decoded:
-                batch.add(pixels)
-                # The second bound keeps one good image among endless bad ones from waiting for ever.
-                if len(batch.pixels) == size or len(batch.errors) == 16 * size:
-                    yield batch
-                    batch = _Batch([], [])
-        if batch.errors:
-            yield batch
-
-    def _decoded(
-        self, images: Iterable[ImageSource | ImageError], *, ahead: int
-    ) -> Generator[np.ndarray | ImageError, None, None]:
-        """Pixels [H, W, 3] uint8 of each image in order, at most `ahead` images ahead of their use."""
-        pool = ThreadPoolExecutor(_threads(), thread_name_prefix="trocr-image")
-        pending: deque[Future[np.ndarray | ImageError]] = deque()
+    @cached_property
+    def _spellings_if_known(self) -> Sequence[bytes | None] | None:
         try:
-            for image in images:
-                if isinstance(image, str | os.PathLike | bytes):
-                    pending.append(pool.submit(self._pixels, image))
-                else:  # may change when the next one is asked for: a frame of a file, a buffer used again
-                    pending.append(Future())
-                    pending[-1].set_result(self._pixels(image))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _pixels(self, image: ImageSource | ImageError) -> np.ndarray | ImageError:
-        if isinstance(image, ImageError):
-            return image
-        try:
-            return self.image_processor.pixels(image)
-        except ImageError as error:
-            return error
-
-
-def bucket_sizes(batch_size: int, devices: int = 1) -> tuple[int, ...]:
-    """Batch sizes that are compiled: powers of two below `batch_size`, and it, in multiples of `devices`."""
-    largest = -(-batch_size // devices)
-    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
-    return tuple(devices * size for size in (*powers, largest))
-
-
-class _Batch(NamedTuple):
-    """A stretch of the series: an error or None for each image, and the pixels [H, W, 3] of those without one."""
-
-    errors: list[ImageError | None]
-    pixels: list[np.ndarray]
-
-    @classmethod
-    def of_pixels(cls, pixels: list[np.ndarray]) -> _Batch:
-        return cls([None] * len(pixels), pixels)
-
-    def add(self, outcome: np.ndarray | ImageError) -> None:
-        if isinstance(outcome, ImageError):
-            self.errors.append(outcome)
-        else:
-            self.errors.append(None)
-            self.pixels.append(outcome)
-
-
-def _ndim(images: Any) -> int | None:
-    """Axes of an array; None for anything else."""
-    return len(images.shape) if hasattr(images, "shape") and hasattr(images, "dtype") else None
-
-
-def _normalised(images: Any) -> np.ndarray | None:
-    """f32 [B, H, W, 3] if `images` is a batch of floats, channels first or last."""
-    if _ndim(images) != 4:
-        return None
-    array = np.asarray(images)
-    return np.asarray(as_pixels(array)) if jnp.issubdtype(array.dtype, jnp.floating) else None
-
-
-def _is_image(images: Any) -> bool:
-    single = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ImageError
-    return isinstance(images, single) or hasattr(images, "read") or _ndim(images) in (2, 3)
-
-
-def _threads() -> int:
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+            return self.spellings
+        except TokenizerError:  # it reads all the same
+            return None

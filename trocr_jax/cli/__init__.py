@@ -10,19 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 
+from trocr_jax.cli.options import Constraints, LanguageModel, Penalties, Sampling, Scores, Search, argument
 from trocr_jax.errors import TrOCRError
-
-
-def _argument(metavar: str, help: str, default: str) -> Any:
-    """How --help shows an argument; `default` says what happens without it."""
-    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=default)
-
 
 _INPUTS = (
     "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
@@ -33,9 +28,8 @@ _REVISION = "Branch, tag or commit of the repository, such as refs/pr/3."
 _OUTPUT = "File to write. It appears when it is complete."
 _FORMAT = (
     "txt has one line of text for each input, an empty one where nothing could be read; the others have the fields id, "
-    "text, score, truncated and error."
+    "text, score, truncated, error and confidence."
 )
-_TOKENS = "Longest text in tokens, the end token counted."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,31 +40,35 @@ class Transcribe:
     (each is named), 2 wrong usage, or a model or output that cannot be used.
     """
 
-    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], _argument("INPUT...", _INPUTS, "(required)")]] = ()
-    model: Annotated[str, _argument("MODEL", _MODEL, "(default: tiny-printed)")] = "tiny-printed"
-    revision: Annotated[str | None, _argument("NAME", _REVISION, "(default: main)")] = None
-    output: Annotated[str | None, _argument("FILE", _OUTPUT, "(default: stdout)")] = None
+    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("INPUT...", _INPUTS, "(required)")]] = ()
+    model: Annotated[str, argument("MODEL", _MODEL, "(default: tiny-printed)")] = "tiny-printed"
+    revision: Annotated[str | None, argument("NAME", _REVISION, "(default: main)")] = None
+    output: Annotated[str | None, argument("FILE", _OUTPUT, "(default: stdout)")] = None
     format: Annotated[
         Literal["txt", "jsonl", "csv", "parquet"] | None,
-        _argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
+        argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
     ] = None
-    num_beams: Annotated[int, _argument("K", "Hypotheses followed at a time; 1 is greedy search.", "(default: 1)")] = 1
-    max_new_tokens: Annotated[int | None, _argument("N", _TOKENS, "(default: 128, or as many as the model can)")] = None
     batch_size: Annotated[
-        int | None, _argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
+        int | None, argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
     ] = None
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        _argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
+        argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
     ] = None
+    search: Search = field(default_factory=Search)
+    sampling: Sampling = field(default_factory=Sampling)
+    penalty: Penalties = field(default_factory=Penalties)
+    constraint: Constraints = field(default_factory=Constraints)
+    language_model: LanguageModel = field(default_factory=LanguageModel)
+    score: Scores = field(default_factory=Scores)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print what a model is: its configuration, parameters, image size, vocabulary and files."""
 
-    model: tyro.conf.Positional[Annotated[str, _argument("MODEL", _MODEL, "(required)")]]
-    revision: Annotated[str | None, _argument("NAME", _REVISION, "(default: main)")] = None
+    model: tyro.conf.Positional[Annotated[str, argument("MODEL", _MODEL, "(required)")]]
+    revision: Annotated[str | None, argument("NAME", _REVISION, "(default: main)")] = None
 
 
 _Command = Annotated[Transcribe, tyro.conf.subcommand("transcribe")] | Annotated[Info, tyro.conf.subcommand("info")]
@@ -83,8 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if list(args) == ["--version"]:
         print(_version())
         return 0
-    description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
-    command = tyro.cli(_Command, prog="trocr-jax", description=description, args=args)
+    command = parse(args)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
     try:
         if isinstance(command, Transcribe):
@@ -101,6 +98,13 @@ def main(args: Sequence[str] | None = None) -> int:
         _end_by(signal.SIGINT)
     except BrokenPipeError:
         _end_by(signal.SIGPIPE)
+
+
+def parse(args: Sequence[str]) -> Transcribe | Info:
+    """The command that the arguments ask for. Raises SystemExit with status 2 if they cannot be parsed."""
+    description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(_Command, prog="trocr-jax", description=description, args=args, config=config)
 
 
 def _version() -> str:

@@ -8,26 +8,36 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
 
 import orjson
 
+from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
 
 
 class Row(NamedTuple):
-    """One image: `error` says why nothing was read, and then text, score and truncated are None."""
+    """One image: `error` says why nothing was read, and then all but it and the id are None.
+
+    alternatives, words, characters: columns of their own only where they were asked for.
+    """
 
     id: str
     text: str | None = None
     score: float | None = None
     truncated: bool | None = None
     error: str | None = None
+    confidence: float | None = None
+    alternatives: Sequence[Alternative] | None = None
+    words: Sequence[Confidence] | None = None
+    characters: Sequence[Confidence] | None = None
 
 
+COLUMNS = Row._fields[:-3]
 Write = Callable[[Row], None]
+Values = Callable[[dict[str, Any]], None]
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 PARQUET_ROWS = 4096  # a row group: what is held in memory before it is written
 
@@ -38,8 +48,10 @@ def format_of(output: str | None) -> str:
 
 
 @contextmanager
-def open_rows(output: str | None, format: str) -> Iterator[Write]:
-    """A function that writes a row to the file `output`, or to stdout if None or "-".
+def open_rows(output: str | None, format: str, columns: Sequence[str] = COLUMNS) -> Iterator[Write]:
+    """A function that writes the `columns` of a row to the file `output`, or to stdout if None or "-".
+
+    Lists (alternatives, words, characters) are lists of objects in jsonl and parquet, and such a list as JSON in csv.
 
     A regular file appears, or replaces its predecessor, when the block ends without an exception. Paths that are not
     valid Unicode are written with escapes (`\\udce9`). Raises OutputError naming the file.
@@ -49,8 +61,8 @@ def open_rows(output: str | None, format: str) -> Iterator[Write]:
         raise OutputError("parquet cannot be written to stdout; give --output FILE")
     name = "stdout" if output is None else output
     try:
-        with _stdout() if to_stdout else _file(name) as file, _WRITERS[format](file) as write:
-            yield lambda row: write(Row(*map(printable, row)))
+        with _stdout() if to_stdout else _file(name) as file, _WRITERS[format](file, columns) as write:
+            yield lambda row: write({name: printable(getattr(row, name)) for name in columns})
     except (BrokenPipeError, OutputError):
         raise
     except OSError as error:
@@ -96,25 +108,25 @@ def _umask() -> int:
 
 
 @contextmanager
-def _txt(file: IO[bytes]) -> Iterator[Write]:
-    def write(row: Row) -> None:
-        file.write(" ".join((row.text or "").splitlines()).encode() + b"\n")
+def _txt(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
+    def write(row: dict[str, Any]) -> None:
+        file.write(" ".join((row["text"] or "").splitlines()).encode() + b"\n")
         file.flush()
 
     yield write
 
 
 @contextmanager
-def _jsonl(file: IO[bytes]) -> Iterator[Write]:
-    def write(row: Row) -> None:
-        file.write(orjson.dumps(row._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+def _jsonl(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
+    def write(row: dict[str, Any]) -> None:
+        file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         file.flush()
 
     yield write
 
 
 @contextmanager
-def _csv(file: IO[bytes]) -> Iterator[Write]:
+def _csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
     line = io.StringIO()
     writer = csv.writer(
         line
@@ -127,19 +139,27 @@ def _csv(file: IO[bytes]) -> Iterator[Write]:
         line.seek(0)
         line.truncate()
 
-    put(Row._fields)
-    yield lambda row: put(str(x).lower() if isinstance(x, bool) else x for x in row)
+    def plain(value: Any) -> Any:
+        if isinstance(value, bool):
+            return str(value).lower()
+        return orjson.dumps(value).decode() if isinstance(value, list) else value
+
+    put(columns)
+    yield lambda row: put(map(plain, row.values()))
 
 
 @contextmanager
-def _parquet(file: IO[bytes]) -> Iterator[Write]:
+def _parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise OutputError("parquet needs pyarrow: pip install trocr-jax[parquet]") from None
-    types = (pa.string(), pa.string(), pa.float64(), pa.bool_(), pa.string())
-    schema = pa.schema(list(zip(Row._fields, types, strict=True)))
+    text, number, flag = pa.string(), pa.float64(), pa.bool_()
+    sure = pa.list_(pa.struct({"text": text, "confidence": number}))
+    found = pa.list_(pa.struct({"text": text, "score": number, "probability": number}))
+    types = dict(zip(Row._fields, (text, text, number, flag, text, number, found, sure, sure), strict=True))
+    schema = pa.schema([(name, types[name]) for name in columns])
     rows: list[dict[str, Any]] = []
     with parquet.ParquetWriter(file, schema) as writer:
 
@@ -147,8 +167,8 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
             writer.write_table(pa.Table.from_pylist(rows, schema))
             rows.clear()
 
-        def write(row: Row) -> None:
-            rows.append(row._asdict())
+        def write(row: dict[str, Any]) -> None:
+            rows.append(row)
             if len(rows) == PARQUET_ROWS:
                 flush()
 
@@ -160,5 +180,10 @@ _WRITERS = {"txt": _txt, "jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
 
 
 def printable(value: Any) -> Any:
-    """A string as valid Unicode: bytes of a file name that are not become escapes. Other values as they are."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    """A string as valid Unicode: bytes of a file name that are not become escapes. A sequence of named tuples as a list
+    of objects. Other values as they are."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return [{name: printable(part) for name, part in item._asdict().items()} for item in value]
+    return value

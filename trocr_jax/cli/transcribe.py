@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import sys
 from collections import deque
 from collections.abc import Iterator
 
 from trocr_jax.cli import Transcribe
+from trocr_jax.cli.decode import check_options, decode_config
 from trocr_jax.cli.inputs import Input, expand
-from trocr_jax.cli.output import Row, format_of, open_rows
+from trocr_jax.cli.output import COLUMNS, Row, format_of, open_rows
 from trocr_jax.cli.progress import Progress
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
-from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
+from trocr_jax.recognizer import Recognizer
 
 
 def transcribe(command: Transcribe) -> int:
@@ -27,14 +27,13 @@ def transcribe(command: Transcribe) -> int:
     if "-" not in command.inputs:  # a list on stdin may be endless; files are counted for the bar
         listed = list(inputs)
         inputs, total = iter(listed), len(listed)
-    tokens = DEFAULT_MAX_NEW_TOKENS if command.max_new_tokens is None else command.max_new_tokens
-    decode = DecodeConfig(num_beams=command.num_beams, max_new_tokens=tokens)  # refused before anything is loaded
-    with open_rows(command.output, command.format or format_of(command.output)) as write:
+    check_options(command)  # before anything is loaded
+    columns = [*COLUMNS, *(["alternatives"] if command.search.n_best is not None else [])]
+    columns += ["words", "characters"] if command.score.confidences else []
+    with open_rows(command.output, command.format or format_of(command.output), columns) as write:
         recognizer = Recognizer.from_pretrained(command.model, revision=command.revision, dtype=command.dtype)
-        if command.max_new_tokens is None:
-            tokens = min(tokens, recognizer.model.config.decoder.max_position_embeddings)
-            decode = dataclasses.replace(decode, max_new_tokens=tokens)
-        rows = _rows(recognizer, inputs, decode, command.batch_size)
+        decode = decode_config(command, recognizer)
+        rows = _rows(recognizer, inputs, decode, command.batch_size, columns)
         truncated = 0
         on_terminal = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
         with Progress(total, bar=sys.stderr.isatty() and not on_terminal) as progress:
@@ -45,14 +44,16 @@ def transcribe(command: Transcribe) -> int:
                 truncated += bool(row.truncated)
                 progress.update(failed=row.error is not None)
             if truncated:
-                progress.say(f"texts cut off after {tokens} tokens: {truncated} (--max-new-tokens sets the limit)")
+                progress.say(
+                    f"texts cut off after {decode.max_new_tokens} tokens: {truncated} (--max-new-tokens sets the limit)"
+                )
             if progress.failed:
                 progress.say(f"could not be read: {progress.failed} of {progress.done}")
     return 1 if progress.failed else 0
 
 
 def _rows(
-    recognizer: Recognizer, inputs: Iterator[Input], decode: DecodeConfig, batch_size: int | None
+    recognizer: Recognizer, inputs: Iterator[Input], decode: DecodeConfig, batch_size: int | None, columns: list[str]
 ) -> Iterator[Row]:
     paths: deque[str] = deque()  # of the images that were asked for and have not come out
 
@@ -66,4 +67,4 @@ def _rows(
         if isinstance(outcome, ImageError):
             yield Row(path, error=str(outcome))
         else:
-            yield Row(path, text=outcome.text, score=outcome.score, truncated=outcome.truncated)
+            yield Row(path, **{name: getattr(outcome, name) for name in columns if name not in ("id", "error")})

@@ -1,6 +1,8 @@
 """Searches over a `StepFn`. Nothing here knows the model."""
 
+from trocr_jax.decoding import constraints as constraints
 from trocr_jax.decoding import filters as filters
+from trocr_jax.decoding import fusion as fusion
 from trocr_jax.decoding import processors as processors
 from trocr_jax.decoding.beam import beam_search as beam_search
 from trocr_jax.decoding.config import DecodeConfig as DecodeConfig

@@ -79,6 +79,14 @@ class DecodeConfig:
     choose: Literal["score", "mbr"] = "score"
 
     @classmethod
+    def fairseq(cls, **overrides: Any) -> DecodeConfig:
+        """The settings that TrOCR was evaluated with in fairseq: 10 beams, length penalty 1, at most 200 tokens (there
+        the end token is not counted), at least 1 before the end; a line stops with its tenth finished text. overrides:
+        options that go before these."""
+        options = {"num_beams": 10, "length_penalty": 1.0, "max_new_tokens": 200, "min_new_tokens": 1}
+        return cls(**{**options, "early_stopping": True, **overrides})
+
+    @classmethod
     def from_generation_config(
         cls, source: Mapping[str, Any] | str | os.PathLike[str], **overrides: Any
     ) -> DecodeConfig:

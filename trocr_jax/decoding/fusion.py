@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import jax
 
 from trocr_jax.decoding.ngram import NGram as NGram
+from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Context
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class ShallowFusion:
     """scores + weight * log-probability by `lm` + length_bonus for every token of text, the end token not counted.

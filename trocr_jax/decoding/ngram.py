@@ -18,6 +18,7 @@ import numpy as np
 
 from trocr_jax.decoding.arpa import Arpa, NGrams, read_arpa
 from trocr_jax.decoding.ngram_tree import Tree
+from trocr_jax.decoding.pytree import pytree
 from trocr_jax.errors import DecodeError
 
 SILENT = -1  # the symbol of a token that the language model passes over
@@ -25,7 +26,7 @@ SPACE = "▁"  # how " " is written in a file whose fields blanks separate: sent
 CHUNK = 64  # arcs of each hypothesis that are looked at together
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class NGram:
     """An n-gram model over the V tokens of a model. Made by `from_arpa`; C contexts (0 is the empty one), A arcs.
@@ -57,9 +58,10 @@ class NGram:
         """Reads an ARPA file, plain or gzip, whose words are tokens.
 
         tokens: the string of each token by its id, as `tokenizer.convert_ids_to_tokens` gives them; None for one that
-        spells nothing, such as padding: its log-probability is 0 and the context stays. So it is for "<s>"; "</s>" is
-        the end of a line. The token " " is written "▁" in the file, unless there is a token "▁". A token that is no
-        word of the file has the probability of <unk>, 1e-100 if the file has none.
+        spells nothing, such as padding: its log-probability is 0 and the context stays, so that only the model decides
+        about it. So it is for "<s>"; "</s>" is the end of a line. The token " " is written "▁" in the file, unless
+        there is a token "▁". A token that is no word of the file has the probability of <unk>, 1e-100 if the file has
+        none.
         Raises DecodeError if the file is not ARPA, or if a word of it is no token, naming some of those.
         """
         return _build(read_arpa(path), tokens, os.fspath(path))

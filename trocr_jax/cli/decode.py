@@ -1,0 +1,88 @@
+"""From the options of `transcribe` to a DecodeConfig; those that contradict each other are refused by both names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trocr_jax import checkpoint
+from trocr_jax.cli import Transcribe
+from trocr_jax.cli.options import flag, given
+from trocr_jax.decoding import constraints
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.fusion import NGram, ShallowFusion
+from trocr_jax.errors import DecodeError
+from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
+
+_STOPPING = {"true": True, "false": False, "never": "never"}
+_OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
+
+
+def check_options(command: Transcribe) -> None:
+    """Raises DecodeError for options that say nothing or contradict each other, before anything is loaded."""
+    search, sampling = given(command.search), given(command.sampling)
+    language_model = given(command.language_model)
+    if not command.search.generation_config:  # it may give what is missing here
+        if not command.sampling.sample and sampling:
+            raise DecodeError(f"{flag(next(iter(sampling)))} needs --sample: nothing is drawn without it")
+        for name in _OF_BEAMS:
+            if name in search and search.get("num_beams", 1) == 1:
+                raise DecodeError(f"{flag(name)} needs --num-beams above 1: there is one hypothesis without it")
+        texts, beams = search.get("n_best", 1), max(search.get("num_beams", 1), 1)
+        if texts > beams and (beams > 1 or not sampling):
+            raise DecodeError(f"--n-best {texts} needs --num-beams {texts} or more, or --sample with one beam")
+        if command.score.mbr and texts == 1:
+            raise DecodeError("--mbr needs --n-best above 1: there is one text to choose from without it")
+        if "diversity_penalty" in search and "num_beam_groups" not in search:
+            raise DecodeError("--diversity-penalty needs --num-beam-groups: one group has no other to differ from")
+    if "num_beam_groups" in search and sampling.get("sample"):
+        raise DecodeError("--num-beam-groups and --sample exclude each other: groups of beams are not drawn")
+    if language_model and command.language_model.lm is None:
+        raise DecodeError(f"{flag(next(iter(language_model)))} needs --lm FILE")
+    if not command.search.generation_config:
+        DecodeConfig(**_options(command))
+
+
+def decode_config(command: Transcribe, recognizer: Recognizer) -> DecodeConfig:
+    """The search that the options ask for, for this model."""
+    options = _options(command)
+    if spec := _constraint(command):
+        options["constraint"] = spec
+    if (path := command.language_model.lm) is not None:
+        asked = given(command.language_model)
+        lm = NGram.from_arpa(path, recognizer.tokens)
+        options["processors"] = (ShallowFusion(lm, asked.get("lm_weight", 0.5), asked.get("length_bonus", 0.0)),)
+    if command.search.generation_config:
+        folder = checkpoint.resolve(command.model, revision=command.revision)
+        return DecodeConfig.from_generation_config(folder, **options)
+    if command.search.max_new_tokens is None:
+        positions = recognizer.model.config.decoder.max_position_embeddings
+        options["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, positions)
+    return DecodeConfig(**options)
+
+
+def _options(command: Transcribe) -> dict[str, Any]:
+    """Options of DecodeConfig that were given."""
+    options = given(command.search) | given(command.sampling) | given(command.penalty)
+    options.pop("generation_config", None)
+    if options.pop("sample", False):
+        options["do_sample"] = True
+    if "early_stopping" in options:
+        options["early_stopping"] = _STOPPING[options["early_stopping"]]
+    if "n_best" in options:
+        options["num_return_sequences"] = options.pop("n_best")
+    if command.score.mbr:
+        options["choose"] = "mbr"
+    if command.search.max_new_tokens is None and not command.search.generation_config:
+        options["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
+    return options
+
+
+def _constraint(command: Transcribe) -> constraints.Constraint | None:
+    kinds = {
+        "allow": constraints.Characters,
+        "regex": constraints.Regex,
+        "lexicon": constraints.Lexicon,
+        "prefix": constraints.Prefix,
+    }
+    specs = [kinds[name](value) for name, value in given(command.constraint).items()]
+    return constraints.All(*specs) if len(specs) > 1 else specs[0] if specs else None

@@ -1,0 +1,133 @@
+"""The options of `transcribe` that say how text is searched for, in the groups of --help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+def argument(metavar: str | None, help: str, default: str) -> Any:
+    """How --help shows an argument; `default` says what happens without it."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=default)
+
+
+_TOKENS = "Longest text in tokens, the end token counted."
+_PENALTY = "Scores of beams are divided by length ** this: above 0 favours long texts."
+_STOP = "When a line with K finished texts stops: true, at once; false, by a heuristic; never, when none can be better."
+_N_BEST = (
+    "Texts to find for each line, at most as many as beams, or as many samples. A column `alternatives` lists them; "
+    "txt has the best alone."
+)
+_GENERATION = "Start from the model's generation_config.json, as transformers does; options given here go before it."
+_SEED = "Whole number that the draws depend on, beside the pixels of the line."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How texts are searched for."""
+
+    num_beams: Annotated[
+        int | None, argument("K", "Hypotheses followed at a time; 1 is greedy search.", "(default: 1)")
+    ] = None
+    max_new_tokens: Annotated[int | None, argument("N", _TOKENS, "(default: 128, or as many as the model can)")] = None
+    length_penalty: Annotated[float | None, argument("X", _PENALTY, "(default: 1)")] = None
+    early_stopping: Annotated[
+        Literal["true", "false", "never"] | None, argument("{true,false,never}", _STOP, "(default: false)")
+    ] = None
+    num_beam_groups: Annotated[
+        int | None, argument("G", "Groups of beams that are kept apart (diverse beam search).", "(default: 1)")
+    ] = None
+    diversity_penalty: Annotated[
+        float | None, argument("X", "What a token costs that an earlier group has taken.", "(default: 0)")
+    ] = None
+    n_best: Annotated[int | None, argument("N", _N_BEST, "(default: 1, no column)")] = None
+    generation_config: Annotated[bool, argument(None, _GENERATION, "(default: not read)")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Tokens drawn at random, and which of them may be; all of these need --sample."""
+
+    sample: Annotated[bool, argument(None, "Draw tokens instead of taking the likeliest.", "(default: no)")] = False
+    temperature: Annotated[float | None, argument("X", "Below 1 is closer to the likeliest.", "(default: 1)")] = None
+    top_k: Annotated[int | None, argument("N", "Only the N likeliest tokens; 0 for all.", "(default: 50)")] = None
+    top_p: Annotated[
+        float | None, argument("P", "The likeliest tokens that have this probability together.", "(default: 1)")
+    ] = None
+    min_p: Annotated[
+        float | None, argument("P", "Tokens with this share of the likeliest one's probability.", "(default: off)")
+    ] = None
+    typical_p: Annotated[float | None, argument("P", "Locally typical sampling.", "(default: 1)")] = None
+    epsilon_cutoff: Annotated[float | None, argument("P", "Tokens with this probability.", "(default: 0)")] = None
+    eta_cutoff: Annotated[float | None, argument("P", "The same, lower where entropy is high.", "(default: 0)")] = None
+    seed: Annotated[int | None, argument("N", _SEED, "(default: 0)")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalties:
+    """What lowers the score of a token."""
+
+    repetition_penalty: Annotated[
+        float | None, argument("X", "Above 1 makes tokens less likely that were written before.", "(default: 1)")
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None, argument("N", "No N tokens in a row are written twice; 0 for off.", "(default: 0)")
+    ] = None
+    min_new_tokens: Annotated[int | None, argument("N", "Shortest text in tokens.", "(default: 0)")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What may be written at all. They hold for every text; several of them hold together."""
+
+    allow: Annotated[str | None, argument("CHARS", "Only these characters, such as 0123456789.", "(default: all)")] = (
+        None
+    )
+    regex: Annotated[
+        str | None, argument("R", "Only texts that this regular expression matches as a whole.", "(default: all)")
+    ] = None
+    lexicon: Annotated[
+        str | None, argument("FILE", "Only words of this list, one a line, joined by spaces.", "(default: all)")
+    ] = None
+    prefix: Annotated[str | None, argument("TEXT", "Only texts that begin so.", "(default: all)")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """Another opinion on what is likely to be written."""
+
+    lm: Annotated[
+        str | None, argument("FILE", "An n-gram model over the model's tokens: ARPA, plain or gzip.", "(default: none)")
+    ] = None
+    lm_weight: Annotated[
+        float | None, argument("X", "What its log-probabilities are multiplied by.", "(default: 0.5)")
+    ] = None
+    length_bonus: Annotated[
+        float | None, argument("X", "Added for every token of text, the end token not counted.", "(default: 0)")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is said about the texts."""
+
+    mbr: Annotated[
+        bool,
+        argument(None, "Of the --n-best texts the one with the fewest expected wrong characters.", "(default: no)"),
+    ] = False
+    confidences: Annotated[
+        bool, argument(None, "Columns `words` and `characters`, each with its confidence.", "(default: no)")
+    ] = False
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options of a group that were given, with their values."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def flag(name: str) -> str:
+    """The name of an option as it is typed."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,111 @@
+"""Images to batches of pixels: decoded on host threads, a few batches ahead, in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from trocr_jax.errors import ImageError
+from trocr_jax.image import ImageProcessor, as_pixels
+from trocr_jax.image_file import ImageSource
+
+
+class Batch(NamedTuple):
+    """A stretch of the series: an error or None for each image, and the pixels [H, W, 3] of those without one."""
+
+    errors: list[ImageError | None]
+    pixels: list[np.ndarray]
+
+    @classmethod
+    def of_pixels(cls, pixels: list[np.ndarray]) -> Batch:
+        return cls([None] * len(pixels), pixels)
+
+    def add(self, outcome: np.ndarray | ImageError) -> None:
+        if isinstance(outcome, ImageError):
+            self.errors.append(outcome)
+        else:
+            self.errors.append(None)
+            self.pixels.append(outcome)
+
+
+def batches(
+    images: Iterable[ImageSource | ImageError], processor: ImageProcessor, size: int
+) -> Generator[Batch, None, None]:
+    """Batches of at most `size` images, in order, each with the errors that stood between them."""
+    batch = Batch([], [])
+    with closing(_decoded(images, processor, ahead=2 * size)) as decoded:
+        for pixels in decoded:
+            batch.add(pixels)
+            # The second bound keeps one good image among endless bad ones from waiting for ever.
+            if len(batch.pixels) == size or len(batch.errors) == 16 * size:
+                yield batch
+                batch = Batch([], [])
+    if batch.errors:
+        yield batch
+
+
+def _decoded(
+    images: Iterable[ImageSource | ImageError], processor: ImageProcessor, *, ahead: int
+) -> Generator[np.ndarray | ImageError, None, None]:
+    """Pixels [H, W, 3] uint8 of each image in order, at most `ahead` images ahead of their use."""
+    pool = ThreadPoolExecutor(_threads(), thread_name_prefix="trocr-image")
+    pending: deque[Future[np.ndarray | ImageError]] = deque()
+    try:
+        for image in images:
+            if isinstance(image, str | os.PathLike | bytes):
+                pending.append(pool.submit(_pixels, image, processor))
+            else:  # may change when the next one is asked for: a frame of a file, a buffer used again
+                pending.append(Future())
+                pending[-1].set_result(_pixels(image, processor))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels(image: ImageSource | ImageError, processor: ImageProcessor) -> np.ndarray | ImageError:
+    if isinstance(image, ImageError):
+        return image
+    try:
+        return processor.pixels(image)
+    except ImageError as error:
+        return error
+
+
+def normalised(images: Any) -> np.ndarray | None:
+    """f32 [B, H, W, 3] if `images` is a batch of floats, channels first or last."""
+    if _ndim(images) != 4:
+        return None
+    array = np.asarray(images)
+    return np.asarray(as_pixels(array)) if jnp.issubdtype(array.dtype, jnp.floating) else None
+
+
+def is_image(images: Any) -> bool:
+    single = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ImageError
+    return isinstance(images, single) or hasattr(images, "read") or _ndim(images) in (2, 3)
+
+
+def bucket_sizes(batch_size: int, devices: int = 1) -> tuple[int, ...]:
+    """Batch sizes that are compiled: powers of two below `batch_size`, and it, in multiples of `devices`."""
+    largest = -(-batch_size // devices)
+    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+    return tuple(devices * size for size in (*powers, largest))
+
+
+def _ndim(images: Any) -> int | None:
+    """Axes of an array; None for anything else."""
+    return len(images.shape) if hasattr(images, "shape") and hasattr(images, "dtype") else None
+
+
+def _threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,98 @@
+"""What a Recognizer returns for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from trocr_jax.confidence import (
+    Alternative,
+    Confidence,
+    alternatives,
+    character_confidences,
+    line_confidence,
+    minimum_bayes_risk,
+    word_confidences,
+)
+from trocr_jax.decoding.types import Decoded
+from trocr_jax.errors import TokenizerError
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was read in one image.
+
+    text: without special tokens. score: that of the search: with beams the sum of token_log_probs divided by length **
+    length_penalty, otherwise their sum. token_ids: the end token included, nothing behind it. token_log_probs: one for
+    each of them, after processors and constraints. truncated: the text met `max_new_tokens` before its end.
+    model_log_probs: the same before processors, what the model itself thinks; confidences are made of these.
+    spellings: the bytes of each token, None for special ones; None for a tokenizer whose
+    spelling is not known. alternatives: all texts that were found
+    (`num_return_sequences`), best score first and `text` among them.
+    """
+
+    text: str
+    score: float
+    token_ids: list[int]
+    token_log_probs: list[float]
+    truncated: bool
+    model_log_probs: list[float] = field(repr=False)
+    spellings: list[bytes | None] | None = field(repr=False)
+    alternatives: tuple[Alternative, ...] = field(repr=False)
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of the probabilities of the tokens, the end token too."""
+        return line_confidence(self.model_log_probs)
+
+    @cached_property
+    def characters(self) -> tuple[Confidence, ...]:
+        """Each character of the text and its share in the probability of its tokens (`confidence` says how). Raises
+        TokenizerError if it is not known what the tokens spell."""
+        if self.spellings is None:
+            raise TokenizerError(
+                "what the tokens of this tokenizer spell is not known: its characters have no confidence"
+            )
+        return character_confidences(self.text, self.spellings, self.model_log_probs)
+
+    @cached_property
+    def words(self) -> tuple[Confidence, ...]:
+        """Each word of the text and the product of the confidences of its characters."""
+        return word_confidences(self.characters)
+
+
+def recognition(
+    found: Decoded,
+    texts: Sequence[str],
+    spellings: Sequence[bytes | None] | None,
+    *,
+    drawn: bool,
+    choose: Literal["score", "mbr"],
+) -> Recognition:
+    """One image's. found: [R, L] arrays of numpy; texts: R; drawn: whether they are samples, which count the same."""
+    best = 0
+    listed: tuple[Alternative, ...] = (Alternative(texts[0], float(found.scores[0]), 1.0),)
+    if len(texts) > 1:
+        order = np.argsort(-np.asarray(found.scores), kind="stable").tolist()
+        weights = [0.0] * len(texts) if drawn else found.token_log_probs.sum(axis=-1).tolist()
+        listed = alternatives(
+            [texts[i] for i in order], [float(found.scores[i]) for i in order], [weights[i] for i in order]
+        )
+        chosen = listed[minimum_bayes_risk(listed) if choose == "mbr" else 0]
+        best = next(i for i in order if texts[i] == chosen.text)
+    length = int(found.lengths[best])
+    token_ids = found.token_ids[best, :length].tolist()
+    return Recognition(
+        text=texts[best],
+        score=float(found.scores[best]),
+        token_ids=token_ids,
+        token_log_probs=found.token_log_probs[best, :length].tolist(),
+        truncated=bool(found.truncated[best]),
+        model_log_probs=found.model_log_probs[best, :length].tolist(),
+        spellings=None if spellings is None else [spellings[token] for token in token_ids],
+        alternatives=listed,
+    )
