@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,13 +12,16 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.config import TrOCRConfig
-from trocr_jax.decoder import Cross
-from trocr_jax.decoding.beam import EarlyStopping, beam_search_loop
+from trocr_jax.decoder import Cache, Cross
+from trocr_jax.decoding.beam import beam_search_loop
+from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.constraints import Constraint
+from trocr_jax.decoding.diverse import diverse_beam_search_loop
 from trocr_jax.decoding.loop import run
 from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.sample import categorical, greedy, sample_search
-from trocr_jax.decoding.types import Decoded, Processor, Search, Special
+from trocr_jax.decoding.types import Decoded, Processor, Search, Special, StepFn
 from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -81,6 +84,42 @@ def decode(
     return run(_search(model, model.prime(memory, dtype=dtype), keys, numbers, shape, jnp.dtype(dtype)))
 
 
+class Primed(NamedTuple):
+    """Images as a search sees them: a language model of what each of them says. Functions and arrays; made and used
+    inside one jitted function.
+
+    step: what a search calls. init_cache(hypotheses, length): an empty cache. batch: images. special: token ids.
+    keys [B]: a random key that belongs to each line.
+    """
+
+    step: StepFn
+    init_cache: Callable[[int, int], Cache]
+    batch: int
+    special: Special
+    keys: jax.Array
+
+
+def prime(
+    model: TrOCR,
+    pixels: jax.Array,
+    *,
+    seed: int | jax.Array = 0,
+    dtype: DTypeLike | None = None,
+    image_processor: ImageProcessor | None = None,
+) -> Primed:
+    """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`."""
+    dtype = _dtype(dtype)
+    cross, keys = _read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
+    ids = model.config
+    return Primed(
+        step=lambda tokens, cache, position: model.step(tokens, cache, position, cross, dtype=dtype),
+        init_cache=lambda hypotheses, length: model.init_cache(len(keys), hypotheses, length, dtype=dtype),
+        batch=len(keys),
+        special=Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id),
+        keys=keys,
+    )
+
+
 def check(config: DecodeConfig, model: TrOCRConfig) -> None:
     """Raises DecodeError if the model cannot do what `config` asks for."""
     plan(config, model)
@@ -104,6 +143,7 @@ class Shape(NamedTuple):
     num_return_sequences: int
     early_stopping: EarlyStopping
     do_sample: bool
+    num_beam_groups: int
 
 
 class Numbers(NamedTuple):
@@ -112,6 +152,7 @@ class Numbers(NamedTuple):
     length_penalty: float | jax.Array
     seed: jax.Array | np.uint32
     processor: Processor
+    diversity_penalty: float | jax.Array
 
 
 def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
@@ -122,9 +163,12 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
     if config.num_beams > model.decoder.vocab_size:
         raise DecodeError(f"num_beams is {config.num_beams}: this model has {model.decoder.vocab_size} tokens")
     check_token_ids(config, model.decoder.vocab_size)
-    for name, value in (("num_beam_groups", 1), ("constraint", None), ("choose", "score")):
-        if getattr(config, name) != value:
-            raise DecodeError(f"{name} is {getattr(config, name)!r}: no search does this yet; leave it out")
+    if isinstance(config.constraint, Constraint):
+        raise DecodeError(
+            "constraint: compile it for the tokenizer first (trocr_jax.decoding.constraints.compile); a Recognizer does"
+        )
+    if config.choose != "score":
+        raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
     shape = Shape(
         num_beams=config.num_beams,
         hypotheses=config.num_return_sequences if config.num_beams == 1 else config.num_beams,
@@ -132,10 +176,17 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
         num_return_sequences=config.num_return_sequences,
         early_stopping=config.early_stopping,
         do_sample=config.do_sample,
+        num_beam_groups=config.num_beam_groups,
     )
     special = Special(start=model.decoder_start_token_id, end=model.eos_token_id, pad=model.pad_token_id)
     processor = processor_for(config, special)
-    return shape, Numbers(float(config.length_penalty), np.uint32(config.seed), processor)
+    numbers = Numbers(
+        length_penalty=float(config.length_penalty),
+        seed=np.uint32(config.seed),
+        processor=processor,
+        diversity_penalty=float(config.diversity_penalty),
+    )
+    return shape, numbers
 
 
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
@@ -160,10 +211,11 @@ def _read(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array]:
+    keys = line_keys(pixels, seed)  # of the pixels as they came: scaled ones may be rounded otherwise in another batch
     if image_processor is not None:
         pixels = image_processor.normalize(pixels)
     memory = model.encode(pixels, dtype=dtype)
-    return model.prime(memory, dtype=dtype), line_keys(pixels, seed)
+    return model.prime(memory, dtype=dtype), keys
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
@@ -182,6 +234,21 @@ def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape
             max_new_tokens=shape.max_new_tokens,
             special=special,
             choose=categorical(keys) if shape.do_sample else greedy,
+            processor=numbers.processor,
+        )
+    if shape.num_beam_groups > 1:
+        return diverse_beam_search_loop(
+            step,
+            cache,
+            batch=batch,
+            num_beams=shape.num_beams,
+            num_beam_groups=shape.num_beam_groups,
+            diversity_penalty=numbers.diversity_penalty,
+            max_new_tokens=shape.max_new_tokens,
+            special=special,
+            num_return_sequences=shape.num_return_sequences,
+            length_penalty=numbers.length_penalty,
+            early_stopping=shape.early_stopping,
             processor=numbers.processor,
         )
     return beam_search_loop(

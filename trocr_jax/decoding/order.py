@@ -15,12 +15,13 @@ from trocr_jax.errors import DecodeError
 
 
 def processor_for(config: DecodeConfig, special: Special) -> Chain:
-    """Penalties and bans, `config.processors`, the filters of sampling, normalisation.
+    """Penalties and bans, `config.processors`, the constraint, the filters of sampling, normalisation.
 
     Every number has one type, so that no other value of an option compiles anew (1 and 1.0 are different types); an
     option that leaves its default does, and so does another number of token ids or another length of the longest word.
     """
-    return chain(*_penalties(config, special), *config.processors, *_filters(config), *_last(config))
+    constraint = () if config.constraint is None else (config.constraint,)
+    return chain(*_penalties(config, special), *config.processors, *constraint, *_filters(config), *_last(config))
 
 
 def check_token_ids(config: DecodeConfig, vocab_size: int) -> None:
