@@ -160,7 +160,9 @@ def test_readme_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert names["out"].token_ids.shape == (1, 1, 40)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/architecture.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/architecture.md", "docs/decoding.md"]
+)
 def test_links_lead_somewhere(page: str):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):
