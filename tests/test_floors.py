@@ -43,6 +43,7 @@ FLOORS = [
         "decoding.ngram",
         "decoding.ngram_tree",
         "decoding.fusion",
+        "decoding.beam_state",
     },
     {
         "encoder",

@@ -6,6 +6,7 @@ from trocr_jax.decoding import fusion as fusion
 from trocr_jax.decoding import processors as processors
 from trocr_jax.decoding.beam import beam_search as beam_search
 from trocr_jax.decoding.config import DecodeConfig as DecodeConfig
+from trocr_jax.decoding.diverse import diverse_beam_search as diverse_beam_search
 from trocr_jax.decoding.loop import run as run
 from trocr_jax.decoding.loop import states as states
 from trocr_jax.decoding.processors import chain as chain

@@ -133,8 +133,9 @@ def continue_beams(
     """Beams one token longer, by the log-probabilities [B, K, V] of that token, and which of the running hypotheses
     [B, K] the new ones continue."""
     top = get_top_k_continuations(beams.running, log_probs, model_log_probs, position=position, keys=keys)
-    hits = (last_token(top.token_ids, position + 1) == ending.end) | (position + 1 == ending.max_new_tokens)  # [B, 2K]
-    running, parents = get_running_beams_for_next_iteration(top, hits, position=position)
+    ends = last_token(top.token_ids, position + 1) == ending.end  # [B, 2K]
+    running, parents = get_running_beams_for_next_iteration(top, ends, position=position)
+    hits = ends | (position + 1 == ending.max_new_tokens)  # what still runs at the last place is finished too
     finished, is_finished = update_finished_beams(beams, top, hits, position=position, ending=ending)
     beams = Beams(running, finished, is_finished, beams.can_improve)
     return beams._replace(can_improve=check_early_stop_heuristic(beams, position=position, ending=ending)), parents
@@ -172,10 +173,10 @@ def get_top_k_continuations(
 
 
 def get_running_beams_for_next_iteration(
-    top: Hypotheses, hits: jax.Array, *, position: jax.Array
+    top: Hypotheses, ends: jax.Array, *, position: jax.Array
 ) -> tuple[Hypotheses, jax.Array]:
-    """The best K of top [B, 2K] that have not ended (hits [B, 2K]), and the hypotheses [B, K] they continue."""
-    scores = top.scores + hits.astype(jnp.float32) * NEGATIVE
+    """The best K of top [B, 2K] that do not end here (ends [B, 2K]), and the hypotheses [B, K] they continue."""
+    scores = top.scores + ends.astype(jnp.float32) * NEGATIVE
     _, indices = jax.lax.top_k(scores, top.scores.shape[1] // 2)
     running: Hypotheses = take(top._replace(scores=scores), indices)
     return running, last_token(running.beam_indices, position + 1)
@@ -184,8 +185,8 @@ def get_running_beams_for_next_iteration(
 def update_finished_beams(
     beams: Beams, top: Hypotheses, hits: jax.Array, *, position: jax.Array, ending: Ending
 ) -> tuple[Hypotheses, jax.Array]:
-    """The best K of what had finished and what does now, and which places [B, K] are taken. Only the first K of
-    top [B, 2K] may finish."""
+    """The best K of what had finished and what does now (hits [B, 2K]), and which places [B, K] are taken. Only the
+    first K of top [B, 2K] may finish."""
     k = top.scores.shape[1] // 2
     length = (position + 1).astype(jnp.float32)
     just_finished = hits & (jnp.arange(2 * k) < k)[None, :]
