@@ -1,7 +1,8 @@
-"""`python -m train run|export|evaluate …`."""
+"""`python -m train run|export|evaluate …`; `python -m train data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import tyro
@@ -66,4 +67,8 @@ def evaluate(
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["data"]:
+        from train.data.__main__ import main as data
+
+        sys.exit(data(sys.argv[2:]))
     tyro.extras.subcommand_cli_from_dict({"run": run, "export": export, "evaluate": evaluate}, prog="python -m train")
