@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from train.checkpoints import Checkpoints
 from train.data.text import ALPHABET
@@ -27,7 +26,10 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = checkpoints.restore(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), step=step)
+        found = checkpoints.restore(like, step=step)
+    if found is None:
+        raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
+    state = found[0]
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), state.params["model"])
     height, width = recipe.config.encoder.image_size
     save_huggingface(with_params(recipe.config, params), output)
