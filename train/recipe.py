@@ -169,6 +169,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name in ("label_smoothing", "token_noise"):
         if not 0 <= getattr(recipe, name) < 1:
             yield f"{name} is {getattr(recipe, name)}; give a share in [0, 1)"
+    if recipe.start_from == WarmStart():
+        yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:
         if recipe.lora.rank < 1:
             yield f"lora.rank is {recipe.lora.rank}; give at least 1"
@@ -211,8 +213,11 @@ def _stage_problems(recipe: Recipe, stage: Stage) -> Iterator[str]:
             f"width is {stage.width}; give a multiple of the patch width {encoder.patch_size[1]} up to "
             f"{encoder.image_size[1]}"
         )
-    if stage.width != encoder.image_size[1] and encoder.grid[0] > 1:
-        yield f"width is {stage.width}; a model with several rows of patches is trained at {encoder.image_size[1]} only"
+    if stage.width != encoder.image_size[1] and (encoder.grid[0] > 1 or encoder.kind == "beit"):
+        yield (
+            f"width is {stage.width}; a model with several rows of patches, or a BEiT, is trained at "
+            f"{encoder.image_size[1]} only"
+        )
     if decoder.learned_positions and stage.max_chars + 1 > decoder.max_position_embeddings:
         yield (
             f"max_chars is {stage.max_chars}; with the end token that is more than the "
