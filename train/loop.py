@@ -129,7 +129,7 @@ def train(
             rows = rows_of(batch_sharding(mesh), stage.batch_size)
             source = in_order(lines(stage), seed=recipe.seed)
             data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
-            lowered = _lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
+            lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
             started = time.perf_counter()
             train_step = _compile(lowered, agreed)
             if train_step is None:
@@ -145,7 +145,7 @@ def train(
                 progress.waited += time.perf_counter() - asked
                 if samples is None:
                     break
-                state, losses = train_step(state, _on_devices(samples.batch, stage, mesh))
+                state, losses = train_step(state, on_devices(samples.batch, stage, mesh))
                 flying.add(step, losses)
                 step += 1
                 if log_samples:
@@ -165,6 +165,34 @@ def train(
         if step:
             checkpoints.save(state)
         return Outcome(step, finished=step == recipe.total_steps, compiling=False)
+
+
+def on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:
+    """The rows of a batch that this process has read, as its part of the whole batch."""
+
+    def place(rows: np.ndarray) -> jax.Array:
+        shape = (stage.batch_size, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), rows, shape)
+
+    return Batch(*(place(rows) for rows in batch))  # type: ignore[arg-type]
+
+
+def lower(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Losses]],
+    abstract: TrainState,
+    stage: Stage,
+    examples: Examples,
+    mesh: Mesh,
+) -> jax.stages.Lowered:
+    """The step traced from shapes alone, its state donated."""
+    shapes = (examples.pixel_shape, jnp.uint8), ((stage.max_chars + 1,), jnp.int32)
+    batch: Any = [
+        jax.ShapeDtypeStruct((stage.batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        for shape, dtype in shapes
+    ]
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
+    return jitted.lower(abstract, Batch(*batch))
 
 
 def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
@@ -232,32 +260,6 @@ def _next(data: Any, stop: Stop) -> Samples | None:
             return None
         raise
     return samples
-
-
-def _on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:
-    def place(rows: np.ndarray) -> jax.Array:
-        shape = (stage.batch_size, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(mesh), rows, shape)
-
-    return Batch(*(place(rows) for rows in batch))  # type: ignore[arg-type]
-
-
-def _lower(
-    step: Callable[[TrainState, Batch], tuple[TrainState, Losses]],
-    abstract: TrainState,
-    stage: Stage,
-    examples: Examples,
-    mesh: Mesh,
-) -> jax.stages.Lowered:
-    """The step traced from shapes alone, its state donated."""
-    shapes = (examples.pixel_shape, jnp.uint8), ((stage.max_chars + 1,), jnp.int32)
-    batch: Any = [
-        jax.ShapeDtypeStruct((stage.batch_size, *shape), dtype, sharding=batch_sharding(mesh))
-        for shape, dtype in shapes
-    ]
-    where = jax.tree.map(lambda x: x.sharding, abstract)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
-    return jitted.lower(abstract, Batch(*batch))
 
 
 def _compile(lowered: jax.stages.Lowered, agreed: Callable[[], bool]) -> Any:

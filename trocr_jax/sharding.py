@@ -106,13 +106,14 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    spec = next(spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", name))
+    found = ((re.search(rf"(?:^|/)({pattern})$", name), spec) for pattern, spec in RULES)
+    kind, spec = next((match[1], spec) for match, spec in found if match)
     if len(spec) != len(shape):
         return PartitionSpec()
     axes = []
     for size, axis in zip(shape, spec, strict=True):
         if axis is not None and size % mesh.shape[axis]:
-            _say_once(f"{axis}={mesh.shape[axis]} does not divide {name} {list(shape)}: that axis stays whole")
+            _say_once(f"{axis}={mesh.shape[axis]} does not divide {kind} {list(shape)}: that axis stays whole")
             axis = None
         axes.append(axis)
     return PartitionSpec(*axes)
