@@ -136,7 +136,7 @@ def test_an_unknown_augmentation_is_refused() -> None:
     with pytest.raises(DataError, match="augmentation must be one of none, paper, randaugment, not 'papr'"):
         augment(writing(0), np.random.default_rng(0), "papr")  # type: ignore[arg-type]  # the mistake under test
     for name in ("paper", "randaugment"):
-        assert augment(writing(0, height=3, width=30), np.random.default_rng(0), name).dtype == np.uint8
+        assert augment(np.full((3, 2), 9, np.uint8), np.random.default_rng(0), name).dtype == np.uint8
 
 
 # --- folders, limits and fingerprints ---
