@@ -43,8 +43,8 @@ def start_from(state: TrainState, recipe: Recipe) -> TrainState:
         return state
     leaves = jax.tree_util.tree_leaves_with_path(state.params["model"])
     found = first_weights(recipe, {path_name(path): tuple(leaf.shape) for path, leaf in leaves})
-    for line in found.lines():
-        print(line, file=sys.stderr)
+    if jax.process_index() == 0:
+        print("\n".join(found.lines()), file=sys.stderr)
 
     def placed(path: tuple[Any, ...], old: jax.Array) -> jax.Array:
         new = found.arrays.get(path_name(path))
