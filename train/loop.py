@@ -4,12 +4,9 @@ Stopped anywhere, by whatever means, it goes on as if nothing had happened."""
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,18 +19,18 @@ from jax.sharding import Mesh
 from train.checkpoints import Checkpoints, Keep
 from train.codec import codec
 from train.data.line import Line, Source
-from train.input import Batch, Examples, Samples, batches, in_order, rows_of, samples_of
+from train.flight import Flight
+from train.input import Batch, Examples, Samples, batches, in_order, rows_of
 from train.objective import Losses
 from train.optimizer import optimizer as make_optimizer
-from train.processes import Stop
+from train.processes import Stop, compile_unless
 from train.progress import Progress
-from train.recipe import Recipe, Stage, StageSpan, check, spans
+from train.recipe import Recipe, Stage, check, spans
 from train.scoring import Evaluate, Scorer
 from train.step import TrainState, init_state, make_train_step
 from train.warm_start import start_from
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
-IN_FLIGHT = 2  # steps that are given to the devices before the loss of the first is looked at
 # what decides only what one sees and keeps
 NOT_OF_THE_RESULT = {"name", "mesh", "log_every", "save_every", "keep_last", "keep_best", "keep_every"}
 NOT_OF_THE_RESULT |= {"eval_every", "eval_lines"}
@@ -102,7 +99,7 @@ def train(
             owed = bool(recipe.eval_every and saved.step % recipe.eval_every == 0 and saved.metrics is None)
         else:
             lowered = jax.jit(lambda: init_state(recipe, optimizer), out_shardings=where).lower()
-            compiled = _compile(lowered, agreed)
+            compiled = compile_unless(agreed, lowered)
             if compiled is None:
                 return Outcome(0, finished=False, compiling=True)
             state = compiled()
@@ -131,12 +128,12 @@ def train(
             data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
             lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
             started = time.perf_counter()
-            train_step = _compile(lowered, agreed)
+            train_step = compile_unless(agreed, lowered)
             if train_step is None:
                 checkpoints.save(state)
                 return Outcome(step, finished=False, compiling=True)
             progress.compiled(step, time.perf_counter() - started)
-            flying = _Flying(folder, span)
+            flight = Flight(folder, span)
             progress.begin(step)
             while step < min(span.last_step, last) and not agreed():
                 progress.profile(step)
@@ -146,20 +143,20 @@ def train(
                 if samples is None:
                     break
                 state, losses = train_step(state, on_devices(samples.batch, stage, mesh))
-                flying.add(step, losses)
+                flight.add(step, losses)
                 step += 1
                 if log_samples:
                     _log_samples(folder, step, samples)
                 if step % recipe.log_every == 0 or step == span.last_step:
-                    progress.steps(step, stage, flying.land())
+                    progress.steps(step, stage, flight.land())
                 due = bool(recipe.eval_every) and step % recipe.eval_every == 0
                 if step % recipe.save_every == 0 or due:
-                    flying.land()
+                    flight.land()
                     checkpoints.save(state)
                 if due:
                     evaluated()
                     progress.begin(step)
-            flying.land()
+            flight.land()
             if step < min(span.last_step, last):
                 break
         if step:
@@ -213,43 +210,6 @@ def rendered(recipe: Recipe) -> Callable[[Stage], Source]:
     return lambda stage: Synthetic(renderer, stage.max_chars)
 
 
-class _Flying:
-    """Steps whose losses have not been looked at yet."""
-
-    def __init__(self, folder: Path, span: StageSpan) -> None:
-        self._folder, self._span = folder, span
-        self._steps: deque[tuple[int, Losses]] = deque()
-        self._last: dict[str, float] = {}
-
-    def add(self, step: int, losses: Losses) -> None:
-        """Step number `step` (the first is 0) has been given to the devices."""
-        self._steps.append((step, losses))
-        while len(self._steps) > IN_FLIGHT:
-            self._look()
-
-    def land(self) -> dict[str, float]:
-        """Waits for all; the losses of the last."""
-        while self._steps:
-            self._look()
-        return self._last
-
-    def _look(self) -> None:
-        step, losses = self._steps.popleft()
-        values = {name: float(np.asarray(x)) for name, x in losses._asdict().items()}
-        if not values.pop("finite"):
-            found = {"step": step, "losses": {name: repr(x) for name, x in values.items()}}
-            found |= {"samples": list(samples_of(self._span, step))}
-            path = self._folder / "nonfinite.json"
-            if jax.process_index() == 0:
-                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            raise FloatingPointError(
-                f"step {step + 1}: the loss is {values['total']}, the norm of the gradients {values['gradient_norm']};"
-                f" its samples are in {path}. The checkpoints are of steps before it: start again with a lower learning"
-                " rate, or look at these lines"
-            )
-        self._last = values
-
-
 def _next(data: Any, stop: Stop) -> Samples | None:
     try:
         samples: Samples = next(data)
@@ -260,27 +220,6 @@ def _next(data: Any, stop: Stop) -> Samples | None:
             return None
         raise
     return samples
-
-
-def _compile(lowered: jax.stages.Lowered, agreed: Callable[[], bool]) -> Any:
-    """The compiled function, or none if the run is to stop first. Compilation takes minutes for large models, longer
-    than a machine that is preempted lives: it happens in a thread, and a single process does not wait for it then.
-    Several processes do, since those that were not signalled would wait for the one that left."""
-    if jax.process_count() > 1:
-        return lowered.compile()
-    future: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(lowered.compile())
-        except BaseException as error:  # noqa: BLE001  raised again where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()  # the end of the program does not wait for it
-    while not agreed():
-        with suppress(TimeoutError):
-            return future.result(timeout=0.1)
-    return None
 
 
 def _scorer(recipe: Recipe, lines: Sequence[Line] | None, mesh: Mesh) -> Evaluate:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,16 +64,35 @@ class Stop:
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         mine = np.full(jax.local_device_count(), self.seen, np.int32)
         before = self._vote
-        self._vote = _any(jax.make_array_from_process_local_data(sharding, mine), mesh)
+        self._vote = _any(mesh)(jax.make_array_from_process_local_data(sharding, mine))
         return before is not None and bool(np.asarray(before.addressable_data(0)))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
 
 
-def _any(votes: jax.Array, mesh: Mesh) -> jax.Array:
-    return jax.jit(_max, out_shardings=NamedSharding(mesh, PartitionSpec()))(votes)
+def compile_unless(agreed: Callable[[], bool], lowered: jax.stages.Lowered) -> Any:
+    """The compiled function, or none if the run is to stop first. Compilation takes minutes for large models, longer
+    than a machine that is preempted lives: it happens in a thread, and a single process does not wait for it then.
+    Several processes do, since those that were not signalled would wait for the one that left."""
+    if jax.process_count() > 1:
+        return lowered.compile()
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(lowered.compile())
+        except BaseException as error:  # noqa: BLE001  raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # the end of the program does not wait for it
+    while not agreed():
+        with suppress(TimeoutError):
+            return future.result(timeout=0.1)
+    return None
 
 
-def _max(votes: jax.Array) -> jax.Array:
-    return votes.max()
+@functools.cache
+def _any(mesh: Mesh) -> Any:
+    """Votes, one a device, to their largest, on every device."""
+    return jax.jit(lambda votes: votes.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
