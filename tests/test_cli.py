@@ -382,7 +382,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, lines):
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == b""
+        said = process.stderr.read().splitlines()
+        assert [line for line in said if not line.endswith(b"images/s")] == []  # a slow machine tells its progress
         assert process.wait() == -signal.SIGPIPE
 
 

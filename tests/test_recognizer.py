@@ -377,6 +377,15 @@ def test_the_default_is_what_the_model_can_if_that_is_less_than_128_tokens(recog
     assert used == [DecodeConfig(max_new_tokens=tiny_config().decoder.max_position_embeddings)]
 
 
+def test_the_settings_of_fairseq(recognizer):
+    preset = DecodeConfig.fairseq()
+    assert (preset.num_beams, preset.length_penalty, preset.early_stopping) == (10, 1.0, True)
+    assert (preset.max_new_tokens, preset.min_new_tokens) == (200, 1)
+    assert DecodeConfig.fairseq(num_beams=5) == dataclasses.replace(preset, num_beams=5)
+    with pytest.raises(DecodeError, match="max_new_tokens is 200"):
+        recognizer.read([], preset)
+
+
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
 def test_a_bad_batch_size_is_refused_at_once(recognizer, batch_size):
     with pytest.raises(DecodeError, match="batch_size"):
