@@ -114,10 +114,11 @@ def pixels(processor: ImageProcessor, image: np.ndarray) -> np.ndarray:
     if image.ndim != 2 or processor.crop_size or not processor.do_resize:
         return processor.pixels(image)
     resample = Image.Resampling(processor.resample)
+    picture = Image.fromarray(image)
     if not processor.keep_aspect_ratio:
-        grey = np.asarray(Image.fromarray(image).resize((processor.width, processor.height), resample))
+        grey = picture.resize((processor.width, processor.height), resample)
     else:
         width = max(1, min(round(image.shape[1] * processor.height / image.shape[0]), processor.width))
-        grey = np.full((processor.height, processor.width), 255, np.uint8)
-        grey[:, :width] = np.asarray(Image.fromarray(image).resize((width, processor.height), resample))
-    return np.repeat(grey[..., None], 3, axis=2)
+        grey = Image.new("L", (processor.width, processor.height), 255)
+        grey.paste(picture.resize((width, processor.height), resample), (0, 0))
+    return np.asarray(Image.merge("RGB", [grey] * 3))
