@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from train.data import render
+from train.data import page, render
 from train.data.corpus import LANGUAGES, Corpus, CorpusError, clean, is_held_out, load_corpus
 from train.data.degrade import degrade
 from train.data.fonts import FAMILIES, Face, drawn_characters, find_faces
@@ -245,6 +245,56 @@ def test_neighbours_show_only_at_the_edge(renderer: Renderer) -> None:
         shares.append((len(rows) - 1 - last_gap) / len(rows) if rows[-1] else 0.0)
     assert np.median(shares) > 0.05
     assert np.quantile(shares, 0.9) < 0.4
+
+
+def test_lines_are_drawn_as_pillow_draws_their_pieces(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is `ImageDraw.text`, piece by piece: letters that come again are not copied to another pixel."""
+    spaced = 0
+    draw = page._Type.draw
+
+    def compare(type_: page._Type, sheet: Image.Image, text: str, *, x: float, baseline: float) -> None:
+        nonlocal spaced
+        spaced += type_.letter != 0
+        draw(type_, sheet, text, x=x, baseline=baseline)
+        reference = Image.new("L", sheet.size)
+        pen = ImageDraw.Draw(reference)
+        for piece in type_.pieces(text):
+            if x > reference.width:
+                break
+            if piece != " ":
+                features = list(type_.features) or None
+                pen.text((x, baseline), piece, fill=255, font=type_.font, anchor="ls", features=features)
+            x += type_.font.getlength(piece) * (type_.word if piece == " " else 1.0) + type_.letter
+        np.testing.assert_array_equal(np.asarray(sheet), np.asarray(reference), err_msg=f"{type_.font.path!r} {text}")
+
+    monkeypatch.setattr(page._Type, "draw", compare)
+    for index in range(200):
+        renderer.line(index, max_chars=40)
+    assert spaced > 40
+
+
+def test_handwriting_is_drawn_in_faces_of_its_own(renderer: Renderer) -> None:
+    lines: list[Line] = []
+    families: list[set[str]] = []
+    for split in ("train", "heldout"):
+        try:
+            written = Renderer.create(split, seed=3, style="handwriting")
+        except CorpusError as error:
+            pytest.skip(f"handwriting faces are not installed: {error}")
+        families.append({face.family.name for face in written.faces})
+        lines += [written.line(index, max_chars=30) for index in range(40)]
+        assert all(face.family.kind == "hand" for face in written.faces)
+    assert not families[0] & families[1]
+    assert len(families[0]) > 5
+    assert all(line.image.min() < line.image.max() - 60 for line in lines)
+    assert not families[0] & {face.family.name for face in renderer.faces}
+
+
+def test_missing_handwriting_faces_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"handwriting faces for the train split .* fonts-dancingscript .*fonts-klee"):
+        find_faces("train", style="handwriting", root=tmp_path)
+    with pytest.raises(ValueError, match="style must be 'printed' or 'handwriting', not 'cursive'"):
+        Renderer.create(style="cursive")  # type: ignore[arg-type]  # the mistake under test
 
 
 def test_ink_of_the_page_is_drawn_as_pillow_draws_it(renderer: Renderer) -> None:

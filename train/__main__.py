@@ -1,24 +1,62 @@
-"""`python -m train run|export|evaluate …`."""
+"""`python -m train run|export|evaluate …`; `python -m train data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import tyro
 
 
-def run(recipe: tyro.conf.Positional[str], /, folder: Path | None = None, workers: int = 1) -> None:
-    """Trains a recipe, or goes on where it was stopped.
+def run(
+    recipe: tyro.conf.Positional[str],
+    /,
+    folder: Path | None = None,
+    workers: int = 1,
+    mesh: str | None = None,
+    until: int | None = None,
+    tensorboard: bool = False,
+    profile: str | None = None,
+    coordinator: str | None = None,
+    process: int | None = None,
+    processes: int | None = None,
+) -> None:
+    """Trains a recipe, or goes on where it was stopped. SIGTERM and SIGINT save and end it with status 0.
 
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.
-        folder: where logs and checkpoints go; runs/RECIPE by default.
+        folder: where logs and checkpoints go; runs/RECIPE by default. Processes on several machines share it.
         workers: processes that render lines; 0 renders in threads.
+        mesh: of the devices, for example data=4,fsdp=2,model=1; the recipe's by default.
+        until: ends, saved, after so many steps of the whole run.
+        tensorboard: writes the log for TensorBoard too.
+        profile: START:STOP, a profile of these steps (the first is 0) in FOLDER/profile.
+        coordinator: HOST:PORT of process 0 of a run of several processes; auto where jax finds it by itself.
+        process: number of this process.
+        processes: how many there are.
     """
-    from train.loop import train
-    from train.recipe import load_recipe
+    from train.processes import Stop, initialize
 
-    train(load_recipe(recipe), folder or Path("runs") / recipe, workers=workers)
+    with Stop() as stop:  # before everything that takes long
+        from train.loop import train
+        from train.recipe import load_recipe
+
+        initialize(coordinator, process=process, processes=processes)
+        stop.listen()
+        outcome = train(
+            load_recipe(recipe),
+            folder or Path("runs") / recipe,
+            workers=workers,
+            mesh=mesh,
+            until=until,
+            stop=stop,
+            tensorboard=tensorboard,
+            profile=_range(profile),
+        )
+        if outcome.compiling:  # a thread of XLA that nobody waits for
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def export(recipe: tyro.conf.Positional[str], /, output: Path, folder: Path | None = None) -> None:
@@ -65,5 +103,19 @@ def evaluate(
     print(f"CER {100 * rate:.2f} % on {len(reads)} lines")
 
 
+def _range(text: str | None) -> range:
+    """START:STOP."""
+    if text is None:
+        return range(0)
+    start, _, stop = text.partition(":")
+    if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise SystemExit(f"--profile {text!r}: give START:STOP, two step numbers, as in 20:25")
+    return range(int(start), int(stop))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["data"]:
+        from train.data.__main__ import main as data
+
+        sys.exit(data(sys.argv[2:]))
     tyro.extras.subcommand_cli_from_dict({"run": run, "export": export, "evaluate": evaluate}, prog="python -m train")

@@ -1,51 +1,221 @@
-"""Training states on disk through Orbax: written to one side and renamed when whole, the last two kept."""
+"""Training states on disk: written by Orbax beside the running steps, whole once their manifest stands there, and the
+newest undamaged one read back."""
 
 from __future__ import annotations
 
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from train import manifest
+from train.manifest import Manifest
 from train.step import TrainState
+from trocr_jax.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which states stay: the `last` newest, the `best` with the smallest `metric`, and those of every `every` steps."""
+
+    last: int = 2
+    best: int = 0
+    metric: str = "cer"
+    every: int = 0
 
 
 class Checkpoints:
-    """The states of one run, by step. A context manager: leaving it waits for what is still being written."""
+    """The states of one run, by step. A context manager: leaving it waits for what is still being written.
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    run: what a later run must be to go on from these states, JSON values (none: not compared). Several processes use
+    one folder that all of them see, and call every method in the same order.
+    """
+
+    def __init__(self, folder: Path, *, run: Mapping[str, Any] | None = None, keep: Keep | None = None) -> None:
+        self._folder, self._run, self._keep = folder.absolute(), run, keep or Keep()
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._at: int | None = None  # the step that was last saved or restored
+        self._damaged: set[Path] = set()
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     @property
     def latest_step(self) -> int | None:
-        step: int | None = self._manager.latest_step()
-        return step
+        """The newest step whose state was written to its end."""
+        self.wait()
+        return max((int(path.name) for path in self._whole()), default=None)
 
     def save(self, state: TrainState) -> None:
-        """Starts writing; the state may be donated to the next step at once."""
-        step = int(state.step)
-        if step != self.latest_step:
-            self._manager.save(step, args=ocp.args.StandardSave(_flat(state)))
+        """Starts writing; the state may be donated to the next step at once.
 
-    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
-        """The state at `step`, by default the latest, in the structure of `like`."""
-        flat = self._manager.restore(
-            self.latest_step if step is None else step, args=ocp.args.StandardRestore(_flat(like))
-        )
+        Raises CheckpointError, here or at the next call, if it cannot be written; older states are left as they are.
+        """
+        self.wait()
+        step = int(np.asarray(state.step))
+        if step == self._at:
+            return
+        path = self._folder / f"{step:08d}"
+        with self._errors(path):
+            if jax.process_index() == 0:
+                _remove(path)
+                path.mkdir(parents=True)
+                size = sum(x.nbytes for x in jax.tree.leaves(state))
+                free = shutil.disk_usage(self._folder).free
+                if size > free:
+                    raise OSError(f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+            with _quiet():
+                self._orbax.save(path / "state", args=ocp.args.StandardSave(_flat(state)))
+        self._at = step
+        self._writing = self._thread.submit(self._finish, path)
+
+    def score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds to the state at `step` what an evaluation of it found, for `Keep.best`."""
+        self.wait()
+        path = self._folder / f"{step:08d}"
+        if jax.process_index() == 0:
+            with self._errors(path):
+                manifest.write(replace(manifest.read(path), metrics=dict(metrics)), path)
+                self._tidy()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises CheckpointError if that went wrong."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> tuple[TrainState, Manifest] | None:
+        """The newest undamaged state, or the one at `step`, and its manifest; none if nothing was ever saved.
+
+        `like`: its structure, arrays or jax.ShapeDtypeStructs; what has a sharding comes back with that one, whatever
+        devices it was saved from, and the rest as numpy arrays.
+        Damaged states are named on stderr and passed over. Raises CheckpointError if all are damaged, or if the state
+        is another run's; the message lists what differs.
+        """
+        self.wait()
+        found = _agreed(self._choose(step) if jax.process_index() == 0 else -1)
+        if found == -1:
+            if step is None and not self._whole():
+                return None
+            wanted = "every state" if step is None else f"the state at step {step}"
+            raise CheckpointError(f"{self._folder}: {wanted} is missing or damaged; nothing to go on from")
+        path = self._folder / f"{found:08d}"
+        saved = manifest.read(path)
+        if self._run is not None and (changed := list(manifest.differences(saved.run, dict(self._run)))):
+            raise CheckpointError(
+                f"{path}: of another run: {'; '.join(changed)}. Go back to what it was, or train in another folder"
+            )
+        with _quiet():
+            wanted = jax.tree.map(_target, _flat(like))
+            flat = self._orbax.restore(path / "state", args=ocp.args.StandardRestore(wanted))
+        self._at = found
         leaves = [flat[jax.tree_util.keystr(path)] for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), saved
+
+    def _choose(self, step: int | None) -> int:
+        """The newest step that is undamaged, or -1."""
+        for path in sorted(self._whole(), reverse=True):
+            if step is not None and int(path.name) != step:
+                continue
+            try:
+                manifest.verify(manifest.read(path), path)
+            except CheckpointError as error:
+                print(f"damaged checkpoint, the one before it is used: {error}", file=sys.stderr, flush=True)
+                self._damaged.add(path)
+            else:
+                return int(path.name)
+        return -1
+
+    def _finish(self, path: Path) -> None:
+        with self._errors(path):
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                found = manifest.digest(path)
+                manifest.write(Manifest(int(path.name), dict(self._run or {}), None, found), path)
+                self._damaged.discard(path)
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes what `Keep` does not name, what is damaged, and what was never written to its end."""
+        whole = {path: manifest.read(path) for path in sorted(self._whole() - self._damaged)}
+        kept, metric = set(list(whole)[-max(self._keep.last, 1) :]), self._keep.metric
+        scored = [path for path, m in whole.items() if m.metrics is not None and metric in m.metrics]
+        scored.sort(key=lambda path: ((whole[path].metrics or {})[metric], path))
+        kept |= set(scored[: self._keep.best])
+        if self._keep.every:
+            kept |= {path for path in whole if int(path.name) % self._keep.every == 0}
+        for path in self._folder.glob("[0-9]" * 8):
+            if path not in kept:
+                _remove(path)
+
+    def _whole(self) -> set[Path]:
+        return {path.parent for path in self._folder.glob("[0-9]" * 8 + f"/{manifest.NAME}")}
+
+    @contextmanager
+    def _errors(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise errors of many kinds, among them for a full disk
+            if isinstance(error, CheckpointError):
+                raise
+            older = ", ".join(str(int(p.name)) for p in sorted(self._whole() - {path})) or "none"
+            raise CheckpointError(
+                f"{path}: cannot be written ({type(error).__name__}: {str(error)[:300]}); make room or mend the disk"
+                f" and start the run again. States that are whole: {older}"
+            ) from None
+
+
+def _remove(path: Path) -> None:
+    (path / manifest.NAME).unlink(missing_ok=True)  # first: half removed must not look whole
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _target(leaf: Any) -> Any:
+    """What tells Orbax to restore with a sharding, or as a numpy array."""
+    if getattr(leaf, "sharding", None) is not None:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _agreed(step: int) -> int:
+    """What process 0 says, in every process."""
+    if jax.process_count() == 1:
+        return step
+    return int(multihost_utils.broadcast_one_to_all(np.int32(step)))
 
 
 def _flat(state: TrainState) -> dict[str, Any]:
     """Path -> array: Orbax meets no class of ours or of optax."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs each step through absl."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

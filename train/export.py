@@ -8,16 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from train.checkpoints import Checkpoints
 from train.data.text import ALPHABET
 from train.optimizer import optimizer
 from train.recipe import Recipe
-from train.step import init_state, with_params
+from train.step import init_state, model_params, with_params
 from trocr_jax.checkpoint import save_huggingface
 from trocr_jax.image import ImageProcessor
-from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
+from trocr_jax.tokenizer import character_tokenizer, load_tokenizer, save_tokenizer
 
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
@@ -27,11 +26,15 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = checkpoints.restore(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), step=step)
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), state.params["model"])
+        found = checkpoints.restore(like, step=step)
+    if found is None:
+        raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
+    state = found[0]
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
     height, width = recipe.config.encoder.image_size
     save_huggingface(with_params(recipe.config, params), output)
-    save_tokenizer(character_tokenizer(ALPHABET), output)
+    tokenizer = character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
+    save_tokenizer(tokenizer, output)
     # computed in f32 by default, by transformers too; only the file is bf16
     _write(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
     _write(

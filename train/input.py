@@ -1,55 +1,132 @@
-"""Batches of rendered lines, read through Grain. Sample i of a run is a pure function of (seed, i)."""
+"""Batches of lines, read through Grain.
+
+Which line is sample i of a run, and what is done to it, is a pure function of (seed, i), and step k reads samples
+first(k) … first(k) + batch - 1 of the whole run, whoever reads them. So the state of the input is the step number, and
+a run may go on with any number of processes, devices and workers: as with Grain's ElasticIterator, whose state is one
+global index too, but with nothing to save and nothing to restore.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from train.data.render import Line
+from train.data.encode import pixels
+from train.data.line import ENDLESS, DataError, Line, Source
 from train.recipe import Recipe, StageSpan
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.image import ImageProcessor
 
 IGNORED = -100  # label of a position that does not count
 FIRST_CHARACTER_ID = 4  # behind <s>, <pad>, </s>, <unk>: trocr_jax.tokenizer.character_tokenizer
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
-    """pixels [B, H, W] uint8 grey, labels [B, T] int32: characters, end token, then IGNORED."""
+    """pixels uint8 [B, H, W] grey or [B, H, W, 3], labels [B, T] int32: tokens, end token, then IGNORED."""
 
     pixels: np.ndarray
     labels: np.ndarray
 
 
-class Lines(Protocol):
-    """Where lines come from: `train.data.render.Renderer`, or another drawer of lines. Picklable."""
+class Samples(NamedTuple):
+    """numbers [B] int64: which samples of the run these are."""
 
-    def line(self, index: int, *, max_chars: int) -> Line:
-        """The line of this index, of 1 to `max_chars` characters; the same for every call and every process."""
-        ...
+    numbers: np.ndarray
+    batch: Batch
+
+
+class Encode(Protocol):
+    """Text to token ids, without start and end token. Picklable. Raises KeyError for a character it does not have."""
+
+    def __call__(self, text: str, /) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Characters:
+    """The ids of the character tokenizer over an alphabet."""
+
+    ids: dict[str, int]
+
+    def __call__(self, text: str, /) -> list[int]:
+        return [self.ids[c] for c in text]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Index -> one example of a fixed shape; picklable for worker processes."""
+    """A line to one example of a fixed shape, its pixels those that inference sees; picklable for worker processes."""
 
-    renderer: Lines
-    ids: dict[str, int]
-    height: int
-    width: int
-    max_chars: int
+    encode: Encode
+    processor: ImageProcessor
+    max_tokens: int  # the end token not counted
     eos_token_id: int
+    colour: bool
 
-    def __call__(self, index: int) -> Batch:
-        line = self.renderer.line(int(index), max_chars=self.max_chars)
-        labels = np.full(self.max_chars + 1, IGNORED, np.int32)
-        ids = [*(self.ids[c] for c in line.text), self.eos_token_id]
+    @classmethod
+    def of(cls, config: TrOCRConfig, encode: Encode, *, width: int, max_tokens: int) -> Examples:
+        """For a model: with one row of patches a line of any length, in grey; with a grid of them a coloured picture
+        that fills the canvas, as for the published models."""
+        row, height = config.encoder.grid[0] == 1, config.encoder.image_size[0]
+        processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=row)
+        return cls(encode, processor, max_tokens, config.eos_token_id, colour=not row)
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        return (self.processor.height, self.processor.width, *((3,) if self.colour else ()))
+
+    def __call__(self, line: Line) -> Batch:
+        """Raises DataError if the text has more tokens than fit, or a character that the tokenizer does not have."""
+        labels = np.full(self.max_tokens + 1, IGNORED, np.int32)
+        try:
+            ids = [*self.encode(line.text), self.eos_token_id]
+        except KeyError as error:
+            raise DataError(f"{line.text!r}: {error.args[0]!r} is not in the tokenizer of the recipe") from None
+        if len(ids) > len(labels):
+            raise DataError(
+                f"{line.text!r}: {len(ids) - 1} tokens, and the stage takes {self.max_tokens}: raise max_chars, or"
+                " build the data set with that limit"
+            )
         labels[: len(ids)] = ids
-        return Batch(fit(line.image, height=self.height, width=self.width), labels)
+        image = line.image
+        if image.ndim == 3 and not self.colour:
+            image = np.asarray(Image.fromarray(image).convert("L"))
+        found = pixels(self.processor, image)
+        return Batch(found if self.colour else np.ascontiguousarray(found[..., 0]), labels)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Sample index -> example."""
+
+    lines: Sequence[Line]
+    examples: Examples
+
+    def __call__(self, index: int) -> Samples:
+        return Samples(np.int64(index), self.examples(self.lines[int(index)]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Mine:
+    """The sample indices that one process reads, in order."""
+
+    first: int
+    steps: int
+    size: int  # of the global batch
+    rows: np.ndarray  # of each batch
+
+    def __len__(self) -> int:
+        return self.steps * len(self.rows)
+
+    def __getitem__(self, number: int) -> int:
+        step, row = divmod(int(number), len(self.rows))
+        return self.first + step * self.size + int(self.rows[row])
 
 
 def character_ids(alphabet: str) -> dict[str, int]:
@@ -57,25 +134,53 @@ def character_ids(alphabet: str) -> dict[str, int]:
     return {character: FIRST_CHARACTER_ID + i for i, character in enumerate(alphabet)}
 
 
-def fit(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    """Grey [h, w] uint8 scaled to `height` with its aspect kept, squeezed to `width` if longer, white on the right:
-    what the image processor of a model with `keep_aspect_ratio` does."""
-    scaled = min(max(round(image.shape[1] * height / image.shape[0]), 1), width)
-    canvas = np.full((height, width), 255, np.uint8)
-    canvas[:, :scaled] = np.asarray(Image.fromarray(image).resize((scaled, height), Image.Resampling.BILINEAR))
-    return canvas
+def in_order(source: Source, *, seed: int) -> Sequence[Line]:
+    """Sample index -> line, for any index: every line once an epoch, each epoch in another order. An endless source
+    gives line i as sample i."""
+    if len(source) >= ENDLESS:
+        return source  # type: ignore[return-value]
+    dataset: Sequence[Line] = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    return dataset
 
 
-def batches(recipe: Recipe, span: StageSpan, *, step: int, examples: Examples, workers: int) -> Iterator[Batch]:
-    """The batches of a stage from `step` (of the whole run) on."""
+def samples_of(span: StageSpan, step: int) -> range:
+    """The sample indices of the whole batch of step `step` (the first step is 0)."""
     size = span.stage.batch_size
     first = span.first_sample + (step - span.first_step) * size
-    last = span.first_sample + span.stage.steps * size
-    dataset = grain.MapDataset.range(first, last).seed(recipe.seed).map(examples)
-    batched = dataset.batch(size, drop_remainder=True)
+    return range(first, first + size)
+
+
+def rows_of(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
+    """Which rows of a batch of `size` lie on the devices of this process, ascending."""
+    shares = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in shares if index is not None]))
+
+
+def batches(
+    recipe: Recipe,
+    span: StageSpan,
+    *,
+    step: int,
+    lines: Sequence[Line],
+    examples: Examples,
+    rows: np.ndarray,
+    workers: int,
+) -> Iterator[Samples]:
+    """The `rows` of each batch of a stage, from step `step` (of the whole run) on."""
+    mine = _Mine(samples_of(span, step)[0], span.last_step - step, span.stage.batch_size, rows)
+    dataset = grain.MapDataset.source(mine).seed(recipe.seed).map(_Read(lines, examples))
+    batched = dataset.batch(len(rows), drop_remainder=True)
     options = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4)
     iterable = batched.to_iter_dataset(options)
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain reads its flags when it starts processes; there is no absl.app here
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
     return iter(iterable)
+
+
+def padded(items: Sequence[Item], size: int) -> Iterator[tuple[list[Item], int]]:
+    """Groups of exactly `size`, with how many of each are real: the last is filled with copies of its last item, to be
+    cut off from the result, so that a set that does not divide by the devices is read to its last line."""
+    for start in range(0, len(items), size):
+        group = list(items[start : start + size])
+        yield group + group[-1:] * (size - len(group)), len(group)

@@ -1,104 +1,240 @@
-"""The training loop: stages of fixed shape, one donated step, logs and checkpoints; stopped anywhere, it goes on."""
+"""The training loop: mesh, data, abstract state, shardings, jitted init, resume, then step, log, save and evaluate.
+Stopped anywhere, by whatever means, it goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from train.checkpoints import Checkpoints
-from train.data.render import Renderer
-from train.data.text import ALPHABET
-from train.input import Examples, Lines, batches, character_ids
+from train.checkpoints import Checkpoints, Keep
+from train.codec import codec
+from train.data.line import Line, Source
+from train.flight import Flight
+from train.input import Batch, Examples, Samples, batches, in_order, rows_of
+from train.objective import Losses
 from train.optimizer import optimizer as make_optimizer
-from train.recipe import Recipe, spans
-from train.step import init_state, make_train_step, start_from
+from train.processes import Stop, compile_unless
+from train.progress import Progress
+from train.recipe import Recipe, Stage, check, spans
+from train.scoring import Evaluate, Scorer
+from train.step import TrainState, init_state, make_train_step
+from train.warm_start import start_from
+from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
+
+# what decides only what one sees and keeps
+NOT_OF_THE_RESULT = {"name", "mesh", "log_every", "save_every", "keep_last", "keep_best", "keep_every"}
+NOT_OF_THE_RESULT |= {"eval_every", "eval_lines"}
 
 
-def train(recipe: Recipe, folder: Path, *, workers: int = 1, renderer: Lines | None = None) -> None:
-    """Runs `recipe` to its end in `folder` (log.jsonl, checkpoints/), from the latest checkpoint if there is one.
+class Outcome(NamedTuple):
+    """How a run ended: `finished`, or stopped after `step` steps. `compiling`: a compilation that nobody waits for any
+    more is still running in a thread."""
 
-    SIGTERM and SIGINT save and return.
+    step: int
+    finished: bool
+    compiling: bool
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    mesh: str | Mesh | None = None,
+    workers: int = 1,
+    lines: Callable[[Stage], Source] | None = None,
+    held_out: Sequence[Line] | None = None,
+    evaluate: Evaluate | None = None,
+    until: int | None = None,
+    stop: Stop | None = None,
+    tensorboard: bool = False,
+    profile: range = range(0),
+    log_samples: bool = False,
+) -> Outcome:
+    """Runs `recipe` to its end in `folder` (log.jsonl, checkpoints/), from the newest whole checkpoint if there is one.
+
+    mesh: as in `trocr_jax.sharding.make_mesh`; the recipe's if none. workers: processes that make examples; 0: threads.
+    lines: stage -> source; those of the renderer if none. held_out: lines that `recipe.eval_every` reads. evaluate: is
+    called instead of the reading of these. until: ends the run, saved, after that many steps. log_samples: writes which
+    samples each step took to samples-PROCESS.jsonl.
+    SIGTERM and SIGINT save and end the run; several processes do so after the same step.
+    Raises ConfigError or DataError before the first step where possible, CheckpointError for a checkpoint of another
+    run or one that cannot be written, FloatingPointError for a loss that is not finite (kept in nonfinite.json).
     """
+    check(recipe)
+    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(recipe.mesh if mesh is None else mesh)
+    for stage in recipe.stages:
+        check_batch_size(stage.batch_size // stage.micro_batches, mesh)
     folder.mkdir(parents=True, exist_ok=True)
-    renderer = renderer or Renderer.create(split="train", seed=recipe.seed)
-    ids = character_ids(ALPHABET)
+    lines, text = lines or rendered(recipe), codec(recipe)
     optimizer = make_optimizer(recipe)
-    with (
-        Checkpoints(folder / "checkpoints") as checkpoints,
-        (folder / "log.jsonl").open("a") as log,
-        _stop_on_signals() as stop,
-    ):
-        # Resume order: 1. a fresh state gives structure and types,
-        state = jax.jit(lambda: init_state(recipe, optimizer))()
-        # 2. the latest checkpoint, or at first the model that the recipe starts from, replaces its values,
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state)
-        elif recipe.start_from is not None:
-            state = start_from(state, recipe)
-        # 3. its step number says where in the stages the run is,
-        step = int(state.step)
+    keep = Keep(last=recipe.keep_last, best=recipe.keep_best, every=recipe.keep_every)
+    description = describe(recipe, lines)
+    with ExitStack() as stack:
+        stop = stop or stack.enter_context(Stop())
+        stack.enter_context(jax.set_mesh(mesh))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", run=description, keep=keep))
+        progress = stack.enter_context(Progress(recipe, folder, tensorboard=tensorboard, profile=profile))
+        agreed = lambda: stop.agreed(mesh)  # noqa: E731
+        if evaluate is None and recipe.eval_every:
+            evaluate = _scorer(recipe, held_out, mesh)
+
+        # Resume order: 1. structure, types and places of the state, nothing of it computed,
+        abstract = jax.eval_shape(lambda: init_state(recipe, optimizer))
+        where = shardings(abstract, mesh)
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
+        # 2. its values from the newest whole checkpoint, or at first from the seed and the model that it starts from,
+        owed = False  # an evaluation that was due at the checkpoint's step and not finished
+        if (found := checkpoints.restore(abstract)) is not None:
+            state, saved = found
+            owed = bool(recipe.eval_every and saved.step % recipe.eval_every == 0 and saved.metrics is None)
+        else:
+            lowered = jax.jit(lambda: init_state(recipe, optimizer), out_shardings=where).lower()
+            compiled = compile_unless(agreed, lowered)
+            if compiled is None:
+                return Outcome(0, finished=False, compiling=True)
+            state = compiled()
+            if recipe.start_from is not None:
+                state = jax.device_put(start_from(state, recipe), where)
+        # 3. the step, which says where in the stages the run is,
+        step = int(np.asarray(state.step))
+        last = recipe.total_steps if until is None else min(until, recipe.total_steps)
+
+        def evaluated() -> None:
+            metrics = evaluate(state, agreed) if evaluate else None
+            if metrics is not None:
+                progress.evaluation(step, metrics)
+                checkpoints.score(step, metrics)
+
+        if owed and step:
+            evaluated()
         for span in spans(recipe):
-            if step >= span.last_step:
+            if step >= min(span.last_step, last):
                 continue
-            examples = Examples(
-                renderer=renderer,
-                ids=ids,
-                height=recipe.config.encoder.image_size[0],
-                width=span.stage.width,
-                max_chars=span.stage.max_chars,
-                eos_token_id=recipe.config.eos_token_id,
-            )
-            train_step = make_train_step(recipe, span.stage, optimizer)
-            # 4. and which sample comes next: the data is a function of the index.
-            data = batches(recipe, span, step=step, examples=examples, workers=workers)
-            since, started, waited = step, time.perf_counter(), 0.0
-            while step < span.last_step and not stop:
+            # 4. and which samples come next: the data is a function of their index.
+            stage = span.stage
+            examples = Examples.of(recipe.config, text.encode, width=stage.width, max_tokens=stage.max_chars)
+            rows = rows_of(batch_sharding(mesh), stage.batch_size)
+            source = in_order(lines(stage), seed=recipe.seed)
+            data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
+            lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
+            started = time.perf_counter()
+            train_step = compile_unless(agreed, lowered)
+            if train_step is None:
+                checkpoints.save(state)
+                return Outcome(step, finished=False, compiling=True)
+            progress.compiled(step, time.perf_counter() - started)
+            flight = Flight(folder, span)
+            progress.begin(step)
+            while step < min(span.last_step, last) and not agreed():
+                progress.profile(step)
                 asked = time.perf_counter()
-                batch = next(data)
-                waited += time.perf_counter() - asked
-                state, losses = train_step(state, batch)
+                samples = _next(data, stop)
+                progress.waited += time.perf_counter() - asked
+                if samples is None:
+                    break
+                state, losses = train_step(state, on_devices(samples.batch, stage, mesh))
+                flight.add(step, losses)
                 step += 1
+                if log_samples:
+                    _log_samples(folder, step, samples)
                 if step % recipe.log_every == 0 or step == span.last_step:
-                    row = {name: round(float(np.asarray(x)), 5) for name, x in losses._asdict().items()}
-                    seconds = time.perf_counter() - started
-                    row |= {
-                        "step": step,
-                        "lines_per_second": round((step - since) * span.stage.batch_size / seconds, 1),
-                        "input_wait": round(waited / seconds, 3),
-                        "time": round(time.time()),
-                    }
-                    print(json.dumps(row), file=log, flush=True)
-                    print(json.dumps(row), file=sys.stderr, flush=True)
-                    if not np.isfinite(row["total"]):
-                        raise FloatingPointError(f"the loss at step {step} is {row['total']}; see {folder}/log.jsonl")
-                    since, started, waited = step, time.perf_counter(), 0.0
-                if step % recipe.save_every == 0:
+                    progress.steps(step, stage, flight.land())
+                due = bool(recipe.eval_every) and step % recipe.eval_every == 0
+                if step % recipe.save_every == 0 or due:
+                    flight.land()
                     checkpoints.save(state)
-            if stop:
+                if due:
+                    evaluated()
+                    progress.begin(step)
+            flight.land()
+            if step < min(span.last_step, last):
                 break
-        checkpoints.save(state)
+        if step:
+            checkpoints.save(state)
+        return Outcome(step, finished=step == recipe.total_steps, compiling=False)
 
 
-@contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT fill; the loop looks at it between steps."""
-    seen: list[int] = []
+def on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:
+    """The rows of a batch that this process has read, as its part of the whole batch."""
 
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+    def place(rows: np.ndarray) -> jax.Array:
+        shape = (stage.batch_size, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), rows, shape)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    return Batch(*(place(rows) for rows in batch))  # type: ignore[arg-type]
+
+
+def lower(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Losses]],
+    abstract: TrainState,
+    stage: Stage,
+    examples: Examples,
+    mesh: Mesh,
+) -> jax.stages.Lowered:
+    """The step traced from shapes alone, its state donated."""
+    shapes = (examples.pixel_shape, jnp.uint8), ((stage.max_chars + 1,), jnp.int32)
+    batch: Any = [
+        jax.ShapeDtypeStruct((stage.batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        for shape, dtype in shapes
+    ]
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
+    return jitted.lower(abstract, Batch(*batch))
+
+
+def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
+    """What decides the parameters a run ends with, as JSON values: the recipe but for what only decides what one sees
+    and keeps, and the data."""
+    fields = {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_RESULT}
+    data = [lines(stage).fingerprint() for stage in recipe.stages]
+    described: dict[str, Any] = json.loads(json.dumps({"recipe": fields, "data": data}))
+    return described
+
+
+def rendered(recipe: Recipe) -> Callable[[Stage], Source]:
+    """The renderer's lines, as long as a stage takes them."""
+    from train.data.render import Renderer
+    from train.data.sources import Synthetic
+
+    renderer = Renderer.create(split="train", seed=recipe.seed)
+    return lambda stage: Synthetic(renderer, stage.max_chars)
+
+
+def _next(data: Any, stop: Stop) -> Samples | None:
     try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        samples: Samples = next(data)
+    except Exception:
+        # A signal to the whole process group ends the workers too: then the run is to be saved, not to fail.
+        time.sleep(0.1)
+        if stop.seen and jax.process_count() == 1:
+            return None
+        raise
+    return samples
+
+
+def _scorer(recipe: Recipe, lines: Sequence[Line] | None, mesh: Mesh) -> Evaluate:
+    stage, text = recipe.stages[-1], codec(recipe)
+    if lines is None:
+        from train.data.render import Renderer
+
+        renderer = Renderer.create(split="heldout", seed=recipe.seed)
+        lines = [renderer.line(index, max_chars=stage.max_chars) for index in range(recipe.eval_lines)]
+    width = recipe.config.encoder.image_size[1]
+    examples = Examples.of(recipe.config, text.encode, width=width, max_tokens=stage.max_chars)
+    size = stage.batch_size // stage.micro_batches
+    return Scorer(recipe, lines, examples=examples, decode=text.decode, mesh=mesh, batch_size=size)
+
+
+def _log_samples(folder: Path, step: int, samples: Samples) -> None:
+    with (folder / f"samples-{jax.process_index()}.jsonl").open("a", encoding="utf-8") as file:
+        print(json.dumps({"step": step, "samples": samples.numbers.tolist()}), file=file)

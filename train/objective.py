@@ -1,4 +1,8 @@
-"""The training objective: cross-entropy of the text, and an optional CTC loss that teaches the encoder to look."""
+"""The training objective: cross-entropy of the text, and an optional CTC loss that teaches the encoder to look.
+
+A batch may be worked through in parts: what a part contributes is divided by counts of the whole batch, so that the
+contributions, and their gradients, are added up.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,60 @@ import optax
 from jax.typing import DTypeLike
 
 from train.input import IGNORED
+from train.recipe import Recipe, Stage
 from trocr_jax.attention import einsum
+from trocr_jax.config import TrOCRConfig
 from trocr_jax.model import TrOCR
 
 
 class Losses(NamedTuple):
-    """Scalars f32."""
+    """Scalars f32, `finite` bool."""
+
+    total: jax.Array
+    cross_entropy: jax.Array  # mean over the label tokens that count
+    ctc: jax.Array  # mean over the lines that fit
+    accuracy: jax.Array  # share of label tokens that teacher forcing predicts
+    gradient_norm: jax.Array  # before clipping
+    finite: jax.Array  # false if loss or gradients are NaN or infinite: the step has then changed nothing
+
+
+class Terms(NamedTuple):
+    """What part of a batch contributes to each loss, f32 scalars; the sum over the parts is the batch's."""
 
     total: jax.Array
     cross_entropy: jax.Array
     ctc: jax.Array
-    accuracy: jax.Array  # share of label tokens that teacher forcing predicts
+    accuracy: jax.Array
+
+
+class Counts(NamedTuple):
+    """Of a whole batch, f32 scalars, at least 1: label tokens that count, lines that CTC can read."""
+
+    tokens: jax.Array
+    lines: jax.Array
+
+
+def counted(labels: jax.Array, *, pad_token_id: int) -> jax.Array:
+    """Which labels [B, T] count: not those that are IGNORED or pad."""
+    return (labels != IGNORED) & (labels != pad_token_id)
+
+
+def count(labels: jax.Array, config: TrOCRConfig) -> Counts:
+    """labels [B, T] of a whole batch; `config` has the width of the stage."""
+    tokens = counted(labels, pad_token_id=config.pad_token_id).sum()
+    lines = _characters(labels, columns=config.encoder.memory_length - config.encoder.num_special_tokens, config=config)
+    return Counts(*(jnp.maximum(n, 1).astype(jnp.float32) for n in (tokens, lines.fits.sum())))
+
+
+def decoder_input(labels: jax.Array, config: TrOCRConfig, *, token_noise: float, key: jax.Array) -> jax.Array:
+    """labels [B, T] -> tokens [B, T]: shifted right, a share `token_noise` of them replaced by random ones."""
+    tokens = shift_right(labels, start_token_id=config.decoder_start_token_id, pad_token_id=config.pad_token_id)
+    if not token_noise:
+        return tokens
+    noise_key, which_key = jax.random.split(key)
+    noise = jax.random.randint(noise_key, tokens.shape, 0, config.decoder.vocab_size, tokens.dtype)
+    swap = jax.random.bernoulli(which_key, token_noise, tokens.shape)
+    return jnp.where(swap & (jnp.arange(tokens.shape[1])[None, :] > 0), noise, tokens)
 
 
 def shift_right(labels: jax.Array, *, start_token_id: int, pad_token_id: int) -> jax.Array:
@@ -31,64 +78,84 @@ def shift_right(labels: jax.Array, *, start_token_id: int, pad_token_id: int) ->
     return jnp.where(tokens == IGNORED, pad_token_id, tokens)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood of labels [B, T] that count, under logits [B, T, V] f32."""
-    mask = labels != IGNORED
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    picked = jnp.take_along_axis(log_probs, jnp.where(mask, labels, 0)[..., None], axis=-1)[..., 0]
-    return -jnp.sum(picked * mask.astype(jnp.float32)) / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
+def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Sum of the negative log-likelihoods of labels [B, T] where mask [B, T], under logits [B, T, V], in f32. With
+    smoothing the target is the label with weight 1 - ε and every token with ε / V (Szegedy et al. 2016)."""
+    logits = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    # A comparison instead of an index: its gradient is no scatter, and the vocabulary may lie on several devices.
+    tokens = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    picked = jnp.where(tokens[None, None, :] == labels[..., None], logits, np.float32(0)).sum(axis=-1)
+    if label_smoothing:
+        picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(axis=-1)
+    return jnp.where(mask, normalizer - picked, np.float32(0)).sum()
 
 
-def ctc(logits: jax.Array, labels: jax.Array, *, eos_token_id: int, blank_id: int) -> jax.Array:
-    """Connectionist temporal classification (Graves et al. 2006) per character, over the patch columns.
+def ctc(logits: jax.Array, labels: jax.Array, config: TrOCRConfig) -> jax.Array:
+    """Connectionist temporal classification (Graves et al. 2006) over the patch columns: the sum over lines of the loss
+    per character.
 
-    logits [B, columns, V]; lines with more characters than columns can hold are left out.
+    logits [B, columns, V], the pad token is the blank; lines with more characters than columns can hold are left out.
     """
-    characters = (labels != IGNORED) & (labels != eos_token_id)
-    ids = jnp.where(characters, labels, 0)
-    repeats = ((ids[:, 1:] == ids[:, :-1]) & characters[:, 1:]).sum(axis=1)
-    lengths = characters.sum(axis=1)
-    fits = (lengths + repeats <= logits.shape[1]).astype(jnp.float32)
+    lines = _characters(labels, columns=logits.shape[1], config=config)
     paddings = jnp.zeros(logits.shape[:2], jnp.float32)
-    label_paddings = 1 - characters.astype(jnp.float32)
-    losses = optax.ctc_loss(logits, paddings, ids, label_paddings, blank_id=blank_id)
-    losses = jnp.where(fits > 0, losses, 0) / jnp.maximum(lengths, 1).astype(jnp.float32)
-    return losses.sum() / jnp.maximum(fits.sum(), 1)
+    label_paddings = 1 - lines.mask.astype(jnp.float32)
+    losses = optax.ctc_loss(logits, paddings, lines.ids, label_paddings, blank_id=config.pad_token_id)
+    return jnp.where(lines.fits, losses / jnp.maximum(lines.mask.sum(axis=1), 1).astype(jnp.float32), 0).sum()
 
 
 def objective(
     model: TrOCR,
-    ctc_head: dict[str, jax.Array],
+    ctc_head: dict[str, jax.Array] | None,
     pixels: jax.Array,
+    tokens: jax.Array,
     labels: jax.Array,
+    counts: Counts,
     *,
+    recipe: Recipe,
+    stage: Stage,
     key: jax.Array,
-    cross_entropy_weight: float,
-    ctc_weight: float,
-    token_noise: float,
-    dtype: DTypeLike,
-) -> Losses:
-    """pixels [B, H, W] uint8 grey, labels [B, T] -> weighted losses."""
-    config = model.config
-    noise_key, which_key, dropout_key = jax.random.split(key, 3)
-    x = pixels.astype(jnp.float32) / np.float32(127.5) - np.float32(1)
-    memory = model.encode(jnp.broadcast_to(x[..., None], (*x.shape, config.encoder.num_channels)), dtype=dtype)
+) -> Terms:
+    """pixels [B, H, W] grey or [B, H, W, C] uint8, decoder input tokens [B, T], labels [B, T], counts of the batch of
+    which these are a part -> what they contribute. `key` seeds dropout."""
+    config, dtype = model.config, jnp.dtype(recipe.dtype)
+    memory = model.encode(_normalized(pixels, config.encoder.num_channels), dtype=dtype, remat=recipe.remat_encoder)
     ce = accuracy = ctc_loss = jnp.float32(0)
-    if cross_entropy_weight:
-        tokens = shift_right(labels, start_token_id=config.decoder_start_token_id, pad_token_id=config.pad_token_id)
-        if token_noise:
-            noise = jax.random.randint(noise_key, tokens.shape, 0, config.decoder.vocab_size, tokens.dtype)
-            swap = jax.random.bernoulli(which_key, token_noise, tokens.shape)
-            swap = swap & (jnp.arange(tokens.shape[1])[None, :] > 0)
-            tokens = jnp.where(swap, noise, tokens)
-        logits = model.decoder(tokens, memory, key=dropout_key, dtype=dtype)
-        ce = cross_entropy(logits, labels)
-        mask = labels != IGNORED
+    if stage.cross_entropy_weight:
+        logits = model.decoder(tokens, memory, key=key, dtype=dtype, remat=recipe.remat_decoder)
+        mask = counted(labels, pad_token_id=config.pad_token_id)
+        ce = cross_entropy(logits, labels, mask, label_smoothing=recipe.label_smoothing) / counts.tokens
         right = (logits.argmax(axis=-1).astype(labels.dtype) == labels) & mask
-        accuracy = right.sum().astype(jnp.float32) / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
-    if ctc_weight:
+        accuracy = right.sum().astype(jnp.float32) / counts.tokens
+    if stage.ctc_weight and ctc_head is not None:
         columns = memory[:, config.encoder.num_special_tokens :]
-        ctc_logits = einsum("BSD,DV->BSV", columns, ctc_head["kernel"], dtype=dtype) + ctc_head["bias"][None, None]
-        ctc_loss = ctc(ctc_logits, labels, eos_token_id=config.eos_token_id, blank_id=config.pad_token_id)
-    total = cross_entropy_weight * ce + ctc_weight * ctc_loss
-    return Losses(total, ce, ctc_loss, accuracy)
+        ctc_loss = ctc(_ctc_logits(columns, ctc_head, dtype=dtype), labels, config) / counts.lines
+    total = stage.cross_entropy_weight * ce + stage.ctc_weight * ctc_loss
+    return Terms(total, ce, ctc_loss, accuracy)
+
+
+class _Characters(NamedTuple):
+    """ids [B, T], which of them are characters [B, T], which lines CTC can read [B]."""
+
+    ids: jax.Array
+    mask: jax.Array
+    fits: jax.Array
+
+
+def _characters(labels: jax.Array, *, columns: int, config: TrOCRConfig) -> _Characters:
+    mask = counted(labels, pad_token_id=config.pad_token_id) & (labels != config.eos_token_id)
+    ids = jnp.where(mask, labels, 0)
+    repeats = ((ids[:, 1:] == ids[:, :-1]) & mask[:, 1:]).sum(axis=1)
+    lengths = mask.sum(axis=1)
+    return _Characters(ids, mask, (lengths > 0) & (lengths + repeats <= columns))
+
+
+def _normalized(pixels: jax.Array, channels: int) -> jax.Array:
+    """uint8 -> f32 in [-1, 1] [B, H, W, C]."""
+    x = pixels.astype(jnp.float32) / np.float32(127.5) - np.float32(1)
+    return x if x.ndim == 4 else jnp.broadcast_to(x[..., None], (*x.shape, channels))
+
+
+def _ctc_logits(columns: jax.Array, head: dict[str, jax.Array], *, dtype: DTypeLike) -> jax.Array:
+    """columns [B, S, D] -> [B, S, V]."""
+    return einsum("BSD,DV->BSV", columns, head["kernel"], dtype=dtype) + head["bias"][None, None]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import ConfigError
+
+METHODS = ("adamw", "muon")
+SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
+TYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +25,64 @@ class Stage:
     max_chars: int
     cross_entropy_weight: float = 1.0
     ctc_weight: float = 0.0
+    micro_batches: int = 1  # the batch is worked through in so many parts, whose gradients are added up
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the optimiser does to the parameters whose whole path, for example "model/encoder/layers/0/fc1/kernel",
+    matches `pattern`."""
+
+    pattern: str
+    rate: float = 1.0  # times the learning rate
+    weight_decay: bool = True
+    frozen: bool = False  # left as it is: no gradient, no memory in the optimiser
+
+
+# Weight decay for matrices and tables alone: not for biases, norms, and the tokens and scales of the encoder.
+MATRICES_DECAY = (
+    Group(r".*/(bias|scale|cls_token|distillation_token|position_embeddings|lambda_[12])", weight_decay=False),
+    Group(r".*"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How gradients change parameters. The defaults are the published fine-tuning's, but for its learning rate."""
+
+    learning_rate: float
+    method: str = "adamw"  # or muon: Muon for the matrices of the layers, AdamW for everything else
+    schedule: str = "inverse_sqrt"  # or cosine, linear (both end at zero), constant
+    warmup_steps: int = 500
+    warmup_from: float = 1e-8
+    decay_steps: int = 0  # of `constant`: linear to zero at the end of the run
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    groups: tuple[Group, ...] = (Group(r".*"),)  # the first that matches counts; every parameter must match one
+    layer_decay: float = 1.0  # learning rate of a layer over that of the layer above it
+    ema_decay: float | None = None  # of a moving average of the parameters; none is kept without
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2022) beside the matrices whose path within the model, for example
+    "decoder/layers/0/fc1/kernel", matches `targets` as a whole; everything else of the model is frozen."""
+
+    rank: int
+    alpha: float  # an adapter counts alpha / rank
+    targets: str = r".*/(self_attention|cross_attention|attention)/(query|value)/kernel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Hugging Face folders that give the encoder (ViT, DeiT, BEiT) and the decoder (RoBERTa, XLM-R, BERT, MiniLM) their
+    first weights: train.warm_start."""
+
+    encoder: str | None = None
+    decoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +92,25 @@ class Recipe:
     name: str
     config: TrOCRConfig
     stages: tuple[Stage, ...]
-    learning_rate: float
-    warmup_steps: int
-    decay_steps: int  # linear, at the end
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    optimizer: Optimizer
+    label_smoothing: float = 0.0
     token_noise: float = 0.0  # share of decoder inputs replaced by random characters
-    dtype: str = "bfloat16"
-    start_from: str | None = None  # a model, name or folder, whose weights the run starts with; the CTC head is new
+    dtype: str = "bfloat16"  # of the arithmetic; parameters are f32
+    remat_encoder: bool = False  # compute its layers again in the backward pass, which saves memory
+    remat_decoder: bool = False
+    lora: Lora | None = None
+    # a model, name or folder, whose weights the run starts with, or parts of models; what they lack is new
+    start_from: str | WarmStart | None = None
+    tokenizer: str | None = None  # folder; none: the characters of train.data.text.ALPHABET
     seed: int = 0
+    mesh: str = ""  # of devices: "data=4,fsdp=2,model=1"; all of them on data if empty
     log_every: int = 50
     save_every: int = 1000
+    keep_last: int = 2  # checkpoints that stay: the newest, those with the lowest character error rate, and those of
+    keep_best: int = 0  # every so many steps
+    keep_every: int = 0
+    eval_every: int = 0  # steps between readings of held-out lines; 0: none
+    eval_lines: int = 256
 
     @property
     def total_steps(self) -> int:
@@ -65,10 +138,95 @@ def spans(recipe: Recipe) -> list[StageSpan]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The `RECIPE` of train/recipes/NAME.py. Raises ValueError if there is none."""
+    """The `RECIPE` of train/recipes/NAME.py, checked. Raises ValueError if there is none, ConfigError listing every
+    value that cannot be used."""
+    module_name = f"train.recipes.{name.replace('-', '_')}"
     try:
-        module = importlib.import_module(f"train.recipes.{name.replace('-', '_')}")
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
         raise ValueError(f"no recipe {name!r} in train/recipes") from error
     recipe: Recipe = module.RECIPE
+    check(recipe)
     return recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ConfigError listing every value of a recipe that cannot be used."""
+    problems = [*_problems(recipe), *_optimizer_problems(recipe)]
+    for number, stage in enumerate(recipe.stages):
+        problems += [f"stages[{number}].{problem}" for problem in _stage_problems(recipe, stage)]
+    if problems:
+        raise ConfigError(f"recipe {recipe.name!r}: " + "; ".join(problems))
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    if not recipe.stages:
+        yield "stages is empty; give at least one"
+    if recipe.dtype not in TYPES:
+        yield f"dtype is {recipe.dtype!r}; supported: {', '.join(TYPES)}"
+    for name in ("label_smoothing", "token_noise"):
+        if not 0 <= getattr(recipe, name) < 1:
+            yield f"{name} is {getattr(recipe, name)}; give a share in [0, 1)"
+    if recipe.start_from == WarmStart():
+        yield "start_from names neither an encoder nor a decoder"
+    if recipe.lora is not None:
+        if recipe.lora.rank < 1:
+            yield f"lora.rank is {recipe.lora.rank}; give at least 1"
+        yield from _pattern_problems("lora.targets", recipe.lora.targets)
+
+
+def _optimizer_problems(recipe: Recipe) -> Iterator[str]:
+    o = recipe.optimizer
+    for name, value, known in (("method", o.method, METHODS), ("schedule", o.schedule, SCHEDULES)):
+        if value not in known:
+            yield f"optimizer.{name} is {value!r}; supported: {', '.join(known)}"
+    if o.decay_steps and o.schedule != "constant":
+        yield f"optimizer.decay_steps is of the schedule constant; {o.schedule} decays by itself"
+    if o.schedule != "inverse_sqrt" and o.warmup_steps + o.decay_steps > recipe.total_steps:
+        yield (
+            f"optimizer.warmup_steps {o.warmup_steps} and decay_steps {o.decay_steps} are more than the "
+            f"{recipe.total_steps} steps of the stages"
+        )
+    for name in ("b1", "b2", "ema_decay"):
+        value = getattr(o, name)
+        if value is not None and not 0 <= value < 1:
+            yield f"optimizer.{name} is {value}; give a number in [0, 1)"
+    for name in ("learning_rate", "layer_decay", "clip_norm"):
+        value = getattr(o, name)
+        if value is not None and not value > 0:
+            yield f"optimizer.{name} is {value}; give a positive number"
+    for group in o.groups:
+        yield from _pattern_problems("optimizer.groups", group.pattern)
+
+
+def _stage_problems(recipe: Recipe, stage: Stage) -> Iterator[str]:
+    encoder, decoder = recipe.config.encoder, recipe.config.decoder
+    for name in ("steps", "batch_size", "micro_batches", "max_chars"):
+        if getattr(stage, name) < 1:
+            yield f"{name} is {getattr(stage, name)}; give at least 1"
+    if stage.micro_batches > 0 and stage.batch_size % stage.micro_batches:
+        yield f"batch_size {stage.batch_size} is not divisible by micro_batches {stage.micro_batches}"
+    if stage.width % encoder.patch_size[1] or not 0 < stage.width <= encoder.image_size[1]:
+        yield (
+            f"width is {stage.width}; give a multiple of the patch width {encoder.patch_size[1]} up to "
+            f"{encoder.image_size[1]}"
+        )
+    if stage.width != encoder.image_size[1] and (encoder.grid[0] > 1 or encoder.kind == "beit"):
+        yield (
+            f"width is {stage.width}; a model with several rows of patches, or a BEiT, is trained at "
+            f"{encoder.image_size[1]} only"
+        )
+    if decoder.learned_positions and stage.max_chars + 1 > decoder.max_position_embeddings:
+        yield (
+            f"max_chars is {stage.max_chars}; with the end token that is more than the "
+            f"{decoder.max_position_embeddings} positions of the decoder"
+        )
+
+
+def _pattern_problems(name: str, pattern: str) -> Iterator[str]:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        yield f"{name}: {pattern!r} is no regular expression ({error})"

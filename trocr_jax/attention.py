@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
+BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
 
 
@@ -159,6 +161,15 @@ def attend(
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1)
     return einsum("BNTS,BNSH->BNTH", weights, value, dtype=dtype).astype(dtype)
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """x [B, …] shared out over the batch axes of the ambient mesh and whole in its other axes, so that XLA moves the
+    parameters of a block to its activations and not the other way round. Without such a mesh it is x itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(BATCH_AXES) <= set(mesh.axis_names) or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

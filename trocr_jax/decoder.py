@@ -7,6 +7,7 @@ Nothing is remembered inside the modules: `prime` returns what cross-attention r
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,17 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from trocr_jax.attention import ACTIVATIONS, MASKED, Attention, LayerNorm, Linear, attend, einsum, normal
+from trocr_jax.attention import (
+    ACTIVATIONS,
+    MASKED,
+    Attention,
+    LayerNorm,
+    Linear,
+    attend,
+    constrain_batch,
+    einsum,
+    normal,
+)
 from trocr_jax.config import DecoderConfig
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
@@ -86,11 +97,18 @@ class Decoder(nnx.Module):
         return self._logits(x, dtype=dtype), tuple(new_cache)
 
     def __call__(
-        self, tokens: jax.Array, memory: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
+        self,
+        tokens: jax.Array,
+        memory: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
     ) -> jax.Array:
         """All positions at once (teacher forcing). tokens [B, T] int32, memory [B, S, D] -> logits [B, T, V] f32.
 
-        `key` seeds dropout; none, the default, switches it off.
+        `key` seeds dropout; none, the default, switches it off. With `remat` the backward pass computes each layer
+        again and keeps only what goes into it: the same numbers in less memory.
         """
         length = tokens.shape[1]
         rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
@@ -101,7 +119,8 @@ class Decoder(nnx.Module):
         keys = [None] * (1 + len(self.layers)) if key is None else list(jax.random.split(key, 1 + len(self.layers)))
         x = dropout(x, self.config.dropout, keys[0])
         for layer, layer_key in zip(self.layers, keys[1:], strict=True):
-            x = layer(x, memory, key=layer_key, dtype=dtype)
+            call = partial(layer, key=layer_key, dtype=dtype)
+            x = jax.checkpoint(call)(x, memory) if remat else call(x, memory)
         return self._logits(x, dtype=dtype)
 
     def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
@@ -147,6 +166,7 @@ class DecoderLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, memory: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D], memory [B, S, D] -> [B, T, D]."""
+        x, memory = constrain_batch(x), constrain_batch(memory)
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         rate, a, t = self.config.dropout, self.self_attention, x.shape[1]
         later = jnp.arange(t)[None, :] > jnp.arange(t)[:, None]

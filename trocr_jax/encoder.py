@@ -3,13 +3,15 @@ BEiT (Bao et al. 2022). Pre-norm blocks; B batch, S memory (special tokens and p
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, attend, einsum, normal
+from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, attend, constrain_batch, einsum, normal
 from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
 
@@ -33,8 +35,9 @@ class Encoder(nnx.Module):
         )
         self.norm = LayerNorm(d, eps=config.layer_norm_eps, param_dtype=param_dtype) if config.final_norm else None
 
-    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """pixels [B, H, W, C] -> memory [B, S, D] in `dtype`.
+    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
+        """pixels [B, H, W, C] -> memory [B, S, D] in `dtype`. With `remat` the backward pass computes each layer again
+        and keeps only what goes into it: the same numbers in less memory.
 
         An image size other than the configuration's gets bicubically interpolated position embeddings.
         Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
@@ -52,7 +55,8 @@ class Encoder(nnx.Module):
         if self.config.shared_relative_position_bias:
             shared_bias = relative_position_bias(self.relative_position_bias_table[...], grid)
         for layer in self.layers:
-            x = layer(x, bias=shared_bias, dtype=dtype)
+            call = partial(layer, bias=shared_bias, dtype=dtype)
+            x = jax.checkpoint(call)(x) if remat else call(x)
         return x if self.norm is None else self.norm(x, dtype=dtype)
 
     def _grid(self, pixels: jax.Array) -> tuple[int, int]:
@@ -133,6 +137,7 @@ class EncoderLayer(nnx.Module):
         if self.config.relative_position_bias:
             own = relative_position_bias(a.relative_position_bias_table[...], self.config.grid)
             bias = own if bias is None else bias + own
+        x = constrain_batch(x)
         y = self.norm_before(x, dtype=dtype)
         y = attend(a.query(y, dtype=dtype), a.key(y, dtype=dtype), a.value(y, dtype=dtype), bias=bias, dtype=dtype)
         y = a.out(y, dtype=dtype)

@@ -35,9 +35,9 @@ class TrOCR(nnx.Module):
             param_dtype=param_dtype,
         )
 
-    def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads."""
-        memory = self.encoder(pixels, dtype=dtype)
+    def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
+        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. `remat`: of training."""
+        memory = self.encoder(pixels, dtype=dtype, remat=remat)
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:

@@ -1,9 +1,11 @@
 """The typefaces that lines are printed in: which are used, where they are, and which characters each can draw."""
 
 import re
+import string
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
@@ -11,16 +13,18 @@ from PIL import ImageFont
 from train.data.alphabet import ALPHABET
 from train.data.corpus import CorpusError, Split
 
+Style = Literal["printed", "handwriting"]
+
 _FOLDERS = ("usr/share/fonts", "usr/share/texmf/fonts/opentype")
 
 
 @dataclass(frozen=True)
 class Family:
-    """A printed Latin family: the files it owns, how often it is drawn, and whether training may use it.
+    """A Latin family: the files it owns, how often it is drawn, and whether training may use it.
 
     Attributes:
       pattern: regular expression for the start of a font file's name, without its extension.
-      kind: "serif", "sans" or "mono".
+      kind: "serif", "sans", "mono" or "hand".
       weight: relative frequency. Clones of Times, Helvetica and Courier weigh most, as in real scans.
       held_out: never used for training lines.
     """
@@ -126,6 +130,29 @@ FAMILIES = (
 )
 """Every family used, in a fixed order; held-out families are designs with no near relative among the others."""
 
+HANDWRITING = (
+    Family("Dancing Script", r"DancingScript-", "hand", 1),
+    Family("dkg handwriting", r"dkg(It|Bd|BI)?$", "hand", 2),
+    Family("Breip", r"Breip$", "hand", 2),
+    Family("Klee One", r"KleeOne-", "hand", 1),
+    Family("Kristi", r"Kristi$", "hand", 1.5),
+    Family("Leckerli One", r"LeckerliOne-", "hand", 0.5),
+    Family("Rufscript", r"Rufscript", "hand", 1.5),
+    Family("Delphine", r"Delphine$", "hand", 1.5),
+    Family("Havana", r"Havana-", "hand", 1.5),
+    Family("Ecolier", r"Ecolier-court", "hand", 0.7),
+    Family("Comic Neue", r"ComicNeue-", "hand", 0.5),
+    Family("Kaushan Script", r"KaushanScript-", "hand", 1, held_out=True),
+    Family("SteveHand", r"SteveHand$", "hand", 2, held_out=True),
+    Family("Yusei Magic", r"YuseiMagic-", "hand", 1, held_out=True),
+)
+"""Faces that look written. Those whose small letters are drawn as capitals are not among them."""
+
+_HANDWRITING_PACKAGES = (
+    "fonts-dancingscript fonts-dkg-handwriting fonts-breip fonts-klee fonts-kristi fonts-leckerli-one fonts-rufscript "
+    "fonts-sjfonts fonts-havana fonts-ecolier-court fonts-comic-neue fonts-kaushanscript fonts-yusei-magic"
+)
+
 # How often a style is printed, against 1 for regular. The first pattern that is found in the file name counts.
 _STYLES = (
     (re.compile(r"bold-?(italic|oblique|cond)|demi-?(italic|oblique)|BI$|RZI$|BdIta|cmunbi", re.I), 0.3),
@@ -150,31 +177,38 @@ class Face:
         return self.characters.issuperset(text)
 
 
-def find_faces(split: Split, *, root: Path = Path("/")) -> tuple[Face, ...]:
+def find_faces(split: Split, *, style: Style = "printed", root: Path = Path("/")) -> tuple[Face, ...]:
     """Finds the installed faces of a split, in a fixed order; the faces of a family share its weight.
 
-    A face is used only if it draws all printable ASCII.
+    A printed face is used only if it draws all printable ASCII; a handwriting face, if it draws letters and digits.
 
     Raises:
-      CorpusError: fewer than five families are installed, or no face draws the whole alphabet.
+      CorpusError: too few families are installed, or no printed face draws the whole alphabet.
     """
     files = sorted(
         p for folder in _FOLDERS for p in (root / folder).rglob("*.[ot]tf") if not _UNUSED_STYLE.search(p.stem)
     )
+    needed = set(map(chr, range(32, 127))) if style == "printed" else set(" " + string.ascii_letters + string.digits)
     faces: list[Face] = []
-    for family in FAMILIES:
+    for family in FAMILIES if style == "printed" else HANDWRITING:
         if family.held_out != (split == "heldout"):
             continue
         # The same file name may be installed by two packages (liberation, liberation2): the last one counts.
         own = {p.name: p for p in files if re.match(family.pattern, p.stem)}
         drawn = {p: drawn_characters(p) for p in own.values()}
-        usable = [p for p in own.values() if drawn[p].issuperset(map(chr, range(32, 127)))]
+        usable = [p for p in own.values() if drawn[p].issuperset(needed)]
         shares = [_style_share(p.stem) for p in usable]
         faces += [
             Face(str(p), family, family.weight * share / sum(shares), drawn[p])
             for p, share in zip(usable, shares, strict=True)
         ]
-    if len({face.family.name for face in faces}) < 5 or not any(face.covers(ALPHABET) for face in faces):
+    families = {face.family.name for face in faces}
+    if style == "handwriting" and len(families) < 2:
+        raise CorpusError(
+            f"Too few handwriting faces for the {split} split below {root}: install them with scripts/install-fonts "
+            f"(Debian: {_HANDWRITING_PACKAGES})."
+        )
+    if style == "printed" and (len(families) < 5 or not any(face.covers(ALPHABET) for face in faces)):
         raise CorpusError(
             f"Too few typefaces for the {split} split below {root}: install them with scripts/install-fonts."
         )

@@ -1,7 +1,9 @@
 """A line on its page: set in type between its neighbours, tilted, cropped and sampled at scanner resolution."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,7 @@ class _Type:
     letter: float
     word: float
     features: tuple[str, ...]
+    advances: dict[str, float] = field(default_factory=dict)  # found so far, by piece
 
     def pieces(self, text: str) -> list[str]:
         """The strings that are set as one: the line, its words and spaces, or its letters."""
@@ -50,20 +53,39 @@ class _Type:
         return [text] if self.word == 1.0 else text.replace(" ", "\0 \0").split("\0")
 
     def advance(self, piece: str) -> float:
-        return self.font.getlength(piece) * (self.word if piece == " " else 1.0) + self.letter
+        if piece not in self.advances:  # laying out costs more than drawing, and letters come again
+            own = self.font.getlength(piece)
+            self.advances[piece] = own * (self.word if piece == " " else 1.0) + self.letter
+        return self.advances[piece]
 
     def length(self, text: str) -> float:
         return sum(map(self.advance, self.pieces(text)))
 
     def draw(self, page: Image.Image, text: str, *, x: float, baseline: float) -> None:
-        draw = ImageDraw.Draw(page)
+        """As `ImageDraw.text` draws each piece, to the bit; letters that come again are copied."""
+        target = ImageDraw.Draw(page)
+        features = list(self.features) or None
+        part_y, whole_y = math.modf(baseline)
+        drawn: dict[str, tuple[Any, tuple[int, int]]] = {}
         for piece in self.pieces(text):
             if x > page.width:
                 return
             if piece != " ":
-                draw.text(
-                    (x, baseline), piece, fill=255, font=self.font, anchor="ls", features=list(self.features) or None
-                )
+                part_x, whole_x = math.modf(x)
+                if len(piece) == 1 and piece.isascii():
+                    # Pillow puts a glyph on a whole pixel: it rounds the part to 64ths, and these to pixels. Words, and
+                    # letters that a face builds of two glyphs, have more to round.
+                    if piece not in drawn:
+                        drawn[piece] = self.font.getmask2(
+                            piece, "L", features=features, anchor="ls", start=(0.0, part_y)
+                        )
+                    mask, offset = drawn[piece]
+                    whole_x += math.floor((math.floor(float(np.float32(part_x)) * 64 + 0.5) + 32) / 64)
+                else:
+                    mask, offset = self.font.getmask2(
+                        piece, "L", features=features, anchor="ls", start=(part_x, part_y)
+                    )
+                target.draw.draw_bitmap((int(whole_x) + offset[0], int(whole_y) + offset[1]), mask, 255)
             if len(piece) < len(text):
                 x += self.advance(piece)
 

@@ -8,24 +8,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
-import numpy as np
-from numpy.typing import NDArray
-
 from train.data.corpus import LANGUAGES, Corpus, Split, load_corpus
 from train.data.degrade import degrade
-from train.data.fonts import Face, find_faces
+from train.data.fonts import Face, Style, find_faces
+from train.data.line import Line as Line
 from train.data.page import print_line
 from train.data.text import sample_text
 
 _NEIGHBOURS = 0.45  # share of lines with pieces of other lines at the top or bottom edge
-
-
-@dataclass(frozen=True)
-class Line:
-    """One training example: `image` is uint8 [height, width], 0 black and 255 white; `text` is what it says."""
-
-    image: NDArray[np.uint8]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -39,16 +29,18 @@ class Renderer:
     corpus: Corpus
 
     @classmethod
-    def create(cls, split: Split = "train", *, seed: int = 0) -> "Renderer":
+    def create(cls, split: Split = "train", *, seed: int = 0, style: Style = "printed") -> "Renderer":
         """Finds the installed typefaces and text of a split ("train" or "heldout"); takes some seconds.
 
         Raises:
           CorpusError: the packages that scripts/install-fonts installs are missing.
-          ValueError: the split is neither "train" nor "heldout".
+          ValueError: the split is neither "train" nor "heldout", or the style neither "printed" nor "handwriting".
         """
         if split not in ("train", "heldout"):
             raise ValueError(f"split must be 'train' or 'heldout', not {split!r}")
-        faces = find_faces(split)
+        if style not in ("printed", "handwriting"):
+            raise ValueError(f"style must be 'printed' or 'handwriting', not {style!r}")
+        faces = find_faces(split, style=style)
         cumulative = tuple(accumulate(face.weight for face in faces))
         return cls(split=split, seed=seed, faces=faces, cumulative_weights=cumulative, corpus=load_corpus(split))
 
@@ -65,7 +57,9 @@ class Renderer:
                 return line
 
     def draw(self, text: str, rng: Random) -> Line | None:
-        """Prints and damages a given text; None if no size at which it was tried can be read."""
+        """Prints and damages a given text; None if it leaves no ink, or no face has all of it."""
+        if not any(face.covers(text) for face in self.faces):  # handwriting faces have fewer accents
+            return None
         face = self._face(text, rng)
         above, below = self._neighbours(text, face, rng)
         ink = print_line(text, above=above, below=below, face=face, rng=rng)

@@ -9,7 +9,7 @@ Score:     CER 3.91 % on 1,000 rendered lines in held-out typefaces, 1.41 % on s
 
 from train.data.text import ALPHABET
 from train.input import FIRST_CHARACTER_ID
-from train.recipe import Recipe, Stage
+from train.recipe import Optimizer, Recipe, Stage
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 
 CONFIG = TrOCRConfig(
@@ -45,10 +45,17 @@ RECIPE = Recipe(
         # whole lines on the whole canvas
         Stage(steps=1500, batch_size=48, width=960, max_chars=72, ctc_weight=0.2),
     ),
-    learning_rate=2e-3,
-    warmup_steps=200,
-    decay_steps=600,
-    weight_decay=0.01,
+    optimizer=Optimizer(
+        method="muon",
+        learning_rate=2e-3,
+        schedule="constant",
+        warmup_steps=200,
+        warmup_from=0.0,
+        decay_steps=600,
+        b2=0.99,
+        weight_decay=0.01,
+        clip_norm=1.0,
+    ),
     token_noise=0.1,
     dtype="float32",
     log_every=20,

@@ -7,18 +7,18 @@ Time:      132 minutes, 153,600 lines (2026-11-21)
 Score:     CER 2.38 % on 1,000 rendered lines in held-out typefaces, 0.67 % on sentences alone, 0.15 % on 20 real lines
 """
 
+from dataclasses import replace
+
 from train.recipe import Recipe, Stage
 from train.recipes.tiny_printed import CONFIG
+from train.recipes.tiny_printed import RECIPE as TINY_PRINTED
 
 RECIPE = Recipe(
     name="tiny-printed-further",
     config=CONFIG,
     start_from="tiny-printed",
     stages=(Stage(steps=3200, batch_size=48, width=960, max_chars=72),),
-    learning_rate=1.5e-3,
-    warmup_steps=100,
-    decay_steps=1600,
-    weight_decay=0.01,
+    optimizer=replace(TINY_PRINTED.optimizer, learning_rate=1.5e-3, warmup_steps=100, decay_steps=1600),
     token_noise=0.1,
     dtype="float32",
     seed=1,

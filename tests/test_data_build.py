@@ -1,0 +1,448 @@
+"""Data sets in the layouts in which people have them: built, read back, and refused with what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data import records
+from train.data.__main__ import main
+from train.data.build import Built, build
+from train.data.builders import DATASETS, Folder, HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
+from train.data.builders.base import Dataset
+from train.data.checks import TextLimit
+from train.data.line import DataError
+from trocr_jax.tokenizer import character_tokenizer
+
+
+def picture(*, width: int = 40, height: int = 16, value: int = 200, mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), value if mode == "L" else (value, 0, 255 - value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def quarantine(built: Built) -> dict[str, str]:
+    rows = [json.loads(row) for row in built.report.read_text().splitlines()]
+    return {row["id"]: row["reason"] for row in rows}
+
+
+def texts(built: Built, split: str) -> list[str]:
+    source = records.open(built.folder, split)
+    return [source[i].text for i in range(len(source))]
+
+
+# --- a folder: the checks that all data sets share ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(5):
+        write(tmp_path / "in" / f"{number}.png", picture(value=40 * number, mode="RGB" if number == 4 else "L"))
+    rows = ["0.png\tzero", "1.png\t e\u0301t\u00e9  1 ", '2.png\tsays "two"', "3.png\tthree", "4.png\tfour, in colour"]
+    write(tmp_path / "in/train.tsv", "\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_a_folder_is_written_and_read_back(folder: Path) -> None:
+    built = build(Folder(source=folder / "in"), folder / "out")
+    assert built.written == {"train": 5}
+    assert built.quarantined == {"train": 0}
+    source = records.open(folder / "out", "train")
+    assert texts(built, "train") == ["zero", "été 1", 'says "two"', "three", "four, in colour"]
+    assert source.record(3).image == (folder / "in/3.png").read_bytes()
+    assert source.record(3).id == "3.png"
+    np.testing.assert_array_equal(source[3].image, np.full((16, 40), 120, np.uint8))
+    assert source[4].image.shape == (16, 40, 3)
+    again = pickle.loads(pickle.dumps(source))
+    assert again[1].text == "été 1"
+    with pytest.raises(IndexError, match="record 5 of 5"):
+        source[5]
+    with pytest.raises(DataError, match="no split 'test'; it has train"):
+        records.open(built.folder, "test")
+    with pytest.raises(DataError, match="was built before"):
+        build(Folder(source=folder / "in"), folder / "out")
+
+
+def test_bad_records_are_listed_and_the_rest_is_kept(folder: Path) -> None:
+    write(folder / "in/cut.png", picture()[:40])
+    write(folder / "in/thin.png", picture(height=2))
+    with (folder / "in/train.tsv").open("a") as file:
+        for name, text in {
+            "cut.png": "a", "thin.png": "a", "gone.png": "a", "0.png": "again", "1.png": " ",
+        }.items():  # fmt: skip
+            file.write(f"{name}\t{text}\n")
+        file.write("empty.png\t \nodd.png\tbell \x07\nlong.png\t" + "x" * 20 + "\n")
+    built = build(Folder(source=folder / "in"), folder / "out", limit=TextLimit(16))
+    assert built.written == {"train": 5}
+    assert built.quarantined == {"train": 8}
+    reasons = quarantine(built)
+    assert "not an image" in reasons["cut.png"] or "cannot be decoded" in reasons["cut.png"]
+    assert "40 x 2 pixels" in reasons["thin.png"]
+    assert "No such file" in reasons["gone.png"]
+    assert reasons["0.png"] == reasons["1.png"] == "its id came before"
+    assert reasons["empty.png"] == "its text is empty"
+    assert "U+0007" in reasons["odd.png"]
+    assert "20 characters, more than 16" in reasons["long.png"]
+    details = json.loads((built.folder / "build.json").read_text())
+    assert details["splits"]["train"]["quarantined"] == 8
+    assert details["splits"]["train"]["longest"] == 15
+
+
+def test_a_tokenizer_measures_and_refuses(folder: Path) -> None:
+    limit = TextLimit(6, character_tokenizer("zerothfu ,in"), "toy")
+    built = build(Folder(source=folder / "in"), folder / "out", limit=limit)
+    reasons = quarantine(built)
+    assert texts(built, "train") == ["zero", "three"]  # five characters and the end token
+    assert "no token for ['1', 'é']" in reasons["1.png"]
+    assert set(reasons) == {"1.png", "2.png", "4.png"}
+    assert "no token for ['c', 'l']" in reasons["4.png"]
+
+
+def test_equal_data_have_equal_fingerprints_and_others_do_not(folder: Path) -> None:
+    prints = [records.open(build(Folder(source=folder / "in"), folder / f"out{i}").folder, "train") for i in range(2)]
+    assert prints[0].fingerprint() == prints[1].fingerprint()
+    write(folder / "in/2.png", picture(value=81))
+    changed = records.open(build(Folder(source=folder / "in"), folder / "out2").folder, "train").fingerprint()
+    assert changed["records"] == 5
+    assert changed != prints[0].fingerprint()
+
+
+def test_damage_to_a_built_data_set_is_noticed(folder: Path) -> None:
+    built = build(Folder(source=folder / "in"), folder / "out")
+    shard = next(built.folder.glob("*.array_record-*"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"damaged|on disk"):
+        records.open(built.folder, "train")
+    shard.unlink()
+    with pytest.raises(DataError, match="files of train are missing"):
+        records.open(built.folder, "train")
+    (built.folder / "build.json").write_text("{")
+    with pytest.raises(DataError, match="build the data set again"):
+        records.open(built.folder, "train")
+    with pytest.raises(DataError, match="python -m train data build"):
+        records.open(folder / "in", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "split", "expected"),
+    [
+        ("test.jsonl", '{"file_name": "0.png", "text": "a b", "writer": "w7"}\n\n', "test", ["a b"]),
+        ("manifest.csv", 'text,image\n"a, ""b""",0.png\n', "train", ['a, "b"']),
+        ("labels.tsv", "image\ttext\tpage\n0.png\tx\tp1\n", "train", ["x"]),
+    ],
+)
+def test_lists_are_read_in_every_form(tmp_path: Path, name: str, content: str, split: str, expected: list[str]) -> None:
+    write(tmp_path / "0.png", picture())
+    write(tmp_path / name, content)
+    assert texts(build(Folder(source=tmp_path), tmp_path / "out"), split) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", "{oops", r"train.jsonl:1: not JSON"),
+        ("train.tsv", "0.png a\n", r"train.tsv:1: 1 columns"),
+        ("train.tsv", "0.png\t \n", r"split train: no record can be used; 1 were left out:\n  - 1 x its text is empty"),
+        ("train.csv", b"0.png,\xff\n", r"train.csv: byte 6 is not UTF-8"),
+    ],
+)
+def test_lists_that_cannot_be_used_leave_nothing_behind(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    write(tmp_path / name, content)
+    with pytest.raises(DataError, match=message):
+        build(Folder(source=tmp_path), tmp_path / "out")
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+# --- each published layout ---
+
+
+def iam(root: Path) -> Iam:
+    for line in ("a01-000u-00", "a01-000u-01", "b02-001-00", "c03-002-00"):
+        form = line[:-3]
+        write(root / "lines" / form[:3] / form / f"{line}.png", picture())
+    rows = [
+        "#--- lines.txt ---#", "a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to|stop",
+        "b02-001-00 err 1 1 1 1 1 1 no|,",
+        "a01-000u-01 ok 156 19 395 932 1850 105 nominating|any", "c03-002-00 ok 1 1 1 1 1 1 test",
+    ]  # fmt: skip
+    write(root / "ascii/lines.txt", "\n".join(rows))
+    write(root / "ascii/forms.txt", "# forms\na01-000u 000 2 prt 7 5 52 36\n")
+    write(root / "splits/tr.lst", "a01-000u-00\na01-000u-01\na01-000u-02\n")
+    write(root / "splits/va.lst", "b02-001-00\n")
+    write(root / "splits/te.lst", "c03-002-00\n")
+    return Iam(source=root)
+
+
+def test_iam(tmp_path: Path) -> None:
+    dataset = iam(tmp_path / "in")
+    with pytest.raises(DataError, match=r"lines of train: 3 instead of 6161; lines of validation: 1 instead of 966"):
+        build(dataset, tmp_path / "out")
+    built = build(Iam(source=dataset.source, partial=True), tmp_path / "out")
+    assert built.written == {"train": 2, "validation": 1, "test": 1}
+    assert texts(built, "train") == ["A MOVE to stop", "nominating any"]
+    assert texts(built, "validation") == ["no ,"]
+    assert quarantine(built) == {"a01-000u-02": "its text is not in lines.txt"}
+    record = records.open(built.folder, "train").record(0)
+    assert (record.writer, record.page) == ("000", "a01-000u")
+
+
+def test_iam_from_xml_and_by_the_other_partition(tmp_path: Path) -> None:
+    dataset = iam(tmp_path / "in")
+    lines = '<line id="a01-000u-00" text="says &amp;quot;A"/><line id="a01-000u-01" text="b"/>'
+    write(dataset.source / "xml/a01-000u.xml", f'<form id="a01-000u" writer-id="012"><h>{lines}</h></form>')
+    other = Iam(source=dataset.source, partial=True, partition="large-writer-independent")
+    with pytest.raises(DataError, match=r"splits/validationset1.txt"):
+        other.check()
+    for name, line in {"trainset": "a01-000u-00", "validationset1": "a01-000u-01"}.items():
+        write(dataset.source / f"splits/{name}.txt", line)
+    for name in ("validationset2", "testset"):
+        write(dataset.source / f"splits/{name}.txt", "a01-000u-00" if name == "testset" else "b02-001-00")
+    with pytest.raises(DataError, match="a01-000u-00 is in both train and test"):
+        other.records()
+    write(dataset.source / "splits/testset.txt", "c03-002-00")
+    found = {split: list(own) for split, own in other.records().items()}
+    assert [(r.text, r.writer) for r in found["train"]] == [('says "A', "012")]  # type: ignore[union-attr]
+    assert other.note()["text"] == "xml"
+    write(dataset.source / "splits/trainset.txt", "a01-000u\n")
+    with pytest.raises(DataError, match="'a01-000u' is not the id of a line"):
+        other.check()
+
+
+def test_sroie(tmp_path: Path) -> None:
+    page = Image.new("RGB", (100, 60), "white")
+    page.paste((10, 20, 30), (10, 5, 50, 25))
+    for split in ("train", "test"):
+        buffer = io.BytesIO()
+        page.save(buffer, "PNG")
+        write(tmp_path / f"in/{split}/img/X1.png", buffer.getvalue())
+    write(
+        tmp_path / "in/train/box/X1.txt", "10,5,50,5,50,25,10,25,TOTAL: 1,000\n1,2,3\n200,5,240,5,240,25,200,25,off\n"
+    )
+    with pytest.raises(DataError, match=r"test/box/\*.txt"):
+        Sroie(source=tmp_path / "in").check()
+    write(tmp_path / "in/test/box/X1.txt", b"0,0,20,0,20,20,0,20,CAF\xc9\r\n")
+    with pytest.raises(DataError, match="receipts of train: 1 instead of 626"):
+        Sroie(source=tmp_path / "in").check()
+    built = build(Sroie(source=tmp_path / "in", partial=True), tmp_path / "out")
+    source = records.open(built.folder, "train")
+    assert source[0].text == "TOTAL: 1,000"
+    assert np.array_equal(source[0].image, np.broadcast_to(np.array([10, 20, 30], np.uint8), (20, 40, 3)))
+    assert texts(built, "test") == ["CAFÉ"]
+    assert set(quarantine(built)) == {"X1-002", "X1-003"}
+
+
+def test_mjsynth(tmp_path: Path) -> None:
+    root = tmp_path / "in/mnt/ramdisk/max/90kDICT32px"
+    write(root / "lexicon.txt", "apple\nlube\n")
+    for split, rows in {
+        "train": "./1/1/1_Lube_1.jpg 1\n./1/1/2_Lube_0.jpg 0\n",
+        "val": "./1/1/3_APPLE_0.jpg 0\n",
+    }.items():
+        write(root / f"annotation_{split}.txt", rows)
+    write(root / "1/1/1_Lube_1.jpg", picture())
+    write(root / "1/1/3_APPLE_0.jpg", picture())
+    with pytest.raises(DataError, match=r"missing:\n  - annotation_test.txt\n"):
+        MjSynth(source=tmp_path / "in").check()
+    write(root / "annotation_test.txt", "./1/1/3_APPLE_0.jpg 0\n./1/1/1_Lube_1.jpg 9\n")
+    with pytest.raises(DataError, match=r"words of train: 2 instead of 7224612"):
+        MjSynth(source=tmp_path / "in").check()
+    built = build(MjSynth(source=tmp_path / "in", partial=True), tmp_path / "out")
+    assert texts(built, "train") == ["Lube"]
+    assert texts(built, "test") == ["APPLE"]
+    reasons = quarantine(built)
+    assert "says 'Lube', the lexicon 'apple'" in reasons["1/1/2_Lube_0.jpg"]
+    assert "annotation_test.txt:2" in reasons
+
+
+def test_synthtext(tmp_path: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    page = np.zeros((60, 100, 3), np.uint8)
+    page[10:30, 20:60] = (200, 100, 50)
+    Image.fromarray(page).save(tmp_path / "p.png")
+    upright = np.array([[20, 60, 60, 20], [10, 10, 30, 30]], np.float64)
+    askew = np.array([[20, 50, 45, 15], [10, 20, 35, 25]], np.float64)
+    names, boxes, words = (np.empty((1, 2), object) for _ in range(3))
+    for i, name in enumerate(("p.png", "gone.png")):
+        names[0, i] = name
+        boxes[0, i] = np.stack([upright, askew], axis=-1) if i == 0 else upright
+        words[0, i] = np.array(["one\n two "]) if i == 0 else np.array(["x"])
+    scipy_io.savemat(tmp_path / "gt.mat", {"imnames": names, "wordBB": boxes, "txt": words})
+    with pytest.raises(DataError, match="2 photographs instead of 858750"):
+        build(SynthText(source=tmp_path), tmp_path / "out")
+    built = build(SynthText(source=tmp_path, partial=True), tmp_path / "out")
+    assert texts(built, "train") == ["one", "two"]
+    source = records.open(built.folder, "train")
+    assert (source[0].image == (200, 100, 50)).all()
+    assert source[0].image.shape == (20, 40, 3)
+    assert source[1].image.shape == (16, 32, 3)  # the sides of the slanted word
+    assert "gone.png" in quarantine(built)
+    write(tmp_path / "gt.mat", b"MATLAB")
+    with pytest.raises(DataError, match=r"gt.mat: cannot be read"):
+        build(SynthText(source=tmp_path, partial=True), tmp_path / "other")
+
+
+def test_scene_text_from_lists(tmp_path: Path) -> None:
+    write(tmp_path / "in/CUTE80/image/1.png", picture())
+    write(tmp_path / "in/CUTE80/gt.txt", "image/1.png RONALDO\n")
+    write(tmp_path / "in/IC15/gt.txt", '\ufeffw_1.png, "Genaxis, Theatre"\nbad\n')
+    write(tmp_path / "in/IC15/w_1.png", picture())
+    with pytest.raises(DataError, match="words of cute80: 1 instead of 288"):
+        build(SceneText(source=tmp_path / "in"), tmp_path / "out")
+    built = build(SceneText(source=tmp_path / "in", partial=True), tmp_path / "out")
+    assert texts(built, "cute80") == ["RONALDO"]
+    assert texts(built, "ic15") == ["Genaxis, Theatre"]
+    assert list(quarantine(built)) == ["gt.txt:2"]
+
+
+def test_scene_text_from_lmdb(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    (tmp_path / "in/SVT").mkdir(parents=True)
+    with lmdb.open(str(tmp_path / "in/SVT"), map_size=1 << 20) as environment, environment.begin(write=True) as data:
+        data.put(b"num-samples", b"3")
+        data.put(b"image-000000001", picture())
+        data.put(b"label-000000001", b"word")
+        data.put(b"image-000000002", b"broken")
+        data.put(b"label-000000002", b"x")
+    with pytest.raises(DataError, match="words of svt: 3 instead of 647"):
+        build(SceneText(source=tmp_path / "in"), tmp_path / "out")
+    built = build(SceneText(source=tmp_path / "in", partial=True), tmp_path / "out")
+    assert texts(built, "svt") == ["word"]
+    assert set(quarantine(built)) == {"000000002", "000000003"}
+
+
+def test_hugging_face_parquet_and_saved_to_disk(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": picture(), "path": "1.png"}, {"bytes": None, "path": None}]
+    table = pyarrow.table({"image": rows, "text": ["one", "two"]})
+    (tmp_path / "in/data").mkdir(parents=True)
+    for shard in range(2):
+        parquet.write_table(table, tmp_path / f"in/data/train-{shard:05}-of-00002.parquet")
+    built = build(HuggingFace(source=tmp_path / "in"), tmp_path / "out")
+    assert texts(built, "train") == ["one", "one"]
+    assert set(quarantine(built)) == {"train-00000001", "train-00000003"}
+    with pytest.raises(DataError, match=r"no column 'line' among \['image', 'text'\]; name it with --text-column"):
+        build(HuggingFace(source=tmp_path / "in", text_column="line"), tmp_path / "other")
+
+    saved = tmp_path / "saved/test"
+    saved.mkdir(parents=True)
+    raw = pyarrow.table({"image": [picture()], "line": ["three"]})
+    path = str(saved / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, raw.schema) as writer:
+        writer.write_table(raw)
+    built = build(HuggingFace(source=tmp_path / "saved", text_column="line"), tmp_path / "arrow")
+    assert texts(built, "test") == ["three"]
+    write(saved / "data-00000-of-00001.arrow", b"nothing")
+    with pytest.raises(DataError, match=r"arrow: cannot be read"):
+        build(HuggingFace(source=tmp_path / "saved", text_column="line"), tmp_path / "broken")
+
+
+PAGE = """<PcGts xmlns="http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15">
+<Page imageFilename="scans/p1.png">
+<TextRegion><TextLine id="l1"><Coords points="10,10 49,10 49,29 10,29"/><TextEquiv><Unicode>first</Unicode></TextEquiv>
+<TextEquiv><Unicode>other reading</Unicode></TextEquiv></TextLine>
+<TextLine id="l2"><Coords points="10,40 60,40 10,70"/><TextEquiv><Unicode>second</Unicode></TextEquiv></TextLine>
+<TextLine id="l3"><Baseline points="10,80 90,80"/><TextEquiv><Unicode>third</Unicode></TextEquiv></TextLine>
+<TextLine id="l4"><Coords points="500,10 549,10 549,29"/><TextEquiv><Unicode>outside</Unicode></TextEquiv></TextLine>
+<TextLine id="l5"><Coords points="10,10 49,10 49,29"/></TextLine></TextRegion></Page></PcGts>"""
+ALTO = """<alto xmlns="http://www.loc.gov/standards/alto/ns-v4#"><Description><MeasurementUnit>pixel</MeasurementUnit>
+<sourceImageInformation><fileName>gone.png</fileName></sourceImageInformation></Description><Layout><Page><PrintSpace>
+<TextBlock><TextLine ID="t1" HPOS="10" VPOS="10" WIDTH="40" HEIGHT="20"><String CONTENT="two"/><SP/><String
+CONTENT="wor"/><HYP CONTENT="-"/></TextLine></TextBlock></PrintSpace></Page></Layout></alto>"""
+
+
+def test_pages(tmp_path: Path) -> None:
+    page = np.full((100, 100), 220, np.uint8)
+    page[10:30, 10:50] = 30
+    page[40:71, 10:61] = 60
+    page[46:50, 55:61] = 0  # outside the triangle of l2, where another line could be
+    Image.fromarray(page).save(tmp_path / "p1.png")
+    Image.fromarray(page).save(tmp_path / "p2.png")
+    write(tmp_path / "page/p1.xml", PAGE)
+    write(tmp_path / "page/p2.xml", ALTO)
+    write(tmp_path / "page/p3.xml", "<PcGts><")
+    write(tmp_path / "page/p4.xml", ALTO.replace(">pixel<", ">mm10<"))
+    built = build(Pages(source=tmp_path), tmp_path / "out")
+    source = records.open(built.folder, "train")
+    assert texts(built, "train") == ["first", "second", "two wor-"]
+    np.testing.assert_array_equal(source[0].image, np.full((20, 40, 3), 30, np.uint8))
+    assert source[1].image.shape == (31, 51, 3)
+    assert source[1].image.min() == 60  # what is outside the outline has the colour of the paper
+    np.testing.assert_array_equal(source[2].image, source[0].image)
+    assert source.record(0).page == "page/p1"
+    reasons = quarantine(built)
+    assert "no outline" in reasons["page/p1/l3"]
+    assert "nothing on the page" in reasons["page/p1/l4"]
+    assert reasons["page/p1/l5"] == "its text is empty"
+    assert "unclosed token" in reasons["page/p3"]
+    assert "measurement unit pixel" in reasons["page/p4"]
+
+
+def test_lines_with_baselines_alone_are_cut_by_their_distance(tmp_path: Path) -> None:
+    lines = "".join(
+        f'<TextLine><Baseline points="5,{y} 95,{y}"/><TextEquiv><Unicode>{y}</Unicode></TextEquiv></TextLine>'
+        for y in (40, 80)
+    )
+    write(tmp_path / "a.xml", f"<PcGts><Page>{lines}</Page></PcGts>")
+    page = np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 100))
+    Image.fromarray(page).save(tmp_path / "a.png")
+    source = records.open(build(Pages(source=tmp_path), tmp_path / "out").folder, "train")
+    rows = source[0].image[:, 50, 0]
+    assert (rows[0], rows[-1]) == (10, 52)  # 0.75 of 40 above, 0.3 below
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "synthetic"])
+def test_an_empty_source_is_told_what_to_put_there(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["build", name, "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert f"{name} is not complete; missing:\n  - " in capsys.readouterr().err
+    arguments[3] = str(tmp_path / "nowhere")
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "not a folder" in said
+    assert DATASETS[name].where in said
+
+
+def test_the_command_line_builds_and_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "build",
+        "folder",
+        "--source",
+        str(folder / "in"),
+        "--output",
+        str(folder / "out"),
+        "--max-length",
+        "8",
+    ]
+    assert main([*arguments, "--tokenizer", "tiny-printed"]) == 0
+    assert "train: 3 records, 2 left out" in capsys.readouterr().out
+    assert main(["build", "nothing"]) == 2
+    assert "iam,sroie" in capsys.readouterr().err
+
+
+def test_counts_on_disk_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.data.build.record_counts", lambda *_: 4)
+    with pytest.raises(DataError, match=r"5\} records were written and .*4\} are on disk"):
+        build(Folder(source=folder / "in"), folder / "out")
+    assert not list((folder / "out").rglob("*.array_record*"))
+
+
+def test_every_data_set_says_where_its_files_come_from() -> None:
+    kinds: list[type[Dataset]] = list(DATASETS.values())
+    assert len({kind.name for kind in kinds}) == len(kinds) == 9
+    assert all(kind.where.endswith(".") for kind in kinds)

@@ -1,0 +1,237 @@
+"""Streams of lines: the same for every reader, every line once an epoch, augmented by index, and known again."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data import records
+from train.data.augment import PAPER, RANDAUGMENT, augment
+from train.data.build import build
+from train.data.builders import Folder
+from train.data.checks import TextLimit
+from train.data.encode import IGNORED, Encoder, Tokens, check_vocabulary, pixels
+from train.data.line import ENDLESS, DataError, Line
+from train.data.sources import Pictures, Selected, Stream, changes, fingerprint, open_folder, within
+from trocr_jax.checkpoint import resolve
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import ImageError
+from trocr_jax.image import ImageProcessor
+from trocr_jax.tokenizer import character_tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Line i is blank and says i."""
+
+    name: str
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Line:
+        return Line(writing(index % 7), f"{self.name}{index}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": "numbers", "records": self.length}
+
+
+def writing(seed: int, *, height: int = 48, width: int = 160, colour: bool = False) -> np.ndarray:
+    """Dark bars on light paper, with a margin."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width), 230, np.uint8)
+    for x in range(12, width - 12, 9):
+        image[rng.integers(8, height // 2) : height - 10, x : x + 4] = 20
+    return np.repeat(image[..., None], 3, 2) // np.array([1, 2, 1], np.uint8) if colour else image
+
+
+def said(stream: Stream, start: int, stop: int) -> list[str]:
+    return [stream[i].text for i in range(start, stop)]
+
+
+def test_every_line_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    stream = Stream([(Numbers("a", 20), 1.0)], seed=5)
+    assert len(stream) == ENDLESS
+    epochs = [said(stream, 20 * e, 20 * e + 20) for e in range(3)]
+    assert all(sorted(epoch) == sorted(f"a{i}" for i in range(20)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != said(Stream([(Numbers("a", 20), 1.0)], seed=6), 0, 20)
+    again = pickle.loads(pickle.dumps(Stream([(Numbers("a", 20), 1.0)], seed=5)))
+    assert said(again, 25, 45) == said(stream, 25, 45)  # from the middle, by another process
+
+
+def test_sources_take_turns_by_weight_and_none_runs_dry() -> None:
+    parts = [(Numbers("a", 3), 3.0), (Numbers("b", ENDLESS), 1.0)]
+    lines = said(Stream(parts, seed=0), 0, 400)
+    assert Counter(line[0] for line in lines) == {"a": 300, "b": 100}
+    assert Counter(line for line in lines if line[0] == "a") == {"a0": 100, "a1": 100, "a2": 100}
+    assert [line for line in lines if line[0] == "b"] == [f"b{i}" for i in range(100)]
+
+
+def test_streams_of_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one source"):
+        Stream([], seed=0)
+    with pytest.raises(DataError, match="source 1 of the stream has no lines"):
+        Stream([(Numbers("a", 3), 1.0), (Numbers("b", 0), 1.0)], seed=0)
+    with pytest.raises(DataError, match=r"source 0 of the stream has the weight 0"):
+        Stream([(Numbers("a", 3), 0.0)], seed=0)
+
+
+def test_augmentation_is_a_function_of_seed_and_index() -> None:
+    parts = [(Numbers("a", 2), 1.0)]
+    first, second = (Stream(parts, seed=5, augmentation="paper") for _ in range(2))
+    other = Stream(parts, seed=6, augmentation="paper")
+    backwards = {i: second[i] for i in reversed(range(30))}
+    assert all(np.array_equal(first[i].image, backwards[i].image) for i in range(30))
+    assert not all(np.array_equal(first[i].image, other[i].image) for i in range(30))
+    assert len({first[i].image.tobytes() for i in range(30)}) > 10  # two pictures, many ways
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("name", list(RANDAUGMENT))
+def test_an_operation_keeps_the_form_and_the_writing(name: str, colour: bool) -> None:
+    image = writing(1, colour=colour)
+    for seed in range(5):
+        changed = np.asarray(RANDAUGMENT[name](Image.fromarray(image), np.random.default_rng(seed)))
+        again = np.asarray(RANDAUGMENT[name](Image.fromarray(image), np.random.default_rng(seed)))
+        np.testing.assert_array_equal(changed, again)
+        assert changed.dtype == np.uint8
+        assert changed.shape[2:] == image.shape[2:]
+        assert np.ptp(changed.astype(int)) > 60
+        np.testing.assert_array_equal(image, writing(1, colour=colour))  # the input is not touched
+
+
+def test_the_seven_of_the_paper_do_what_their_names_say() -> None:
+    assert list(PAPER) == ["rotation", "gaussian_blur", "dilation", "erosion", "downscale", "underline", "none"]
+    image = writing(1)
+    ink = {name: _ink(np.asarray(f(Image.fromarray(image), np.random.default_rng(3)))) for name, f in PAPER.items()}
+    assert ink["dilation"] > 1.2 * ink["none"]
+    assert ink["erosion"] < 0.9 * ink["none"]
+    assert ink["underline"] > ink["none"]
+    assert ink["rotation"] == pytest.approx(ink["none"], rel=0.1)
+    assert ink["gaussian_blur"] == pytest.approx(ink["none"], rel=0.1)
+    turned = np.asarray(PAPER["rotation"](Image.fromarray(image), np.random.default_rng(0)))
+    assert turned.shape[0] > image.shape[0]
+    assert turned[0, 0] == 230  # new corners are paper
+    drawn: Counter[bool] = Counter()
+    for seed in range(1400):
+        drawn[augment(image, np.random.default_rng(seed), "paper").tobytes() == image.tobytes()] += 1
+    assert 140 < drawn[True] < 260  # one in seven is left as it is
+
+
+def _ink(image: np.ndarray) -> float:
+    return float((230 - image.astype(np.float64)).clip(0).sum())
+
+
+def test_an_unknown_augmentation_is_refused() -> None:
+    with pytest.raises(DataError, match="augmentation must be one of none, paper, randaugment, not 'papr'"):
+        augment(writing(0), np.random.default_rng(0), "papr")  # type: ignore[arg-type]  # the mistake under test
+    for name in ("paper", "randaugment"):
+        assert augment(np.full((3, 2), 9, np.uint8), np.random.default_rng(0), name).dtype == np.uint8
+
+
+# --- folders, limits and fingerprints ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(4):
+        Image.fromarray(writing(i, colour=i == 3)).save(tmp_path / f"{i}.png")
+    (tmp_path / "train.tsv").write_text("0.png\tnil\n1.png\tsingle\n2.png\ta pair\n3.png\tthree of them\ngone.png\tx\n")
+    return tmp_path
+
+
+def test_a_folder_is_read_as_it_is(folder: Path) -> None:
+    source = open_folder(folder)
+    assert [source[i].text for i in range(len(source))] == ["nil", "single", "a pair", "three of them"]
+    np.testing.assert_array_equal(source[1].image, writing(1))
+    np.testing.assert_array_equal(source[3].image, writing(3, colour=True))
+    assert [bad.id for bad in source.left_out] == ["gone.png"]
+    short = open_folder(folder, limit=TextLimit(6))
+    assert len(short) == 3
+    assert "13 characters, more than 6" in short.left_out[0].reason
+    with pytest.raises(DataError, match=r"no line of train can be used, 5 were left out; the first: 0.png"):
+        open_folder(folder, limit=TextLimit(0))
+    with pytest.raises(DataError, match="no list for the split 'test'; it has train"):
+        open_folder(folder, "test")
+    (folder / "1.png").write_bytes(b"damaged since")
+    with pytest.raises(ImageError, match=r"1\.png"):
+        pickle.loads(pickle.dumps(source))[1]
+
+
+def test_built_records_are_held_to_a_limit(folder: Path) -> None:
+    source = records.open(build(Folder(source=folder), folder / "out").folder, "train")
+    assert within(source, TextLimit(13)) == (source, [])
+    chosen, left_out = within(source, TextLimit(6))
+    assert isinstance(chosen, Selected)
+    assert [chosen[i].text for i in range(len(chosen))] == ["nil", "single", "a pair"]
+    assert "more than 6" in left_out[0].reason
+    kept, left_out = within(source, TextLimit(8, character_tokenizer("nilsgeapr thof"), "toy"))
+    assert [kept[i].text for i in range(len(kept))] == ["nil", "single", "a pair"]
+    assert "no token for ['m']" in left_out[0].reason
+    with pytest.raises(DataError, match="no record of train can be used"):
+        within(source, TextLimit(1))
+
+
+def test_a_change_of_the_data_is_named(folder: Path) -> None:
+    def stream(source: Pictures, weight: float = 1.0) -> dict[str, Any]:
+        return fingerprint(Stream([(Numbers("a", 9), 2.0), (source, weight)], seed=1))
+
+    before = stream(open_folder(folder))
+    assert changes(before, stream(open_folder(folder))) == []
+    assert changes(before, stream(open_folder(folder), 0.5)) == ["data.parts.1.weight: 1.0, now 0.5"]
+    (folder / "train.tsv").write_text("0.png\tnil\n1.png\tsingle\n2.png\ta pair\n")
+    found = changes(before, stream(open_folder(folder)))
+    assert found[0] == "data.parts.1.records: 4, now 3"
+    assert len(found) == 2  # and the checksum
+    alone = fingerprint(Stream([(Numbers("a", 9), 2.0)], seed=2))
+    assert [line.split(":")[0] for line in changes(before, alone)] == ["data.parts.1", "data.seed"]
+
+
+# --- encoding ---
+
+PROCESSORS = (
+    ImageProcessor(height=40, width=200, keep_aspect_ratio=True),
+    ImageProcessor(height=32, width=32, resample=3),
+    ImageProcessor(height=48, width=48, crop_size=(32, 32)),
+)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("size", [(48, 160), (17, 3), (90, 900)])
+def test_training_sees_the_pixels_of_inference(processor: ImageProcessor, colour: bool, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3) if colour else size, dtype=np.uint8)
+    np.testing.assert_array_equal(pixels(processor, image), processor.pixels(image))
+
+
+def test_an_encoder_gives_fixed_shapes_and_cuts_nothing() -> None:
+    model = resolve("tiny-printed")
+    config = TrOCRConfig.from_huggingface(json.loads((model / "config.json").read_text()))
+    tokenizer, processor = load_tokenizer(model), ImageProcessor.from_folder(model)
+    encoder = pickle.loads(pickle.dumps(Encoder.of(config, processor, tokenizer, max_tokens=8, width=240)))
+    example = encoder(Line(writing(1), "Straße!"))
+    assert example.pixels.shape == (40, 240, 3)
+    assert example.pixels.dtype == np.uint8
+    assert example.labels.dtype == np.int32
+    assert example.labels.tolist() == tokenizer("Straße!").input_ids
+    assert encoder.labels("ab").tolist() == [*tokenizer("ab").input_ids, *[IGNORED] * 5]
+    with pytest.raises(DataError, match=r"'12345678': 9 tokens, and 8 fit"):
+        encoder.labels("12345678")
+    with pytest.raises(DataError, match=r"no token for \['猫'\]"):
+        encoder.labels("猫")
+    assert Tokens(tokenizer)("ab") == tokenizer("ab").input_ids[:-1]
+    with pytest.raises(DataError, match="max_tokens is 300 and the model has 256 positions"):
+        Encoder.of(config, processor, tokenizer, max_tokens=300)
+    with pytest.raises(DataError, match="ids up to 174 and the model a vocabulary of 100"):
+        check_vocabulary(replace(config, decoder=replace(config.decoder, vocab_size=100)), tokenizer)

@@ -1,0 +1,233 @@
+"""The training loop on a toy: stopped, resumed, refused, and what it writes down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from scripts.toy_training import Bars, FewBars, bars, recipe
+from train import flops, manifest
+from train.checkpoints import Checkpoints
+from train.codec import codec
+from train.input import padded
+from train.loop import train
+from train.optimizer import optimizer
+from train.processes import Stop
+from train.recipe import Recipe, Stage
+from train.step import TrainState, init_state
+from trocr_jax.errors import CheckpointError, ConfigError, TrOCRError
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
+
+
+@pytest.fixture(autouse=True)
+def promotion_of_optax() -> Iterator[None]:
+    """optax's own arithmetic promotes types and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def state_of(folder: Path, what: Recipe = SHORT) -> list[np.ndarray]:
+    like = jax.eval_shape(lambda: init_state(what, optimizer(what)))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        found = checkpoints.restore(like)
+    assert found is not None
+    return [np.asarray(x) for x in jax.tree.leaves(found[0])]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        outcome = train(SHORT, folder, workers=0, lines=bars)
+    assert outcome == (6, True, False)
+    return folder
+
+
+def test_what_is_logged(whole: Path) -> None:
+    steps = [row for row in rows(whole) if "total" in row]
+    assert [row["step"] for row in steps] == list(range(1, 7))
+    assert {"lines_per_second", "step_time", "input_wait", "eta", "gradient_norm", "time"} <= steps[0].keys()
+    assert steps[-1]["eta"] == 0
+    assert "mfu" not in steps[0]  # nobody publishes the peak of this CPU
+
+
+def test_a_run_stopped_anywhere_ends_with_the_same_bits(tmp_path: Path, whole: Path) -> None:
+    for until in (1, 4):
+        assert train(SHORT, tmp_path, workers=0, lines=bars, until=until).step == until
+    assert train(SHORT, tmp_path, workers=0, lines=bars).finished
+    for a, b in zip(state_of(whole), state_of(tmp_path), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_signal_while_a_step_is_awaited_saves_and_ends_the_run(tmp_path: Path, whole: Path) -> None:
+    @dataclass(frozen=True)
+    class Killing(FewBars):
+        """Signals this process while the lines of the third step are drawn."""
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 2 * 4:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitem__(index)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = train(SHORT, tmp_path, workers=0, lines=lambda s: Killing(2**40, s.max_chars))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not stopped.finished
+    assert train(SHORT, tmp_path, workers=0, lines=lambda s: FewBars(2**40, s.max_chars)).finished
+    for a, b in zip(state_of(whole), state_of(tmp_path), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_made_good(tmp_path: Path) -> None:
+    what, stop, seen = replace(SHORT, eval_every=2), Stop(), []
+
+    def interrupted(state: TrainState, stopped: Callable[[], bool]) -> Mapping[str, float] | None:
+        stop.seen = True
+        assert stopped()
+        return None
+
+    assert train(what, tmp_path, workers=0, lines=bars, evaluate=interrupted, stop=stop).step == 2
+    folder = tmp_path / "checkpoints/00000002"
+    assert manifest.read(folder).metrics is None
+
+    def whole(state: TrainState, stopped: Callable[[], bool]) -> Mapping[str, float] | None:
+        seen.append(int(state.step))
+        return {"cer": 0.5}
+
+    train(what, tmp_path, workers=0, lines=bars, evaluate=whole, until=4)
+    assert seen == [2, 4]
+    assert manifest.read(folder).metrics == {"cer": 0.5}
+
+
+def test_a_signal_during_compilation_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    release, stop = threading.Event(), Stop()
+
+    def slow(lowered: jax.stages.Lowered) -> None:
+        stop.seen = True
+        release.wait(60)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", slow)
+    assert train(SHORT, tmp_path, workers=0, lines=bars, stop=stop) == (0, False, True)
+    release.set()
+
+
+def test_evaluation_reads_held_out_lines_and_keeps_the_best(tmp_path: Path) -> None:
+    what = replace(SHORT, eval_every=2, keep_best=1, keep_last=1)
+    held_out = [Bars().line(i, max_chars=8) for i in range(6)]  # no multiple of the batch of 4
+    train(what, tmp_path, workers=0, lines=bars, held_out=held_out)
+    found = [row for row in rows(tmp_path) if "cer" in row]
+    assert [row["step"] for row in found] == [2, 4, 6]
+    assert all(row["cer"] > 0 and row["wer"] > 0 for row in found)
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {6, min(found, key=lambda row: row["cer"])["step"]}
+
+
+def test_a_set_that_does_not_divide_is_read_to_its_last_line() -> None:
+    groups = list(padded(list(range(10)), 4))
+    assert [len(group) for group, _ in groups] == [4, 4, 4]
+    assert [item for group, count in groups for item in group[:count]] == list(range(10))
+    assert groups[-1] == ([8, 9, 9, 9], 2)
+    assert list(padded([], 4)) == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_kept(tmp_path: Path) -> None:
+    what = replace(SHORT, optimizer=replace(SHORT.optimizer, learning_rate=1e30, warmup_steps=1, clip_norm=None))
+    with pytest.raises(FloatingPointError, match=r"step \d: the loss is .*nonfinite.json"):
+        train(what, tmp_path, workers=0, lines=bars)
+    found = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert found["samples"] == list(range(4 * found["step"], 4 * found["step"] + 4))
+    assert found["losses"]["total"] in ("nan", "inf") or found["losses"]["gradient_norm"] in ("nan", "inf")
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert max(steps, default=0) <= found["step"]
+    assert all(np.isfinite(leaf).all() for leaf in (state_of(tmp_path, what) if steps else []))
+
+
+@pytest.mark.parametrize(
+    ("change", "lines", "message"),
+    [
+        ({"seed": 1}, bars, r"recipe\.seed was 0 and is 1"),
+        ({}, lambda s: FewBars(50, s.max_chars), r"data\[0\]\.bars was 1099511627776 and is 50"),
+    ],
+)
+def test_another_recipe_or_data_set_is_refused(
+    whole: Path, change: dict[str, Any], lines: Callable[[Stage], Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        train(replace(SHORT, **change), whole, workers=0, lines=lines)
+
+
+def test_how_often_is_saved_is_no_other_run(whole: Path) -> None:
+    what = replace(SHORT, save_every=100, keep_last=5, log_every=3, eval_every=0)
+    assert train(what, whole, workers=0, lines=bars).finished
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    stage = replace(SHORT.stages[0], batch_size=6)
+    mesh = jax.sharding.AbstractMesh((4, 1, 1), ("data", "fsdp", "model"))
+    from trocr_jax.sharding import check_batch_size
+
+    with pytest.raises(ConfigError, match="use a batch of 4 or 8"):
+        check_batch_size(stage.batch_size, mesh)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="8 devices are asked for"):
+        train(replace(SHORT, mesh="data=8"), tmp_path / "new", workers=0, lines=bars)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_text_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrOCRError, match=r"tokens, and the stage takes 8"):
+        train(SHORT, tmp_path, workers=0, lines=lambda s: FewBars(2**40, 30))
+
+
+def test_the_codec_goes_both_ways() -> None:
+    text = codec(SHORT)
+    assert text.decode([*text.encode("Fuchs 12 %"), 1, 1]) == "Fuchs 12 %"
+
+
+def test_flops_are_those_that_xla_counts() -> None:
+    """XLA counts the same forward pass, element-wise work included, which is little beside wide layers."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
+    from trocr_jax.model import TrOCR
+
+    size: dict[str, Any] = {"hidden_size": 1024, "num_layers": 2, "num_heads": 4, "intermediate_size": 4096}
+    config = TrOCRConfig(
+        encoder=EncoderConfig(image_size=(32, 32), patch_size=(8, 8), **size),
+        decoder=DecoderConfig(vocab_size=500, max_position_embeddings=16, cross_attention_hidden_size=1024, **size),
+    )
+    shapes = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((1, 12), jnp.int32)
+    lowered = jax.jit(lambda model, *x: model(*x)).lower(nnx.eval_shape(lambda: TrOCR(config)), *shapes)
+    analysis = lowered.cost_analysis()
+    assert analysis is not None
+    counted = flops.encoder_flops(config) + flops.decoder_flops(config, tokens=12)
+    assert counted == pytest.approx(analysis["flops"], rel=0.015)
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """The short version of what scripts/kill_training does fifty times."""
+    command = [sys.executable, "-m", "scripts.kill_training", "--kills", "3", "--terms", "1", "--steps", "40"]
+    environment = os.environ | {"TOY_CACHE": str(jax.config.jax_compilation_cache_dir)}  # type: ignore[attr-defined]
+    done = subprocess.run([*command, "--folder", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    assert "every bit is the same" in done.stdout.decode()

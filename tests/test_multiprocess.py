@@ -1,0 +1,115 @@
+"""Runs of several processes on one machine: the same losses as one process, every sample once, one stop for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES = 48  # of an epoch, which is three steps of 16
+
+
+def start(folder: Path, *options: str, processes: int, devices: int) -> list[subprocess.Popen[bytes]]:
+    """The processes of one toy run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "TOY_CACHE": str(jax.config.jax_compilation_cache_dir),  # type: ignore[attr-defined]
+    }
+    command = [sys.executable, "-m", "scripts.toy_training", str(folder), "--batch", "16", "--epoch", str(LINES)]
+    command += ["--log-samples", *options]
+    group: Sequence[list[str]] = [[]]
+    if processes > 1:
+        group = [
+            ["--coordinator", f"localhost:{port}", "--process", str(p), "--processes", str(processes)]
+            for p in range(processes)
+        ]
+    return [subprocess.Popen([*command, *own], env=environment, cwd=ROOT, stderr=subprocess.PIPE) for own in group]
+
+
+def finish(running: list[subprocess.Popen[bytes]]) -> None:
+    errors = [process.communicate(timeout=600)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), "\n".join(errors)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["total"] for row in rows if "total" in row}
+
+
+def samples(folder: Path) -> dict[int, list[int]]:
+    """Step -> what all processes together took, as often as they took it."""
+    taken: dict[int, list[int]] = {}
+    for path in folder.glob("samples-*.jsonl"):
+        for row in path.read_text().splitlines():
+            fields = json.loads(row)
+            taken.setdefault(fields["step"], []).extend(fields["samples"])
+    return taken
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start(folder, "--steps", "20", "--short", processes=1, devices=8))
+    return folder
+
+
+@pytest.mark.parametrize("mesh", ["", "data=2,fsdp=2,model=2"])
+def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: Path, mesh: str) -> None:
+    finish(start(tmp_path, "--steps", "20", "--short", "--mesh", mesh, processes=2, devices=4))
+    found, expected = losses(tmp_path), losses(alone)
+    assert list(found) == list(range(1, 21))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
+    shared = [json.loads(row) for row in (tmp_path / "samples-1.jsonl").read_text().splitlines()]
+    assert {len(row["samples"]) for row in shared} == {8}  # half of each batch is read here
+
+
+def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: Path, alone: Path) -> None:
+    for until, processes in ((7, 4), (13, 2), (20, 1)):
+        options = ("--steps", "20", "--short", "--until", str(until))
+        finish(start(tmp_path, *options, processes=processes, devices=4 // processes))
+    taken = samples(tmp_path)
+    assert sorted(taken) == list(range(1, 21))
+    assert sorted(number for step in taken.values() for number in step) == list(range(20 * 16))
+    found, expected = losses(tmp_path), losses(alone)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
+
+
+def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    running = start(tmp_path, "--steps", "100000", "--short", "--save-every", "100000", processes=2, devices=1)
+    began = time.monotonic()
+    while len(samples(tmp_path)) < 3:
+        assert time.monotonic() - began < 300
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.05)
+    running[1].send_signal(signal.SIGTERM)
+    finish(running)
+    last = max(samples(tmp_path))
+    assert (tmp_path / "checkpoints" / f"{last:08d}" / "MANIFEST.json").exists()
+    assert sorted(samples(tmp_path)[last]) == list(range(16 * (last - 1), 16 * last))
+
+
+def test_an_epoch_takes_every_line_once_and_the_next_in_another_order() -> None:
+    from scripts.toy_training import FewBars
+    from train.input import in_order
+
+    lines = FewBars(LINES, 8)
+    texts = sorted(lines[i].text for i in range(LINES))
+    ordered = in_order(lines, seed=0)
+    epochs = [[ordered[epoch * LINES + i].text for i in range(LINES)] for epoch in range(3)]
+    assert all(sorted(epoch) == texts for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert [ordered[i].text for i in range(LINES)] == epochs[0]

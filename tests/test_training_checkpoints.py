@@ -1,0 +1,194 @@
+"""Training states on disk: whole or named as damaged, kept as asked, refused where they are another run's."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import manifest
+from train.checkpoints import Checkpoints, Keep
+from train.step import TrainState
+from trocr_jax.errors import CheckpointError
+
+RUN = {"recipe": {"seed": 0, "stages": [{"steps": 3}]}, "data": [{"records": 5}]}
+
+
+def state(step: int) -> TrainState:
+    values = np.random.default_rng(step).normal(size=(64, 32)).astype(np.float32)
+    params = {"model": {"fc1": {"kernel": jnp.asarray(values)}}}
+    return TrainState(jnp.int32(step), params, ({"mu": jnp.full(3, step, jnp.float32)},), ())
+
+
+def like() -> TrainState:
+    return jax.eval_shape(lambda: state(0))
+
+
+def saved(folder: Path, *steps: int, keep: Keep | None = None) -> None:
+    with Checkpoints(folder, run=RUN, keep=keep) as checkpoints:
+        for step in steps:
+            checkpoints.save(state(step))
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir())
+
+
+def restored(folder: Path, *, run: object = RUN) -> int:
+    """The step of what comes back, its bits compared."""
+    with Checkpoints(folder, run=run) as checkpoints:  # type: ignore[arg-type]
+        found = checkpoints.restore(like())
+    assert found is not None
+    step = int(found[0].step)
+    assert found[1].step == step
+    for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(state(step)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    return step
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    saved(folder, 1, 2, 3, keep=Keep(last=3))
+    return folder
+
+
+@pytest.fixture
+def copy(three: Path, tmp_path: Path) -> Path:
+    shutil.copytree(three, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path: Path) -> None:
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    kernel = np.arange(1_000_000, dtype=np.float32)
+    current = TrainState(jnp.int32(0), {"kernel": jnp.asarray(kernel)}, (), ())
+    with Checkpoints(tmp_path) as checkpoints:
+        for _ in range(5):
+            current = step(current)
+        checkpoints.save(current)
+        for _ in range(50):
+            current = step(current)
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(jax.eval_shape(lambda: current))
+    assert found is not None
+    np.testing.assert_array_equal(found[0].params["kernel"], kernel + 5)
+
+
+def test_nothing_saved_is_none(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.restore(like()) is None
+        assert checkpoints.latest_step is None
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_used(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    victim = max((copy / "00000003").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert restored(copy) == 2
+    assert f"{victim.relative_to(copy / '00000003').as_posix()} has changed" in capsys.readouterr().err
+    saved(copy, 4)  # what is damaged counts as nothing that is kept
+
+
+def test_a_damaged_state_makes_room_and_is_not_counted(copy: Path) -> None:
+    (copy / "00000003" / manifest.NAME).write_text("{}")
+    with Checkpoints(copy, run=RUN, keep=Keep(last=2)) as checkpoints:
+        assert checkpoints.restore(like()) is not None
+        checkpoints.save(state(4))
+    assert steps(copy) == [2, 4]
+    assert restored(copy) == 4
+
+
+def test_a_damaged_step_is_written_anew(copy: Path) -> None:
+    (copy / "00000003" / manifest.NAME).write_text("{}")
+    with Checkpoints(copy, run=RUN) as checkpoints:
+        assert checkpoints.restore(like()) is not None
+        checkpoints.save(state(3))
+    assert restored(copy) == 3
+
+
+def test_a_state_without_manifest_was_never_finished(copy: Path) -> None:
+    (copy / "00000003" / manifest.NAME).unlink()
+    assert restored(copy) == 2
+
+
+def test_all_damaged_is_an_error_and_no_fresh_start(copy: Path) -> None:
+    for path in copy.glob(f"*/{manifest.NAME}"):
+        path.write_text(path.read_text().replace('"step": ', '"step": 1'))
+    with pytest.raises(CheckpointError, match="every state is missing or damaged"):
+        restored(copy)
+
+
+def test_a_renamed_folder_is_not_another_step(copy: Path) -> None:
+    (copy / "00000003").rename(copy / "00000009")
+    assert restored(copy) == 2
+
+
+def test_another_run_is_refused_with_the_difference(three: Path) -> None:
+    other = {"recipe": {"seed": 1, "stages": [{"steps": 3}]}, "data": [{"records": 6}]}
+    message = r"data\[0\]\.records was 5 and is 6; recipe\.seed was 0 and is 1"
+    with pytest.raises(CheckpointError, match=message):
+        restored(three, run=other)
+
+
+def test_keeps_the_last_the_best_and_every_so_many(tmp_path: Path) -> None:
+    rates = {1: 0.5, 2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3, 6: 0.6}
+    with Checkpoints(tmp_path, run=RUN, keep=Keep(last=1, best=2, every=5)) as checkpoints:
+        for step, rate in rates.items():
+            checkpoints.save(state(step))
+            checkpoints.score(step, {"cer": rate})
+    assert steps(tmp_path) == [2, 4, 5, 6]
+    assert manifest.read(tmp_path / "00000004").metrics == {"cer": 0.2}
+    assert restored(tmp_path) == 6
+
+
+def test_a_score_that_was_never_given_is_none(three: Path) -> None:
+    assert manifest.read(three / "00000002").metrics is None
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writing past `size` fails with EFBIG, as a full disk does with ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_older_ones(copy: Path) -> None:
+    with Checkpoints(copy, run=RUN) as checkpoints, file_size_limit(512):
+        checkpoints.save(state(4))
+        with pytest.raises(CheckpointError, match=r"(?s)00000004: cannot be written .*make room.*whole: 1, 2, 3"):
+            checkpoints.wait()
+    assert restored(copy) == 3
+    saved(copy, 4)
+    assert restored(copy) == 4
+
+
+def test_too_little_room_is_said_before_anything_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(copy)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with Checkpoints(copy, run=RUN) as checkpoints, pytest.raises(CheckpointError, match="MB are free"):
+        checkpoints.save(state(4))
+    assert restored(copy) == 3
+
+
+def test_a_manifest_that_reads_the_same_but_is_written_otherwise_is_damaged(copy: Path) -> None:
+    path = copy / "00000003"
+    (path / manifest.NAME).write_text((path / manifest.NAME).read_text() + " ")
+    with pytest.raises(CheckpointError, match="damaged"):
+        manifest.read(path)
+    whole = manifest.read(copy / "00000002")
+    manifest.write(replace(whole, metrics={"cer": 0.5}), copy / "00000002")
+    assert manifest.read(copy / "00000002") == replace(whole, metrics={"cer": 0.5})

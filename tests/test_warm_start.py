@@ -1,0 +1,347 @@
+"""First weights: the blocks that come out of small random transformers models compute what those models compute; every
+tensor of a folder is read or named as left out; tokens keep their rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+from tests.tiny import ALPHABET, save_tiny, tiny_config, tiny_model
+from train import warm_tensors
+from train.recipe import Optimizer, Recipe, Stage, WarmStart
+from train.step import TrainState, init_ema, with_params
+from train.vocabulary import carry_rows
+from train.warm_start import first_weights, start_from
+from trocr_jax.checkpoint.huggingface import read_weights
+from trocr_jax.checkpoint.parameters import StoredTensor
+from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
+from trocr_jax.errors import CheckpointError
+from trocr_jax.model import TrOCR
+from trocr_jax.sharding import path_name
+from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
+
+LETTERS = "abcdefghijklmnop"
+CONFIG = TrOCRConfig(
+    encoder=EncoderConfig(
+        image_size=(32, 32), patch_size=(8, 8), hidden_size=24, num_layers=2, num_heads=3, intermediate_size=40
+    ),
+    decoder=DecoderConfig(
+        vocab_size=4 + len(LETTERS),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=56,
+        max_position_embeddings=20,
+        cross_attention_hidden_size=24,
+    ),
+)
+IMAGE = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "vocab_size": 4 + len(LETTERS),
+    "attn_implementation": "eager",
+}
+
+
+def recipe_of(config: TrOCRConfig, start: WarmStart | str, **changes: Any) -> Recipe:
+    stage = Stage(steps=1, batch_size=1, width=config.encoder.image_size[1], max_chars=4)
+    return Recipe(
+        name="warm",
+        config=config,
+        stages=(stage,),
+        optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.9),
+        start_from=start,
+        **changes,
+    )
+
+
+def started(recipe: Recipe) -> TrOCR:
+    """The model of a run's first state."""
+    params = {"model": nnx.to_pure_dict(nnx.state(TrOCR(recipe.config)))}
+    state = start_from(TrainState(jnp.int32(0), params, (), init_ema(recipe, params)), recipe)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(a, b)
+    return with_params(recipe.config, state.params["model"])
+
+
+def shapes_of(config: TrOCRConfig) -> dict[str, tuple[int, ...]]:
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: TrOCR(config))))
+    return {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def saved(model: Any, folder: Path, *, alphabet: str | None = None) -> Any:
+    """The model with random values in every parameter, in a folder."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    if alphabet is not None:
+        save_tokenizer(character_tokenizer(alphabet), folder)
+    return model.eval()
+
+
+def image_models() -> dict[str, tuple[Any, EncoderConfig]]:
+    vit = CONFIG.encoder
+    square = {**IMAGE, "use_relative_position_bias": True, "layer_scale_init_value": 0.1}
+    return {
+        "vit": (transformers.ViTModel(transformers.ViTConfig(**IMAGE)), vit),
+        "vit without biases": (
+            transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**IMAGE, qkv_bias=False)),
+            replace(vit, qkv_bias=False),
+        ),
+        "deit": (
+            transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**IMAGE)),
+            replace(vit, kind="deit"),
+        ),
+        "beit": (
+            transformers.BeitForImageClassification(transformers.BeitConfig(**square)),
+            replace(
+                vit,
+                kind="beit",
+                absolute_positions=False,
+                relative_position_bias=True,
+                layer_scale=True,
+                final_norm=False,
+            ),
+        ),
+        "beit as vit": (
+            transformers.BeitModel(
+                transformers.BeitConfig(
+                    **IMAGE,
+                    use_absolute_position_embeddings=True,
+                    layer_scale_init_value=0.1,
+                    use_mean_pooling=False,
+                    use_mask_token=True,
+                )
+            ),
+            vit,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["vit", "vit without biases", "deit", "beit", "beit as vit"])
+def test_an_encoder_computes_what_its_source_computes(kind: str, tmp_path: Path) -> None:
+    source, encoder = image_models()[kind]
+    source = saved(source, tmp_path)
+    base = getattr(source, source.base_model_prefix, source)
+    model = started(recipe_of(replace(CONFIG, encoder=encoder), WarmStart(encoder=str(tmp_path))))
+    pixels = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = base(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).last_hidden_state.numpy()
+    np.testing.assert_allclose(model.encode(jnp.asarray(pixels)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_positions_for_another_image_size_are_interpolated(kind: str, tmp_path: Path) -> None:
+    source, encoder = image_models()[kind]
+    source = saved(source, tmp_path)
+    base = getattr(source, source.base_model_prefix, source)
+    encoder = replace(encoder, image_size=(24, 64))
+    model = started(recipe_of(replace(CONFIG, encoder=encoder), WarmStart(encoder=str(tmp_path))))
+    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 24, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        expected = base(images, interpolate_pos_encoding=True).last_hidden_state.numpy()
+    np.testing.assert_allclose(model.encode(jnp.asarray(pixels)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_vit_reads_a_deit_without_its_distillation_token(tmp_path: Path) -> None:
+    source = saved(image_models()["deit"][0], tmp_path)
+    found = first_weights(recipe_of(CONFIG, WarmStart(encoder=str(tmp_path))), shapes_of(CONFIG))
+    table = source.deit.embeddings.position_embeddings.detach().numpy()
+    np.testing.assert_array_equal(found.arrays["encoder/position_embeddings"][0, 0], table[0, 0])
+    np.testing.assert_array_equal(found.arrays["encoder/position_embeddings"][0, 1:], table[0, 2:])
+    assert "encoder.embeddings.distillation_token" in found.left_out
+
+
+def text_models() -> dict[str, tuple[Any, DecoderConfig]]:
+    ours = CONFIG.decoder
+    return {
+        # 24 positions behind the pad, the decoder has 20; tied, as in the published base and large models
+        "roberta": (
+            transformers.RobertaForMaskedLM(
+                transformers.RobertaConfig(**TEXT, max_position_embeddings=26, type_vocab_size=1, layer_norm_eps=1e-5)
+            ),
+            ours,
+        ),
+        "xlm-roberta": (
+            transformers.XLMRobertaModel(
+                transformers.XLMRobertaConfig(**TEXT, max_position_embeddings=22, layer_norm_eps=1e-5)
+            ),
+            ours,
+        ),
+        # MiniLM: a BERT whose positions begin at 0; scaled embedding and own projection, as in the small model
+        "bert": (
+            transformers.BertModel(transformers.BertConfig(**TEXT, max_position_embeddings=16, layer_norm_eps=1e-5)),
+            replace(ours, scale_embedding=True, tie_word_embeddings=False),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "bert"])
+def test_a_decoder_computes_what_the_last_layers_of_its_source_compute(kind: str, tmp_path: Path) -> None:
+    source, decoder = text_models()[kind]
+    source = saved(source, tmp_path / "source", alphabet=LETTERS)
+    save_tokenizer(character_tokenizer(LETTERS), tmp_path / "tokenizer")
+    base = getattr(source, source.base_model_prefix, source)
+    config = replace(CONFIG, decoder=decoder)
+    start = WarmStart(decoder=str(tmp_path / "source"))
+    ours = started(recipe_of(config, start, tokenizer=str(tmp_path / "tokenizer"))).decoder
+
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(4, decoder.vocab_size, (2, 12)).astype(np.int32)
+    with torch.no_grad():
+        expected = base.embeddings(input_ids=torch.from_numpy(tokens).long()).numpy()
+    rows = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32)[None, :] + 2, tokens.shape)
+    embedded = ours._embed(jnp.asarray(tokens), rows, length=12, dtype=jnp.float32)
+    np.testing.assert_allclose(embedded, expected, atol=1e-5)
+
+    x = rng.normal(size=(2, 12, 32)).astype(np.float32)
+    later = torch.full((12, 12), -1e30).triu(1)[None, None]
+    for layer, theirs in zip(ours.layers, base.encoder.layer[3:], strict=True):
+        with torch.no_grad():
+            attended = theirs.attention(torch.from_numpy(x), later)[0].numpy()
+            expected = theirs.feed_forward_chunk(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(_self_attended(layer, jnp.asarray(x)), attended, atol=1e-5)
+        y = layer.norm(jnp.asarray(x) + layer._mlp(jnp.asarray(x), dtype=jnp.float32), dtype=jnp.float32)
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+    words = base.embeddings.word_embeddings.weight.detach().numpy()
+    head = ours.embed_tokens if decoder.tie_word_embeddings else ours.output_projection
+    np.testing.assert_array_equal(head[...], words)
+    fresh = TrOCR(config).decoder.layers[0].cross_attention  # cross-attention is left as it began
+    np.testing.assert_array_equal(ours.layers[0].cross_attention.key.kernel[...], fresh.key.kernel[...])
+
+
+def _self_attended(layer: Any, x: jax.Array) -> jax.Array:
+    """norm(x + self_attention(x)), computed from the cached step, one token after the other."""
+    from trocr_jax.decoder import KeyValue, _attend_cache, _write
+
+    a, out = layer.self_attention, []
+    cache = KeyValue(*[jnp.zeros((2, 1, 4, x.shape[1], 8))] * 2)
+    for position in range(x.shape[1]):
+        y = x[:, position : position + 1]
+        query, key, value = (p(y, dtype=jnp.float32) for p in (a.query, a.key, a.value))
+        cache = KeyValue(*(_write(c, n, jnp.int32(position)) for c, n in zip(cache, (key, value), strict=True)))
+        z = a.out(_attend_cache(query, cache, jnp.int32(position), dtype=jnp.float32), dtype=jnp.float32)
+        out.append(layer.self_attention_norm(y + z, dtype=jnp.float32))
+    return jnp.concatenate(out, axis=1)
+
+
+@pytest.mark.parametrize("kind", ["deit", "beit", "roberta", "bert"])
+def test_every_tensor_is_read_or_named_as_left_out(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    names: set[str] = set()
+
+    def watched(folder: Path) -> dict[str, StoredTensor]:
+        def read(name: str, tensor: StoredTensor) -> np.ndarray:
+            seen.add(name.removeprefix(f"{kind}."))
+            return tensor.read()
+
+        tensors = read_weights(folder)
+        names.update(name.removeprefix(f"{kind}.") for name in tensors)
+        return {n: t._replace(read=partial(read, n, t)) for n, t in tensors.items()}
+
+    monkeypatch.setattr(warm_tensors, "read_weights", watched)
+    if kind in ("deit", "beit"):
+        saved(image_models()[kind][0], tmp_path)
+        # to a ViT without biases: tokens, biases and relative positions are left out
+        config = replace(CONFIG, encoder=replace(CONFIG.encoder, qkv_bias=False))
+        recipe = recipe_of(config, WarmStart(encoder=str(tmp_path)))
+    else:
+        saved(text_models()[kind][0], tmp_path, alphabet=LETTERS)
+        recipe = recipe_of(CONFIG, WarmStart(decoder=str(tmp_path)), tokenizer=str(tmp_path))
+    found = first_weights(recipe, shapes_of(recipe.config))
+    left_out = set(found.left_out)  # by the names of the table, in which an encoder's begin with encoder.
+    named = {name for name in names if name in left_out or f"encoder.{name}" in left_out}
+    assert names == seen | named
+    assert not seen & named
+    assert named
+    assert len(found.lines()) > 1
+
+
+def test_tensors_and_settings_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
+    saved(image_models()["vit"][0], tmp_path / "vit")
+    saved(text_models()["roberta"][0], tmp_path / "roberta", alphabet=LETTERS)
+    shapes = shapes_of(CONFIG)
+    encoder = replace(CONFIG.encoder, num_heads=4, num_layers=1, intermediate_size=44)
+    wrong = replace(CONFIG, encoder=encoder)
+    with pytest.raises(CheckpointError) as raised:
+        first_weights(recipe_of(wrong, WarmStart(encoder=str(tmp_path / "vit"))), shapes_of(wrong))
+    for words in ("num_attention_heads is 3", "intermediate.dense.weight is [40, 24]", "layer.1.layernorm_after"):
+        assert words in str(raised.value)
+    deep = replace(CONFIG, decoder=replace(CONFIG.decoder, num_layers=6))
+    with pytest.raises(CheckpointError, match="has 5 layers; the decoder has 6"):
+        first_weights(recipe_of(deep, WarmStart(decoder=str(tmp_path / "roberta"))), shapes_of(deep))
+    with pytest.raises(CheckpointError, match="model_type is 'vit'"):
+        first_weights(recipe_of(CONFIG, WarmStart(decoder=str(tmp_path / "vit"))), shapes)
+
+
+def test_tokens_keep_their_rows_and_new_ones_are_near_the_mean() -> None:
+    table = np.random.default_rng(0).normal(3, 2, (40, 16)).astype(np.float32)
+    old = {f"t{i}": i for i in range(38)}  # two rows of padding
+    new = {f"t{i}": 37 - i for i in range(30)} | {f"n{i}": i for i in range(8)} | {f"m{i}": 38 + i for i in range(10)}
+    found = carry_rows(table, old, new, size=50, seed=1)
+    assert (found.kept, found.new) == (30, 20)
+    for token in range(30):
+        np.testing.assert_array_equal(found.rows[37 - token], table[token])
+    fresh = found.rows[[*range(8), *range(38, 50)]]
+    np.testing.assert_allclose(fresh, np.broadcast_to(table.mean(axis=0), fresh.shape), atol=0.1 * 5 * 2.5)
+    assert len(np.unique(fresh, axis=0)) == 20
+    np.testing.assert_array_equal(carry_rows(table, old, new, size=50, seed=1).rows, found.rows)
+    same = carry_rows(table, old, old, size=40, seed=1)
+    np.testing.assert_array_equal(same.rows, table)
+
+
+def test_a_model_goes_on_with_more_characters_on_wider_lines(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    alphabet = "ψ" + ALPHABET[::-1] + "ω"
+    save_tokenizer(character_tokenizer(alphabet), tmp_path / "tokenizer")
+    config = tiny_config(vocab_size=4 + len(alphabet))
+    config = replace(config, encoder=replace(config.encoder, image_size=(16, 96)))
+    ours = started(recipe_of(config, str(source), tokenizer=str(tmp_path / "tokenizer")))
+    theirs = tiny_model()
+    for number, character in enumerate(alphabet):
+        if character in ALPHABET:
+            old = theirs.decoder.embed_tokens[4 + ALPHABET.index(character)]
+            np.testing.assert_array_equal(ours.decoder.embed_tokens[4 + number], old)
+    np.testing.assert_array_equal(ours.decoder.embed_tokens[:4], theirs.decoder.embed_tokens[:4])
+    np.testing.assert_allclose(ours.encoder.position_embeddings[...], theirs.encoder._positions((1, 12)), atol=1e-5)
+    np.testing.assert_array_equal(ours.encoder.cls_token[...], theirs.encoder.cls_token[...])
+
+
+def test_a_model_starts_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    config = tiny_config()
+    quiet = replace(config, decoder=replace(config.decoder, dropout=0.0))  # dropout is the run's business
+    ours = started(recipe_of(quiet, str(source)))
+    for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(tiny_model())), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = replace(config, encoder=replace(config.encoder, num_heads=4, num_layers=2))
+    with pytest.raises(CheckpointError, match="another architecture") as raised:
+        started(recipe_of(other, str(source)))
+    assert "encoder/layers/1/fc1/kernel is missing" in str(raised.value)
+    assert "encoder.num_heads is 2, the recipe wants 4" in str(raised.value)
+    small = tiny_config(vocab_size=10)
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        started(recipe_of(small, str(source), tokenizer=str(source)))

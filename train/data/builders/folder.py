@@ -1,0 +1,89 @@
+"""A folder of line pictures with a list of what they say: TSV, CSV or JSONL."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from train.data.builders.base import Bad, Dataset, Record, read_text, split_name
+from train.data.line import DataError
+
+_SUFFIXES = (".jsonl", ".tsv", ".csv")
+_IMAGE = ("image", "file_name", "file", "path", "filename", "image_path")
+_TEXT = ("text", "transcription", "label", "ground_truth", "sentence")
+_SINGLE = ("manifest", "labels", "lines", "metadata", "gt", "all")  # lists that are no split: all of it is training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Dataset):
+    """Pictures and lists. Each list in the folder is a split with its name (train.tsv, validation.tsv, test.tsv);
+    manifest, labels, lines, metadata, gt or all is the split train. Columns are found by their names, as in
+    {"image": "1.png", "text": "…"}; a TSV or CSV without a header is picture and text. Paths count from the folder.
+    """
+
+    name: ClassVar[str] = "folder"
+    where: ClassVar[str] = (
+        "Put the pictures there and a list beside them: train.tsv (picture<tab>text a line), train.csv, or train.jsonl "
+        '({"image": "1.png", "text": "what it says"} a line); validation.* and test.* are further splits.'
+    )
+
+    def missing(self) -> list[str]:
+        return [] if self._lists() else ["a list: train.tsv, train.csv or train.jsonl"]
+
+    def records(self) -> Mapping[str, Iterable[Record | Bad]]:
+        return {split: self._split(path) for split, path in self._lists().items()}
+
+    def _lists(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in sorted(path for path in self.source.glob("*") if path.suffix in _SUFFIXES):
+            split = "train" if path.stem in _SINGLE else split_name(path.stem)
+            if split in found:
+                raise DataError(f"{path} and {found[split]} are both the split {split}; keep one of them")
+            found[split] = path
+        return found
+
+    def _split(self, path: Path) -> Iterator[Record | Bad]:
+        rows = _json_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
+        for number, row in rows:
+            image, text = _value(row, _IMAGE), _value(row, _TEXT)
+            if image is None or text is None:
+                wanted = "a picture" if image is None else "a text"
+                yield Bad(f"{path.name}:{number}", f"no {wanted} in {sorted(map(str, row))}")
+                continue
+            writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
+            yield Record(str(row.get("id") or image), text, self.source / image, writer=writer, page=page)
+
+
+def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((row[name] for name in names if isinstance(row.get(name), str)), None)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in enumerate(read_text(path).splitlines(), 1):
+        if row.strip():
+            try:
+                value = json.loads(row)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error.msg}); a line must be one object") from None
+            if not isinstance(value, dict):
+                raise DataError(f'{path}:{number}: not an object such as {{"image": "1.png", "text": "…"}}')
+            yield number, value
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix == ".tsv":  # a text may hold quotation marks
+        rows = [row.split("\t") for row in read_text(path).splitlines()]
+    else:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    first = [name.strip().lower() for name in rows[0]] if rows else []
+    header = first if set(first) & set(_IMAGE) and set(first) & set(_TEXT) else None
+    for number, row in enumerate(rows, 1):
+        if not any(row) or (header and number == 1):
+            continue
+        if not header and len(row) != 2:
+            what = "a tab" if path.suffix == ".tsv" else "a comma"
+            raise DataError(f"{path}:{number}: {len(row)} columns instead of picture and text, divided by {what}")
+        yield number, dict(zip(header or ("image", "text"), row, strict=False))

@@ -1,0 +1,162 @@
+"""Pages with a transcription in PAGE XML or ALTO, cut into lines by their outlines.
+
+PAGE: schema.primaresearch.org/PAGE/gts/pagecontent; ALTO: www.loc.gov/standards/alto. Elements are found by their
+local names, so every version of the schemas is read.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import ClassVar
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from train.data.builders.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
+from train.data.builders.crop import Point, box, cut_line
+from train.data.line import DataError
+from trocr_jax.errors import ImageError
+from trocr_jax.image_file import open_rgb
+
+_ABOVE, _BELOW = 0.75, 0.3  # of the distance of baselines: what a line reaches above and below its baseline
+
+
+@dataclass(frozen=True)
+class _Line:
+    id: str
+    text: str
+    outline: Sequence[Point]
+    baseline: Sequence[Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages(Dataset):
+    """PAGE XML and ALTO. Files directly in the source (or in its folder page/) are the split train; folders below it
+    are splits with their names. A line without an outline is cut around its baseline."""
+
+    name: ClassVar[str] = "pages"
+    where: ClassVar[str] = (
+        "Put the XML files there, and each page's picture beside its XML file, one folder up, or in images/; "
+        "folders train, validation and test are splits."
+    )
+
+    def missing(self) -> list[str]:
+        found = [path for paths in self._files().values() for path in paths]
+        return [] if found else ["*.xml (PAGE XML or ALTO)"]
+
+    def records(self) -> Mapping[str, Iterable[Record | Bad]]:
+        return {split: self._split(paths) for split, paths in self._files().items()}
+
+    def _files(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.source.rglob("*.xml")):
+            inside = [
+                part for part in path.parent.relative_to(self.source).parts if part.lower() not in ("page", "alto")
+            ]
+            if path.name.lower() not in ("mets.xml", "metadata.xml"):
+                found.setdefault(split_name(inside[0]) if inside else "train", []).append(path)
+        return found
+
+    def _split(self, paths: list[Path]) -> Iterator[Record | Bad]:
+        for path in paths:
+            name = path.relative_to(self.source).with_suffix("").as_posix()
+            try:
+                root = ElementTree.parse(path).getroot()
+                picture, lines = _alto(root) if _local(root) == "alto" else _page(root)
+                page = open_rgb(_find_picture(path, picture))
+            except (ElementTree.ParseError, ValueError) as error:  # DataError and ImageError among them
+                yield Bad(name, f"{error} (all lines of the page)")
+                continue
+            spacing = _spacing(lines)
+            for number, line in enumerate(lines, 1):
+                own = f"{name}/{line.id or number}"
+                try:
+                    outline = line.outline or _around(line.baseline, spacing)
+                    yield Record(own, line.text, cut_line(page, outline).png(), page=name)
+                except (DataError, ImageError) as error:
+                    yield Bad(own, str(error))
+
+
+def _page(root: Element) -> tuple[str, list[_Line]]:
+    page = next((element for element in root.iter() if _local(element) == "Page"), None)
+    if page is None:
+        raise DataError(f"neither PAGE XML nor ALTO: its root is {_local(root)}")
+    lines = []
+    for element in (e for e in page.iter() if _local(e) == "TextLine"):
+        own = {_local(child): child for child in reversed(element)}  # of several readings the first
+        unicode = next((e for e in own["TextEquiv"] if _local(e) == "Unicode"), None) if "TextEquiv" in own else None
+        text = "" if unicode is None else unicode.text or ""
+        outline, baseline = (_points(own.get(kind)) for kind in ("Coords", "Baseline"))
+        lines.append(_Line(element.get("id", ""), text.strip(), outline, baseline))
+    return page.get("imageFilename", ""), lines
+
+
+def _alto(root: Element) -> tuple[str, list[_Line]]:
+    unit = next((e.text or "" for e in root.iter() if _local(e) == "MeasurementUnit"), "pixel").strip()
+    if unit != "pixel":
+        raise DataError(f"its unit is {unit}; export ALTO with the measurement unit pixel")
+    picture = next((e.text or "" for e in root.iter() if _local(e) == "fileName"), "").strip()
+    lines = []
+    for element in (e for e in root.iter() if _local(e) == "TextLine"):
+        parts = []
+        for child in element:
+            if _local(child) == "String":
+                parts.append(child.get("CONTENT", ""))
+            elif _local(child) in ("SP", "HYP"):
+                parts.append(" " if _local(child) == "SP" else child.get("CONTENT", "-"))
+        polygon = next((e for e in element.findall("{*}Shape/{*}Polygon")), None)
+        sides = [element.get(key) for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
+        outline = _numbers("" if polygon is None else polygon.get("POINTS", ""))
+        if not outline and all(sides):
+            left, top, width, height = (float(side or 0) for side in sides)
+            outline = list(box(left, top, left + width - 1, top + height - 1))
+        baseline = _numbers(element.get("BASELINE", ""))
+        lines.append(_Line(element.get("ID", ""), "".join(parts).strip(), outline, baseline))
+    return picture, lines
+
+
+def _points(element: Element | None) -> list[Point]:
+    """points="x,y x,y", or the Point elements of the schema of 2010."""
+    if element is None:
+        return []
+    if points := element.get("points"):
+        return _numbers(points)
+    return [(float(e.get("x", "nan")), float(e.get("y", "nan"))) for e in element if _local(e) == "Point"]
+
+
+def _numbers(points: str) -> list[Point]:
+    """Pairs of numbers, divided by spaces or commas in any of the ways that programs write."""
+    numbers = [float(number) for number in points.replace(",", " ").split()]
+    return list(zip(numbers[::2], numbers[1::2], strict=True)) if len(numbers) > 1 else []
+
+
+def _find_picture(xml: Path, name: str) -> Path:
+    """The picture that a page names, whatever folders stand before the name, or the one with the name of the XML."""
+    wanted = PurePosixPath(name.replace("\\", "/")).name
+    names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
+    folders = (xml.parent, xml.parent.parent, xml.parent / "images", xml.parent.parent / "images")
+    found = next((f / n for n in names for f in folders if (f / n).is_file()), None)
+    if found is None:
+        raise DataError(
+            f"its picture {wanted or xml.stem + '.*'} is not beside {xml.name}, one folder up, or in images/"
+        )
+    return found
+
+
+def _spacing(lines: list[_Line]) -> float | None:
+    """The usual distance of neighbouring baselines; None for a page with fewer than two."""
+    heights = sorted(median(y for _, y in line.baseline) for line in lines if line.baseline)
+    steps = [b - a for a, b in pairwise(heights) if b - a > 1]
+    return median(steps) if steps else None
+
+
+def _around(baseline: Sequence[Point], spacing: float | None) -> list[Point]:
+    if len(baseline) < 2 or spacing is None:
+        raise DataError("it has no outline (Coords, Shape or HPOS…), and no baseline with neighbours to cut it by")
+    above = [(x, y - _ABOVE * spacing) for x, y in baseline]
+    return above + [(x, y + _BELOW * spacing) for x, y in reversed(baseline)]
+
+
+def _local(element: Element) -> str:
+    return str(element.tag).rpartition("}")[2]

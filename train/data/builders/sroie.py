@@ -1,0 +1,103 @@
+"""SROIE task 2: receipts cut into lines by the boxes of task 1 (ICDAR 2019, rrc.cvc.uab.es/?ch=13).
+
+Counts: 626 receipts for training and 361 for the test of task 1 and 2. Copies with 347 test receipts hold those of
+task 3.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from train.data.builders.base import Bad, Dataset, Record, images_in
+from train.data.builders.crop import cut_word
+from train.data.line import DataError
+from trocr_jax.errors import ImageError
+from trocr_jax.image_file import open_rgb
+
+_RECEIPTS = {"train": 626, "test": 361}
+# Official folder names, and those of the copy that is passed round; images and boxes may also lie in the split itself.
+_IMAGES = {
+    "train": ("train/img", "train/images", "train", "0325updated.task1train(626p)"),
+    "test": ("test/img", "test/images", "test", "task1&2_test(361p)", "task1_2_test(361p)"),
+}
+_BOXES = {
+    "train": ("train/box", "train/boxes", "train", "0325updated.task1train(626p)"),
+    "test": ("test/box", "test/boxes", "test", "text.task1&2-test(361p)", "text.task1_2-test(361p)"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sroie(Dataset):
+    """SROIE task 2: lines of receipts. The box files are "x1,y1,x2,y2,x3,y3,x4,y4,text", a line each."""
+
+    name: ClassVar[str] = "sroie"
+    where: ClassVar[str] = (
+        "Register at https://rrc.cvc.uab.es/?ch=13, download the images and the text files of task 1 for training and "
+        "test, and put them into train/img, train/box, test/img and test/box (or keep the official folder names)."
+    )
+
+    def missing(self) -> list[str]:
+        found = []
+        for split in _RECEIPTS:
+            if not self._images(split):
+                found.append(f"{split}/img/*.jpg (the receipts)")
+            if not self._boxes(split):
+                found.append(f"{split}/box/*.txt (boxes and texts of task 1)")
+        return found or [
+            f"{split}/box/{stem}.txt (the boxes of {image.name})"
+            for split in _RECEIPTS
+            for stem, image in self._images(split).items()
+            if stem not in self._boxes(split)
+        ]
+
+    def published(self) -> Mapping[str, tuple[int, int]]:
+        return {f"receipts of {split}": (len(self._images(split)), count) for split, count in _RECEIPTS.items()}
+
+    def records(self) -> Mapping[str, Iterable[Record | Bad]]:
+        return {split: self._split(split) for split in _RECEIPTS}
+
+    def _split(self, split: str) -> Iterator[Record | Bad]:
+        boxes = self._boxes(split)
+        for stem, path in self._images(split).items():
+            try:
+                page = open_rgb(path)
+            except ImageError as error:
+                yield Bad(stem, f"{error} (all lines of the receipt)")
+                continue
+            for number, row in enumerate(_rows(boxes[stem]), 1):
+                name = f"{stem}-{number:03}"
+                fields = row.split(",", 8)  # the text may hold commas
+                try:
+                    numbers = [float(field) for field in fields[:8]]
+                    if len(fields) != 9:
+                        raise ValueError
+                except ValueError:
+                    yield Bad(name, f"{boxes[stem].name}:{number}: not eight numbers and a text, divided by commas")
+                    continue
+                try:
+                    image = cut_word(page, list(zip(numbers[::2], numbers[1::2], strict=True))).png()
+                except DataError as error:
+                    yield Bad(name, str(error))
+                    continue
+                yield Record(name, fields[8], image, page=stem)
+
+    def _images(self, split: str) -> dict[str, Path]:
+        folder = next((self.source / name for name in _IMAGES[split] if images_in(self.source / name)), None)
+        return images_in(folder) if folder else {}
+
+    def _boxes(self, split: str) -> dict[str, Path]:
+        for name in _BOXES[split]:
+            if found := sorted((self.source / name).glob("*.txt")):
+                return {path.stem: path for path in found}
+        return {}
+
+
+def _rows(path: Path) -> list[str]:
+    """The lines of a box file; some of the official files are Latin-1."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return [row for row in text.splitlines() if row.strip()]

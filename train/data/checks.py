@@ -1,0 +1,83 @@
+"""What a record must be to train on: a picture that can be decoded, and a text of the right length."""
+
+import io
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from trocr_jax.errors import ImageError
+from trocr_jax.image_file import open_rgb
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MIN_SIDE = 3  # pixels; a picture that is thinner shows no text
+
+
+@dataclass(frozen=True)
+class TextLimit:
+    """How long a text may be, and what measures it.
+
+    Attributes:
+        length: in tokens of `tokenizer`, special ones counted; in characters without one; None for any length.
+        tokenizer: texts that it knows no token for are refused too.
+        tokenizer_name: what messages and build.json call it.
+    """
+
+    length: int | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = field(default=None, compare=False)
+    tokenizer_name: str = ""
+
+    def measure(self, text: str) -> int:
+        """The length of a text, in the unit of `length`."""
+        return len(text) if self.tokenizer is None else len(self.tokenizer(text).input_ids)
+
+    def refusal(self, text: str) -> str | None:
+        """Why a text, as `normal_text` gives it, cannot be a label; None where it can."""
+        if not text:
+            return "its text is empty"
+        odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c == "\ufffd"), None)
+        if odd is not None:
+            return f"its text holds U+{ord(odd):04X}, which nobody writes"
+        if self.tokenizer is not None and self.tokenizer.unk_token_id in self.tokenizer(text).input_ids:
+            unknown = sorted(c for c in set(text) if self.tokenizer.unk_token_id in self.tokenizer(c).input_ids)
+            return f"the tokenizer {self.tokenizer_name} has no token for {unknown or text!r}"
+        if self.length is not None and (length := self.measure(text)) > self.length:
+            unit = "characters" if self.tokenizer is None else "tokens"
+            return f"its text has {length} {unit}, more than {self.length}: {text!r}"
+        return None
+
+
+def normal_text(text: str) -> str:
+    """NFC with single spaces and none at the ends: as texts are stored, and as errors are counted."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def image_refusal(image: bytes) -> str | None:
+    """Why a picture cannot be trained on; None where it can. Decodes all of it."""
+    try:
+        decoded = open_rgb(image)
+    except ImageError as error:
+        return str(error)
+    if min(decoded.size) < MIN_SIDE:
+        return f"its picture is {decoded.width} x {decoded.height} pixels"
+    return None
+
+
+def image_bytes(image: bytes | Path) -> bytes:
+    """The bytes of a picture. Raises ImageError naming the file where it cannot be read."""
+    if isinstance(image, bytes):
+        return image
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{image}: cannot be read ({error.strerror}); unpack or copy it again") from None
+
+
+def is_grey(image: bytes) -> bool:
+    """Whether a picture is stored in one channel of 8 bits or fewer, upright and opaque."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.mode in ("1", "L") and not opened.getexif() and "transparency" not in opened.info

@@ -1,0 +1,124 @@
+"""A line as a model takes it: the pixels that inference would see, and token ids as labels."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from train.data.checks import TextLimit, normal_text
+from train.data.line import DataError, Line
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.image import ImageProcessor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # label of a position that does not count
+
+
+class Example(NamedTuple):
+    """pixels uint8 [H, W, 3], as `ImageProcessor.pixels` makes them; labels int32 [T]: tokens with the special ones
+    that the tokenizer puts around a text, then IGNORED."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Text to the token ids of a tokenizer, the end token left out; the start that a tokenizer writes (<s> of the
+    published ones) is part of it. Picklable."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def __call__(self, text: str, /) -> list[int]:
+        """Raises DataError for a text with characters that the tokenizer has no token for."""
+        ids: list[int] = self.tokenizer(normal_text(text)).input_ids
+        if self.tokenizer.unk_token_id in ids and (why := TextLimit(tokenizer=self.tokenizer).refusal(text)):
+            raise DataError(f"{text!r}: {why}")
+        return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Line -> Example of one fixed shape; picklable. Make one with `of`, which checks what can be checked before.
+
+    Attributes:
+        processor: of the model; with its width narrowed to that of a stage.
+        tokenizer: of the model.
+        max_tokens: length of the labels, the end token counted.
+    """
+
+    processor: ImageProcessor
+    tokenizer: "PreTrainedTokenizerBase"
+    max_tokens: int
+
+    @classmethod
+    def of(
+        cls,
+        config: TrOCRConfig,
+        processor: ImageProcessor,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        max_tokens: int,
+        width: int | None = None,
+    ) -> "Encoder":
+        """Raises DataError where the tokenizer has ids that the model lacks, or labels would not fit its positions."""
+        check_vocabulary(config, tokenizer)
+        if not 1 <= max_tokens <= config.decoder.max_position_embeddings:
+            raise DataError(
+                f"max_tokens is {max_tokens} and the model has {config.decoder.max_position_embeddings} positions; "
+                "choose at most as many"
+            )
+        return cls(processor if width is None else replace(processor, width=width), tokenizer, max_tokens)
+
+    def __call__(self, line: Line) -> Example:
+        """Raises DataError if the text does not fit or the tokenizer lacks a character: nothing is cut."""
+        return Example(pixels(self.processor, line.image), self.labels(line.text))
+
+    def labels(self, text: str) -> np.ndarray:
+        """int32 [max_tokens]: the tokens of a text, then IGNORED."""
+        ids = [*self._tokens(text), self.tokenizer.eos_token_id]
+        if len(ids) > self.max_tokens:
+            raise DataError(
+                f"{text!r}: {len(ids)} tokens, and {self.max_tokens} fit; build the data set with --max-length "
+                f"{self.max_tokens} and the tokenizer of the model, or raise the limit of the stage"
+            )
+        labels = np.full(self.max_tokens, IGNORED, np.int32)
+        labels[: len(ids)] = ids
+        return labels
+
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return Tokens(self.tokenizer)
+
+
+def check_vocabulary(config: TrOCRConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises DataError unless every id of the tokenizer is in the model's vocabulary and the special ids agree."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= config.decoder.vocab_size:
+        raise DataError(
+            f"the tokenizer has ids up to {largest} and the model a vocabulary of {config.decoder.vocab_size}; "
+            "take the tokenizer of the model, or extend the model's vocabulary"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        own, wanted = getattr(tokenizer, name), getattr(config, name)
+        if own != wanted:
+            raise DataError(f"{name} is {own} in the tokenizer and {wanted} in the model; take the model's tokenizer")
+
+
+def pixels(processor: ImageProcessor, image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3], equal to `processor.pixels(image)`; grey pictures [h, w] are resized in one channel."""
+    if image.ndim != 2 or processor.crop_size or not processor.do_resize:
+        return processor.pixels(image)
+    resample = Image.Resampling(processor.resample)
+    picture = Image.fromarray(image)
+    if not processor.keep_aspect_ratio:
+        grey = picture.resize((processor.width, processor.height), resample)
+    else:
+        width = max(1, min(round(image.shape[1] * processor.height / image.shape[0]), processor.width))
+        grey = Image.new("L", (processor.width, processor.height), 255)
+        grey.paste(picture.resize((width, processor.height), resample), (0, 0))
+    return np.asarray(Image.merge("RGB", [grey] * 3))

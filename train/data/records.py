@@ -1,0 +1,105 @@
+"""Built data sets, read by index."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+
+from train.data.builders.base import Record
+from train.data.checks import is_grey
+from train.data.line import DataError, Line
+from trocr_jax.errors import ImageError
+from trocr_jax.image_file import open_rgb
+
+BUILD = "build.json"
+
+
+class Records:
+    """One split of a data set that `python -m train data build` wrote: a `train.data.line.Source`, picklable."""
+
+    def __init__(self, folder: Path, split: str, details: Mapping[str, Any], source: Any) -> None:
+        self.folder, self.split = folder, split
+        self._details = details
+        self._source = source
+
+    def __len__(self) -> int:
+        count: int = self._details["splits"][self.split]["records"]
+        return count
+
+    def __getitem__(self, index: int) -> Line:
+        record = self.record(index)
+        assert isinstance(record.image, bytes)
+        try:
+            image = open_rgb(record.image)
+        except ImageError as error:
+            raise ImageError(f"{self.folder}: record {index} ({record.id}) of {self.split}: {error}") from None
+        return Line(np.asarray(image.convert("L") if is_grey(record.image) else image), record.text)
+
+    def record(self, index: int) -> Record:
+        """The record as stored. Raises IndexError outside 0 to len - 1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.folder}: record {index} of {len(self)} of {self.split}")
+        fields = self._source[index]
+        id_, text, writer, page = (fields[name].decode() for name in ("id", "text", "writer", "page"))
+        return Record(id_, text, fields["image"], writer=writer, page=page)
+
+    @property
+    def longest_characters(self) -> int:
+        """Characters of the longest text."""
+        count: int = self._details["splits"][self.split]["longest_characters"]
+        return count
+
+    def fingerprint(self) -> dict[str, Any]:
+        summary = self._details["splits"][self.split]
+        return {
+            "kind": "records",
+            "name": self._details["name"],
+            "split": self.split,
+            "records": summary["records"],
+            "sha256": summary["sha256"],
+        }
+
+
+def open(folder: Path, split: str) -> Records:
+    """A split of a built data set; `folder` is the one that was built, or an --output that holds just one data set.
+
+    Raises DataError where there is none, the split is not in it, or its files do not hold the records that were built.
+    """
+    found = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(depth + BUILD))
+    if len(found) != 1:
+        what = "no built data set" if not found else f"{len(found)} built data sets, name one of them"
+        raise DataError(f"{folder}: {what}; build one with: python -m train data build NAME --source DIR --output DIR")
+    folder = found[0].parent
+    try:
+        details = json.loads(found[0].read_text(encoding="utf-8"))
+        counts = {name: summary["records"] for name, summary in details["splits"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{found[0]}: cannot be read ({error}); build the data set again") from None
+    if split not in counts:
+        raise DataError(f"{folder}: no split {split!r}; it has {', '.join(counts)}")
+    on_disk = record_counts(folder, details["name"], split)
+    if on_disk != counts[split]:
+        raise DataError(
+            f"{folder}: {on_disk} records of {split} are on disk and {counts[split]} were built; build it again"
+        )
+    source = tfds.builder_from_directory(str(folder)).as_data_source(split)
+    return Records(folder, split, details, source)
+
+
+def record_counts(folder: Path, name: str, split: str) -> int:
+    """Records in the files of a split, by their own indices. Raises DataError for a file that is damaged or missing."""
+    total, shards = 0, sorted(folder.glob(f"{name}-{split}.array_record-*"))
+    for shard in shards:
+        try:
+            reader = ArrayRecordReader(str(shard))
+            total += reader.num_records()
+            reader.close()
+        except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
+            raise DataError(f"{shard}: damaged ({error}); build the data set again") from None
+    if not shards or int(shards[-1].name.rpartition("-of-")[2]) != len(shards):
+        raise DataError(f"{folder}: files of {split} are missing; build the data set again")
+    return total

@@ -1,0 +1,205 @@
+"""Where lines come from while a model trains: a folder read as it is, the renderer, and streams of several sources.
+
+Built data sets are in `train.data.records`. Everything here is a pure function of seeds and indices and can be pickled
+for worker processes; nothing has a position that a checkpoint would have to keep.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from train.data.augment import Augmentation, augment
+from train.data.builders.base import Bad, Record
+from train.data.builders.folder import Folder
+from train.data.checks import TextLimit, image_bytes, is_grey, normal_text
+from train.data.line import ENDLESS, DataError, Line, Source
+from train.data.records import Records
+from train.data.render import Renderer
+from trocr_jax.image_file import open_rgb
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files and their texts, read from the folder in which they are; `left_out` are those that cannot be
+    used."""
+
+    records: tuple[Record, ...]
+    left_out: tuple[Bad, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Line:
+        record = self.records[index]
+        image = open_rgb(record.image)
+        return Line(np.asarray(image.convert("L") if is_grey(image_bytes(record.image)) else image), record.text)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names, texts and sizes of files are compared, not their contents."""
+        rows = [(r.id, r.text, r.image.stat().st_size if isinstance(r.image, Path) else 0) for r in self.records]
+        return {"kind": "folder", "records": len(self), "sha256": _sha256(rows)}
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Lines of a renderer, drawn when they are asked for: line i is a function of the renderer's seed and i."""
+
+    renderer: Renderer
+    max_chars: int
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Line:
+        return self.renderer.line(int(index), max_chars=self.max_chars)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Lines are the same only with the same typefaces and texts installed."""
+        faces = [(Path(face.path).name, face.weight, "".join(sorted(face.characters))) for face in self.renderer.faces]
+        corpus = self.renderer.corpus
+        return {
+            "kind": "synthetic",
+            "seed": self.renderer.seed,
+            "split": self.renderer.split,
+            "max_chars": self.max_chars,
+            "faces": _sha256(faces),
+            "text": _sha256([corpus.sentences, corpus.words]),
+        }
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some of the lines of a source."""
+
+    source: Source
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Line:
+        return self.source[int(self.indices[index])]
+
+    def fingerprint(self) -> dict[str, Any]:
+        chosen = hashlib.sha256(np.asarray(self.indices, "<i8").tobytes()).hexdigest()
+        return {"kind": "selected", "records": len(self), "sha256": chosen, "of": self.source.fingerprint()}
+
+
+class Stream:
+    """Endless lines from one or more sources. Each finite source is shuffled anew every epoch; sources take turns in
+    the proportion of their weights; line i is augmented with random numbers of (seed, i)."""
+
+    def __init__(
+        self, parts: Sequence[tuple[Source, float]], *, seed: int, augmentation: Augmentation = "none"
+    ) -> None:
+        """Raises DataError for no parts, an empty source, or a weight that is not positive."""
+        if not parts:
+            raise DataError("a stream needs at least one source of lines")
+        for number, (source, weight) in enumerate(parts):
+            if not weight > 0 or len(source) == 0:
+                what = f"has the weight {weight}" if not weight > 0 else "has no lines"
+                raise DataError(f"source {number} of the stream {what}; leave it out")
+        self.parts, self.seed, self.augmentation = tuple(parts), seed, augmentation
+        ordered = [_in_order(source, seed=(seed + number) % 2**32) for number, (source, _) in enumerate(parts)]
+        weights = np.asarray([weight for _, weight in parts], np.float64)
+        mixed = grain.MapDataset.mix(ordered, (weights / weights.sum()).tolist()) if len(parts) > 1 else ordered[0]
+        self._lines: Sequence[Line] = mixed
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Line:
+        line = self._lines[int(index)]
+        if self.augmentation == "none":
+            return line
+        rng = np.random.default_rng((self.seed, int(index)))
+        return Line(augment(line.image, rng, self.augmentation), line.text)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "kind": "stream",
+            "seed": self.seed,
+            "augmentation": self.augmentation,
+            "parts": [{"weight": float(weight), **source.fingerprint()} for source, weight in self.parts],
+        }
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What a checkpoint keeps of its data: JSON values that differ as soon as counts, texts or order do."""
+    return source.fingerprint()
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], *, path: str = "data") -> list[str]:
+    """What differs between two fingerprints, a message each: "data.parts.0.records: 6161, now 6160"."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        a, b, where = before.get(key), now.get(key), f"{path}.{key}"
+        if isinstance(a, list) and isinstance(b, list):
+            a, b = ({str(i): item for i, item in enumerate(items)} for items in (a, b))
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changes(a, b, path=where)
+        elif a != b:
+            found.append(f"{where}: {a!r}, now {b!r}")
+    return found
+
+
+def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None = None) -> Pictures:
+    """Pictures with a list (see `train.data.builders.folder`), without building anything. Texts are checked at once,
+    pictures when they are read. Raises DataError where there is no such list, or nothing in it can be used."""
+    dataset, limit = Folder(source=folder), limit or TextLimit()
+    dataset.check()
+    lists = dataset.records()
+    if split not in lists:
+        raise DataError(f"{folder}: no list for the split {split!r}; it has {', '.join(lists)}")
+    good: dict[str, Record] = {}
+    bad: list[Bad] = []
+    for record in lists[split]:
+        if isinstance(record, Bad):
+            bad.append(record)
+            continue
+        text = normal_text(record.text)
+        refusal = "its id came before" if record.id in good else limit.refusal(text)
+        if refusal is None and isinstance(record.image, Path) and not record.image.is_file():
+            refusal = f"{record.image}: no such file"
+        if refusal is None:
+            good[record.id] = Record(record.id, text, record.image, record.writer, record.page)
+        else:
+            bad.append(Bad(record.id, refusal))
+    if not good:
+        first = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
+        raise DataError(f"{folder}: no line of {split} can be used, {len(bad)} were left out{first}")
+    return Pictures(tuple(good.values()), tuple(bad))
+
+
+def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[Bad]]:
+    """The records whose text a run can use, and those left out. Reads every record unless the build already kept the
+    limit. Raises DataError where none can be used."""
+    if limit.tokenizer is None and (limit.length is None or source.longest_characters <= limit.length):
+        return source, []
+    good, bad = [], []
+    for index in range(len(source)):
+        record = source.record(index)
+        if (refusal := limit.refusal(record.text)) is None:
+            good.append(index)
+        else:
+            bad.append(Bad(record.id, refusal))
+    if not good:
+        raise DataError(f"{source.folder}: no record of {source.split} can be used; the first: {bad[0].reason}")
+    return (Selected(source, np.asarray(good, np.int64)) if bad else source), bad
+
+
+def _in_order(source: Source, *, seed: int) -> Any:
+    """Sample index -> line, endless: every line once an epoch, each epoch in another order; an endless source as it
+    is."""
+    dataset = grain.MapDataset.source(source)
+    return dataset if len(source) >= ENDLESS else dataset.seed(seed).shuffle().repeat()
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

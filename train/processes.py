@@ -1,0 +1,98 @@
+"""What the processes of a run have to agree on: who they are, and when they stop."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def initialize(coordinator: str | None, *, process: int | None = None, processes: int | None = None) -> None:
+    """Joins the processes of a run, before any device is used. `coordinator` is HOST:PORT of process 0, "auto" where
+    jax finds it by itself (Slurm, Open MPI, Kubernetes, Cloud TPU), none for a run of one process."""
+    if coordinator is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(coordinator, processes, process)
+
+
+class Stop:
+    """Whether the run is to end: a context manager that notes SIGTERM (what a preempted machine is sent) and SIGINT
+    instead of dying of them."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: dict[int, object] = {}
+        self._vote: jax.Array | None = None
+
+    def __enter__(self) -> Stop:
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Again after `initialize`: jax.distributed puts its own handler for SIGTERM in the place of ours."""
+        for number in SIGNALS:
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, before)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def agreed(self, mesh: Mesh) -> bool:
+        """Whether to stop now, the same answer in every process. All of them must ask equally often.
+
+        With several processes the answer is to the question asked before this one: by then the all-reduce is over, and
+        nobody waits for it.
+        """
+        if jax.process_count() == 1:
+            return self.seen
+        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        mine = np.full(jax.local_device_count(), self.seen, np.int32)
+        before = self._vote
+        self._vote = _any(mesh)(jax.make_array_from_process_local_data(sharding, mine))
+        return before is not None and bool(np.asarray(before.addressable_data(0)))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+
+
+def compile_unless(agreed: Callable[[], bool], lowered: jax.stages.Lowered) -> Any:
+    """The compiled function, or none if the run is to stop first. Compilation takes minutes for large models, longer
+    than a machine that is preempted lives: it happens in a thread, and a single process does not wait for it then.
+    Several processes do, since those that were not signalled would wait for the one that left."""
+    if jax.process_count() > 1:
+        return lowered.compile()
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(lowered.compile())
+        except BaseException as error:  # noqa: BLE001  raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # the end of the program does not wait for it
+    while not agreed():
+        with suppress(TimeoutError):
+            return future.result(timeout=0.1)
+    return None
+
+
+@functools.cache
+def _any(mesh: Mesh) -> Any:
+    """Votes, one a device, to their largest, on every device."""
+    return jax.jit(lambda votes: votes.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,114 @@
+"""What one sees of a run: a line on stderr, log.jsonl, TensorBoard if asked for, a profile of some steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from train.flops import peak, step_flops
+from train.recipe import Recipe, Stage, spans
+
+
+class Progress:
+    """Logs of one run; silent in every process but the first. A context manager."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, tensorboard: bool = False, profile: range = range(0)) -> None:
+        self._recipe, self._folder, self._profile = recipe, folder, profile
+        self._speaks = jax.process_index() == 0
+        self._log = (folder / "log.jsonl").open("a", encoding="utf-8") if self._speaks else None
+        self._board: Any = None
+        if tensorboard and self._speaks:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        device_peak = peak(jax.devices()[0])
+        self._peak = None if device_peak is None else device_peak * jax.device_count()
+        self._profiling = False
+        self.begin(0)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._profiling:
+            jax.profiler.stop_trace()
+        if self._board is not None:
+            self._board.close()
+        if self._log is not None:
+            self._log.close()
+
+    def begin(self, step: int) -> None:
+        """Time counts from here: what came before (compilation, evaluation) belongs to no step."""
+        self._since, self._started, self.waited = step, time.perf_counter(), 0.0
+
+    def profile(self, step: int) -> None:
+        """To be called before each step (the first is 0)."""
+        if step in self._profile and not self._profiling:
+            jax.profiler.start_trace(str(self._folder / "profile"))
+            self._profiling = True
+        elif step not in self._profile and self._profiling:
+            jax.profiler.stop_trace()
+            self._profiling = False
+
+    def steps(self, step: int, stage: Stage, losses: Mapping[str, float]) -> None:
+        """The state of things after `step` steps; a speed is the mean since the last call."""
+        seconds = (time.perf_counter() - self._started) / max(step - self._since, 1)
+        work = step_flops(self._recipe, stage)
+        row = {name: round(value, 5) for name, value in losses.items()}
+        row |= {
+            "step": step,
+            "lines_per_second": round(stage.batch_size / seconds, 1),
+            "step_time": round(seconds, 4),
+            "input_wait": round(self.waited / seconds / max(step - self._since, 1), 3),
+            "eta": round(_work_left(self._recipe, step) / work * seconds),
+        }
+        if self._peak is not None:
+            row["mfu"] = round(work / seconds / self._peak, 4)
+        self._write(row)
+        self._say(
+            f"step {step}/{self._recipe.total_steps}  loss {row['total']:.4f}  {row['lines_per_second']} lines/s  "
+            f"{row['step_time']} s/step  input {row['input_wait']:.0%}  "
+            + (f"MFU {row['mfu']:.1%}  " if "mfu" in row else "")
+            + f"ETA {timedelta(seconds=int(row['eta']))}"
+        )
+        self.begin(step)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What reading held-out lines found."""
+        self._write({"step": step} | {name: round(value, 5) for name, value in metrics.items()})
+        self._say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def compiled(self, step: int, seconds: float) -> None:
+        """A step of a new shape has been compiled."""
+        self._write({"step": step, "compile_seconds": round(seconds, 1)})
+        self._say(f"step {step}  compiled in {seconds:.1f} s")
+
+    def _write(self, row: dict[str, float]) -> None:
+        if self._log is not None:
+            print(json.dumps(row | {"time": round(time.time())}), file=self._log, flush=True)
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and math.isfinite(value):
+                    self._board.add_scalar(name, value, int(row["step"]))
+
+    def _say(self, text: str) -> None:
+        if self._speaks:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _work_left(recipe: Recipe, step: int) -> float:
+    """Operations of all steps from `step` on."""
+    return sum(
+        step_flops(recipe, span.stage) * (span.last_step - max(step, span.first_step))
+        for span in spans(recipe)
+        if span.last_step > step
+    )

@@ -1,0 +1,134 @@
+"""First weights from other models: a whole TrOCR, or an image Transformer for the encoder and a text Transformer for
+the decoder (Li et al. 2023, section 3.2: BEiT or DeiT, and the last layers of RoBERTa or MiniLM).
+
+Every tensor of a folder is used, or named by a table as left out; every parameter that gets nothing is named by a table
+as one that may begin anew. What happened is a `Found`, printed when a run starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from train.data.text import ALPHABET
+from train.recipe import Recipe, WarmStart
+from train.step import TrainState, init_ema
+from train.vocabulary import carry_rows
+from train.warm_decoder import decoder_tensors
+from train.warm_encoder import encoder_tensors, resized_positions
+from train.warm_tensors import Found, Shapes
+from trocr_jax.checkpoint import load, resolve
+from trocr_jax.checkpoint.parameters import parameters
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import CheckpointError
+from trocr_jax.sharding import path_name
+from trocr_jax.tokenizer import character_tokenizer, load_tokenizer
+
+TABLES = ("decoder/embed_tokens", "decoder/output_projection")  # a row a token
+
+
+def start_from(state: TrainState, recipe: Recipe) -> TrainState:
+    """`state` with the first weights that `recipe.start_from` names, in f32; the rest of it stays. Nothing is read from
+    the arrays of `state`, and the new ones lie where those lie.
+
+    Raises CheckpointError listing what does not fit, TokenizerError if a vocabulary is needed and missing.
+    """
+    if recipe.start_from is None:
+        return state
+    leaves = jax.tree_util.tree_leaves_with_path(state.params["model"])
+    found = first_weights(recipe, {path_name(path): tuple(leaf.shape) for path, leaf in leaves})
+    if jax.process_index() == 0:
+        print("\n".join(found.lines()), file=sys.stderr)
+
+    def placed(path: tuple[Any, ...], old: jax.Array) -> jax.Array:
+        new = found.arrays.get(path_name(path))
+        return old if new is None else jax.device_put(np.asarray(new, np.float32), old.sharding)
+
+    params = state.params | {"model": jax.tree_util.tree_map_with_path(placed, state.params["model"])}
+    return state._replace(params=params, ema=init_ema(recipe, params))
+
+
+def first_weights(recipe: Recipe, shapes: Shapes) -> Found:
+    """The arrays that `recipe.start_from` gives to parameters of these paths, and what it leaves out."""
+    if not isinstance(recipe.start_from, WarmStart):
+        return _whole_model(recipe, shapes, str(recipe.start_from))
+    found = Found({}, {}, {})
+    if recipe.start_from.encoder is not None:
+        part = {path: shape for path, shape in shapes.items() if path.startswith("encoder/")}
+        found = found.and_(encoder_tensors(resolve(recipe.start_from.encoder), recipe.config, part))
+    if recipe.start_from.decoder is not None:
+        folder = resolve(recipe.start_from.decoder)
+        part = {path: shape for path, shape in shapes.items() if path.startswith("decoder/")}
+        text = decoder_tensors(folder, recipe.config, part)
+        found = found.and_(_in_vocabulary(recipe, text, load_tokenizer(folder)))
+    return found
+
+
+def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
+    """All of a TrOCR; positions for another image size are interpolated, tokens of another vocabulary carried over."""
+    model = load(name, dtype=jnp.float32)
+    config: TrOCRConfig = recipe.config
+    arrays = {path.replace(".", "/"): np.asarray(x) for path, x in parameters(model).items()}
+    positions = "encoder/position_embeddings"
+    if positions in arrays and positions in shapes:
+        arrays[positions] = resized_positions(
+            arrays[positions], grid=model.config.encoder.grid, special=model.config.encoder.num_special_tokens,
+            config=config.encoder,
+        )  # fmt: skip
+    found = Found(arrays, {}, {})
+    other_vocabulary = model.config.decoder.vocab_size != config.decoder.vocab_size
+    if other_vocabulary or recipe.tokenizer is not None:
+        found = _in_vocabulary(recipe, found, load_tokenizer(resolve(name)))
+    problems = [
+        f"{path} is {list(found.arrays[path].shape) if path in found.arrays else 'missing'}, the recipe wants "
+        f"{list(shapes[path]) if path in shapes else 'no such parameter'}"
+        for path in sorted(found.arrays.keys() | shapes.keys())
+        if path not in shapes or path not in found.arrays or found.arrays[path].shape != shapes[path]
+    ]
+    ours, theirs = (_arithmetic(c) for c in (config, model.config))
+    problems += [f"{key} is {theirs[key]}, the recipe wants {ours[key]}" for key in ours if ours[key] != theirs[key]]
+    if problems:
+        raise CheckpointError(
+            f"{name}: has another architecture than the recipe {recipe.name!r}, which starts from it:\n  "
+            + "\n  ".join(problems)
+        )
+    return found
+
+
+def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -> Found:
+    """`found` with the rows of its tables in the order of the recipe's tokenizer."""
+    new = character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(Path(recipe.tokenizer))
+    size = recipe.config.decoder.vocab_size
+    if len(new) > size:
+        raise CheckpointError(
+            f"{recipe.tokenizer or 'the character tokenizer'}: has {len(new)} tokens, and config.decoder.vocab_size of "
+            f"the recipe {recipe.name!r} is {size}; make that at least {len(new)}"
+        )
+    arrays, notes = dict(found.arrays), dict(found.left_out)
+    for path in TABLES:
+        if path in arrays:
+            carried = carry_rows(arrays[path], old.get_vocab(), new.get_vocab(), size=size, seed=recipe.seed)
+            arrays[path] = carried.rows
+            notes[path] = f"{carried.kept} rows kept by their tokens, {carried.new} new"
+    return Found(arrays, notes, found.new)
+
+
+def _arithmetic(config: TrOCRConfig) -> dict[str, Any]:
+    """What changes the numbers of a model and does not show in the shapes of its parameters."""
+    encoder, decoder = config.encoder, config.decoder
+    return {
+        "encoder.kind": encoder.kind,
+        "encoder.num_heads": encoder.num_heads,
+        "encoder.patch_size": encoder.patch_size,
+        "encoder.activation": encoder.activation,
+        "decoder.num_heads": decoder.num_heads,
+        "decoder.activation": decoder.activation,
+        "decoder.scale_embedding": decoder.scale_embedding,
+        "decoder_start_token_id": config.decoder_start_token_id,
+    }
