@@ -82,8 +82,8 @@ class Lexicon(Constraint):
     def entries(self) -> list[str]:
         """The words that are not empty. Raises DecodeError if there are none."""
         words = _lines(self.words) if isinstance(self.words, (str, os.PathLike)) else self.words
-        if wrong := [word for word in words if not isinstance(word, str)]:
-            raise DecodeError(f"the lexicon holds {wrong[0]!r}: every word must be a str")
+        if wrong := set(map(type, words)) - {str}:
+            raise DecodeError(f"the lexicon holds a {wrong.pop().__name__}: every word must be a str")
         if not (found := [word for word in words if word]):
             raise DecodeError("the lexicon is empty: give at least one word")
         return found
@@ -156,7 +156,8 @@ def _check_spellings(spec: Constraint, spellings: Sequence[bytes | None], first:
         words = spec.entries()
         unusual = {character for character in set().union(*words) if character.encode() not in rest}
         # A word of characters that are tokens is spelled by them; only the others are looked at one by one.
-        wrong = [w for w in words if not unusual.isdisjoint(w) and not _can_spell(w.encode(), rest, opening)]
+        suspects = [word for word in words if not unusual.isdisjoint(word)] if unusual else []
+        wrong = [word for word in suspects if not _can_spell(word.encode(), rest, opening)]
         if wrong:
             names = ", ".join(repr(word) for word in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
             raise DecodeError(
