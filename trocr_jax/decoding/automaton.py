@@ -89,12 +89,16 @@ class SparseAutomaton(Automaton):
 
     def _follow(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
         """The state behind tokens [B, K] by the own arcs of states [B, K], found by bisection; DEAD if none."""
-        low, end = self.offsets[state], self.offsets[state + 1]
-        high = end
-        for _ in range(self.dense.shape[1].bit_length()):  # a state has at most V arcs
+        end = self.offsets[state + 1]
+
+        def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bounds
             middle = (low + high) // 2
             before = (low < high) & (self.tokens[middle] < tokens)
-            low, high = jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
+            return jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
+
+        # A state has at most V arcs. A loop, for XLA makes exponentially much of this chain written out.
+        low, _ = jax.lax.fori_loop(0, self.dense.shape[1].bit_length(), halve, (self.offsets[state], end))
         return jnp.where((low < end) & (self.tokens[low] == tokens), self.targets[low], DEAD)
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
