@@ -11,6 +11,7 @@ filter, before those that only sample (temperature, top-k, ...).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -62,7 +63,7 @@ class Prefix(Constraint):
     text: str
 
     def automaton(self) -> dfa.Dfa:
-        return dfa.from_prefix(self.text)
+        return regex.from_regex(re.escape(self.text) + "(?s:.*)")
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,6 @@ def from_characters(characters: str) -> Dfa:
     return from_arcs(arcs, accepting=[state == 0 for state in states.values()])
 
 
-def from_prefix(text: str) -> Dfa:
-    """Texts that begin with `text`."""
-    code = text.encode()
-    arcs = [(i, byte, i + 1) for i, byte in enumerate(code)]
-    arcs += [(len(code), byte, len(code)) for byte in range(256)]
-    return from_arcs(arcs, accepting=[i == len(code) for i in range(len(code) + 1)])
-
-
 def from_arcs(arcs: Sequence[tuple[int, int, int]] | np.ndarray, *, accepting: Sequence[bool] | np.ndarray) -> Dfa:
     """A Dfa of (source, symbol, target) in any order."""
     table = np.asarray(arcs, np.int64).reshape(-1, 3)
