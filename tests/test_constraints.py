@@ -195,7 +195,8 @@ def test_a_word_list_accepts_what_a_regular_expression_of_it_does(words, separat
     dfa = from_words(words, separator=separator)
     one = f"(?:{'|'.join(map(re.escape, words))})"
     pattern = one if separator is None else f"{one}(?:{re.escape(separator)}{one})*"
-    for text in {*texts, *words, "a b", "ab ab"}:
+    joined = (separator or "").join
+    for text in {*texts, *words, *map(joined, itertools.product(words, repeat=2)), joined([*words, "a", *words])}:
         assert accepts(dfa, text) == bool(re.fullmatch(pattern, text))
 
 
