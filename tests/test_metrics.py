@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import jiwer
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from scripts import score_check
+from trocr_jax import metrics
 from trocr_jax.metrics import cer, wer
 
 CHARACTERS = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])  # jiwer's own default strips the ends first
@@ -78,3 +82,188 @@ def test_generators_are_taken():
 def test_different_lengths_are_refused(rate):
     with pytest.raises(ValueError, match="2 references and 1 hypotheses"):
         rate(["a", "b"], ["a"])
+
+
+def test_both_normalisations_equal_jiwer_on_random_unicode():
+    pairs = list(score_check.random_pairs(1500, seed=1))
+    assert score_check.largest_difference(pairs, "keep") < 1e-12
+    assert score_check.largest_difference(pairs, "jiwer") < 1e-12
+
+
+def test_the_normalisations_differ():
+    assert cer(" ab ", "ab") == 0.5
+    assert cer(" ab ", "ab", whitespace="jiwer") == 0.0
+    assert wer("a\tb", "a b") == 0.0
+    assert wer("a\tb", "a b", whitespace="jiwer") == 2.0  # "a\tb" is one word
+
+
+def test_unicode_forms():
+    assert cer("é", "e\u0301", unicode_form="NFC") == wer("é", "e\u0301", unicode_form="NFC") == 0.0
+    assert cer("\ufb01n", "fin", unicode_form="NFC") > 0
+    assert cer("\ufb01n", "fin", unicode_form="NFKC") == 0.0
+    assert metrics.exact_match(["é", "a"], ["e\u0301", "b"]) == 0.0
+    assert metrics.exact_match(["é", "a"], ["e\u0301", "b"], unicode_form="NFC") == 0.5
+
+
+def test_lines_add_up_to_the_rate():
+    tally = metrics.character_edits(["abcd", "xy"], ["abd", "xyz"])
+    assert tally.numerators.tolist() == [1, 1]
+    assert tally.denominators.tolist() == [4, 2]
+    assert tally.value == pytest.approx(2 / 6)
+    assert tally.select(np.array([True, False])).value == 0.25
+
+
+def test_sroie_of_hand_checked_lines():
+    references = ["TOTAL 12.50", "the the cat", "", "x y"]
+    hypotheses = ["12.50 TOTAL", "the cat cat sat", "ghost", ""]
+    # line 1: both words wherever they stand; line 2: the, cat of 4 read and 3 written; 7 read, 7 written, 4 matches
+    assert metrics.sroie(references, hypotheses) == pytest.approx((4 / 7, 4 / 7, 4 / 7))
+    assert metrics.word_precision(references, hypotheses).denominators.tolist() == [2, 4, 1, 0]
+    assert metrics.sroie(["a b"], ["A b."]) == (0, 0, 0)  # to the character
+    assert metrics.sroie([""], [""]) == (0, 0, 0)
+    assert metrics.sroie(["a b c d"], ["a"]) == pytest.approx((1.0, 0.25, 0.4))
+
+
+def test_sroie_equals_crossing_words_out():
+    pairs = [(r.replace("\u0300", "a"), h) for r, h in score_check.random_pairs(300, seed=2)]
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    assert metrics.sroie(references, hypotheses) == pytest.approx(score_check.sroie_again(pairs))
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "right"),
+    [
+        ("Café-24", "CAF24", True),  # é is none of the letters a to z
+        ("it's", "ITS!", True),
+        ("O2", "02", False),
+        ("ab", "a b", True),
+        ("ﬁ", "fi", False),  # a ligature is no letter a to z
+        ("...", "!", True),  # nothing is left of either
+        ("a", "", False),
+        ("İ", "i", True),  # lower case of İ is i and a combining dot
+    ],
+)
+def test_scene_text_words(reference, hypothesis, right):
+    assert metrics.scene_text_accuracy(reference, hypothesis) == right
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6))
+def test_scene_text_equals_the_definition_read_letter_by_letter(pairs):
+    def kept(text: str) -> list[str]:
+        return [c for c in text.lower() if c in "0123456789abcdefghijklmnopqrstuvwxyz"]
+
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    right = [kept(r) == kept(h) for r, h in pairs]
+    assert metrics.scene_text_accuracy(references, hypotheses) == pytest.approx(sum(right) / len(right))
+
+
+def test_intervals_hold_the_true_rate_as_often_as_they_say():
+    held = score_check.coverage(300, lines=100, level=0.9)
+    assert 0.85 < held < 0.95  # 0.90 and three standard deviations of a share of 300
+
+
+def test_intervals_narrow_with_more_lines_and_are_the_same_every_time():
+    tally = score_check.lines_with_errors(np.random.default_rng(0), 800)
+    few = metrics.interval(tally.select(np.arange(50)))
+    many = metrics.interval(tally)
+    assert many.low < tally.value < many.high
+    assert many.high - many.low < (few.high - few.low) / 2
+    assert metrics.interval(tally) == many
+    wider = metrics.interval(tally, level=0.99)
+    assert wider.low < many.low < many.high < wider.high
+
+
+def test_an_interval_of_lines_that_are_all_alike_has_no_width():
+    assert metrics.interval(metrics.exact_matches(["a"] * 9, ["a"] * 9)) == (1.0, 1.0, 1.0)
+    assert metrics.interval(metrics.exact_matches(["a"], ["b"])) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="level is 95"):
+        metrics.interval(metrics.exact_matches(["a"], ["b"]), level=95)
+
+
+def test_a_system_that_is_better_on_the_same_lines_is_found():
+    rng = np.random.default_rng(0)
+    first = score_check.lines_with_errors(rng, 500)
+    fewer = metrics.Tally(rng.binomial(first.numerators.astype(int), 0.7).astype(float), first.denominators)
+    found = metrics.paired_difference(first, fewer)
+    assert found.value == fewer.value - first.value < 0
+    assert found.high < 0
+    assert found.p < 0.01
+    assert metrics.paired_difference(first, first).p == 1.0
+    with pytest.raises(ValueError, match="500 and of 3 lines"):
+        metrics.paired_difference(first, first.select(np.arange(3)))
+
+
+def test_no_difference_is_seldom_taken_for_one():
+    alarms, outside = score_check.false_alarms(200, lines=100)
+    assert alarms < 0.05 + 0.047  # three standard deviations of a share of 200
+    assert outside < 0.05 + 0.06
+
+
+def test_edits_spell_both_texts():
+    found = list(metrics.edits("modern corn", "modem com!"))
+    assert [(e.reference, e.hypothesis) for e in found if not e.equal] == [("rn", "m"), ("rn", "m!")]
+
+
+@given(TEXT, TEXT)
+def test_edits_cover_both_texts_and_cost_the_distance(reference, hypothesis):
+    found = list(metrics.edits(reference, hypothesis))
+    assert "".join(e.reference for e in found) == reference
+    assert "".join(e.hypothesis for e in found) == hypothesis
+    assert all(a.equal != b.equal for a, b in pairwise(found))
+    changed = sum(max(len(e.reference), len(e.hypothesis)) for e in found if not e.equal)
+    assert changed >= distance(reference, hypothesis) == metrics.confusions(reference, hypothesis).total()
+
+
+def test_confusions_of_characters_and_of_pieces():
+    references, hypotheses = ["modern", "corn 0", "abcdef"], ["modem", "com O", "xyzdef"]
+    characters = metrics.confusions(references, hypotheses)
+    assert characters["0", "O"] == 1
+    assert characters.total() == 2 + 3 + 3
+    pieces = metrics.confusions(references, hypotheses, longest=2)
+    assert pieces["rn", "m"] == 2
+    assert pieces["a", "x"] == 1  # "abc" is longer than 2: one by one
+    assert metrics.confusions(references, hypotheses, longest=3)["abc", "xyz"] == 1
+    assert metrics.confusions("é", "e\u0301", unicode_form="NFC") == {}
+
+
+def test_calibration_error_of_hand_made_bins():
+    confidences = [0.95, 0.95, 0.95, 0.95, 0.55, 0.55]
+    right = [True, True, True, False, True, False]
+    # 4 of 6 at 0.95 with 0.75 right, 2 of 6 at 0.55 with 0.5 right
+    expected = 4 / 6 * 0.2 + 2 / 6 * 0.05
+    assert metrics.expected_calibration_error(confidences, right, bins=10) == pytest.approx(expected)
+    assert metrics.adaptive_calibration_error(confidences, right, bins=2) == pytest.approx(
+        0.5 * abs((0.55 + 0.55 + 0.95) / 3 - 2 / 3) + 0.5 * abs(0.95 - 2 / 3)
+    )
+    bins = metrics.reliability([0.0, 1.0, 0.1], [False, True, True], bins=10)
+    assert [(b.low, b.count) for b in bins] == [(0.0, 2), (0.9, 1)]
+    assert metrics.expected_calibration_error([], []) == metrics.adaptive_calibration_error([], []) == 0.0
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.reliability([1.5], [True])
+    with pytest.raises(ValueError, match="1 confidences and 2 results"):
+        metrics.reliability([0.5], [True, True])
+
+
+def test_confidences_that_are_probabilities_have_no_calibration_error():
+    rng = np.random.default_rng(0)
+    confidences = rng.random(200_000)
+    right = rng.random(200_000) < confidences
+    assert metrics.expected_calibration_error(confidences.tolist(), right.tolist()) < 0.005
+    assert metrics.adaptive_calibration_error(confidences.tolist(), right.tolist()) < 0.005
+    assert metrics.expected_calibration_error((confidences**0.5).tolist(), right.tolist()) > 0.1
+
+
+def test_risk_coverage_of_hand_made_lines():
+    errors = metrics.Tally.of([(0, 10), (1, 10), (5, 10), (0, 20)])
+    curve = metrics.risk_coverage([0.9, 0.5, 0.1, 0.5], errors)
+    assert [(p.kept, p.coverage, p.confidence) for p in curve] == [(1, 0.25, 0.9), (3, 0.75, 0.5), (4, 1.0, 0.1)]
+    assert [p.risk for p in curve] == pytest.approx([0.0, 1 / 40, 6 / 50])
+    assert metrics.area_under_risk_coverage(curve) == pytest.approx((0 + 2 / 40 + 6 / 50) / 4)
+    assert metrics.risk_coverage([], metrics.Tally.of([])) == []
+    with pytest.raises(ValueError, match="2 confidences and 4 lines"):
+        metrics.risk_coverage([1, 2], errors)
+
+
+def test_throughput():
+    found = metrics.Throughput(lines=20, characters=300, seconds=4.0)
+    assert (found.lines_per_second, found.characters_per_second) == (5.0, 75.0)
