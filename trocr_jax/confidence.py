@@ -1,7 +1,8 @@
 """How sure a model is of what it read, from the log-probabilities of its tokens.
 
 All probabilities are the model's own, before penalties, constraints and other models, of a token behind those that were
-written before it. They are not calibrated: what they are worth is a question for held-out lines.
+written before it. They are not calibrated: what they are worth is a question for held-out lines, which
+`trocr_jax.calibration` answers.
 """
 
 from __future__ import annotations
@@ -56,12 +57,7 @@ def character_confidences(
     are no characters here, and take no share.
     Raises TokenizerError if `text` is not what the tokens spell.
     """
-    owners = [token for token, spelling in enumerate(spellings) for _ in spelling or b""]
-    spelt = [  # every character with the tokens that have a byte of it
-        (match[0].decode(errors="replace"), sorted(set(owners[match.start() : match.end()])))
-        for match in _CHARACTER.finditer(b"".join(spelling or b"" for spelling in spellings))
-    ]
-    kept = list(_kept(text, spelt))
+    kept = list(_kept(text, _spelt(spellings)))
     counts = [0] * len(spellings)
     for _, tokens in kept:
         for token in tokens:
@@ -111,6 +107,24 @@ def minimum_bayes_risk(found: Sequence[Alternative]) -> int:
         for choice in found
     ]
     return risks.index(min(risks))
+
+
+def token_spans(text: str, spellings: Sequence[bytes | None]) -> list[tuple[int, int]]:
+    """Which characters of `text` each token spells, from and to; nothing for special tokens and for spaces that are
+    dropped. A character that several tokens spell together counts for the first of them. Raises as
+    `character_confidences` does."""
+    first = [tokens[0] for _, tokens in _kept(text, _spelt(spellings))]
+    ends = [sum(owner <= token for owner in first) for token in range(len(spellings))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _spelt(spellings: Sequence[bytes | None]) -> list[tuple[str, list[int]]]:
+    """Every character with the tokens that have a byte of it."""
+    owners = [token for token, spelling in enumerate(spellings) for _ in spelling or b""]
+    return [
+        (match[0].decode(errors="replace"), sorted(set(owners[match.start() : match.end()])))
+        for match in _CHARACTER.finditer(b"".join(spelling or b"" for spelling in spellings))
+    ]
 
 
 def _kept(text: str, spelt: Iterable[tuple[str, list[int]]]) -> Iterable[tuple[str, list[int]]]:

@@ -110,18 +110,22 @@ class Decoder(nnx.Module):
         `key` seeds dropout; none, the default, switches it off. With `remat` the backward pass computes each layer
         again and keeps only what goes into it: the same numbers in less memory.
         """
-        length = tokens.shape[1]
-        rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
-        if not self.config.learned_positions:
-            mask = (tokens != self.pad_token_id).astype(jnp.int32)
-            rows = jnp.cumsum(mask, axis=1) * mask + self.pad_token_id
-        x = self._embed(tokens, jnp.broadcast_to(rows, tokens.shape), length=length, dtype=dtype)
+        x = self.embed(tokens, dtype=dtype)
         keys = [None] * (1 + len(self.layers)) if key is None else list(jax.random.split(key, 1 + len(self.layers)))
         x = dropout(x, self.config.dropout, keys[0])
         for layer, layer_key in zip(self.layers, keys[1:], strict=True):
             call = partial(layer, key=layer_key, dtype=dtype)
             x = jax.checkpoint(call)(x, memory) if remat else call(x, memory)
         return self._logits(x, dtype=dtype)
+
+    def embed(self, tokens: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """tokens [B, T] int32, the start token in front -> what the first layer reads: [B, T, D]."""
+        length = tokens.shape[1]
+        rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
+        if not self.config.learned_positions:
+            mask = (tokens != self.pad_token_id).astype(jnp.int32)
+            rows = jnp.cumsum(mask, axis=1) * mask + self.pad_token_id
+        return self._embed(tokens, jnp.broadcast_to(rows, tokens.shape), length=length, dtype=dtype)
 
     def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
         """tokens and position rows [...] -> [..., D]."""

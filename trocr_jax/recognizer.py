@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
@@ -16,8 +17,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
+from PIL import Image
 
 from trocr_jax import checkpoint
+from trocr_jax.calibration import Calibration
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
@@ -27,6 +30,7 @@ from trocr_jax.generation import check, compute_dtype, generate, stream
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
+from trocr_jax.recognizer_attention import attentions
 from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, is_image, normalised
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
@@ -46,7 +50,7 @@ KEPT_CONSTRAINTS = 4  # a large lexicon is slow to compile and takes memory
 class Recognizer:
     """A model with its tokenizer and image processor.
 
-    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh.
+    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; calibration, of the model's folder.
     """
 
     def __init__(
@@ -57,13 +61,15 @@ class Recognizer:
         *,
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: batches are split over its first axis,
-        parameters are copied to every device."""
+        parameters are copied to every device. calibration: what confidences mean; the model's own if none."""
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         self.mesh = mesh
+        self.calibration = calibration
         self._devices, self._batch_sharding = 1, None
         if mesh is not None:
             # Automatic axes whatever the caller's mesh has: the compiler splits a search written for one device.
@@ -95,20 +101,23 @@ class Recognizer:
         dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
-        return cls(model, tokenizer, image_processor, dtype=dtype, mesh=mesh)
+        calibration = Calibration.from_folder(folder)
+        return cls(model, tokenizer, image_processor, dtype=dtype, mesh=mesh, calibration=calibration)
 
     def __call__(
         self,
         images: ImageSource | Iterable[ImageSource],
         decode: DecodeConfig | None = None,
         batch_size: int | None = None,
+        *,
+        attention: bool = False,
     ) -> list[Recognition]:
         """Reads one image or many; results in order. Arguments as for `read`.
 
         Raises ImageError naming the first image that cannot be read; `read` goes on instead.
         """
         results = []
-        with closing(self.read(images, decode, batch_size)) as outcomes:
+        with closing(self.read(images, decode, batch_size, attention=attention)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome, ImageError):
                     raise outcome
@@ -120,6 +129,8 @@ class Recognizer:
         images: ImageSource | Iterable[ImageSource | ImageError],
         decode: DecodeConfig | None = None,
         batch_size: int | None = None,
+        *,
+        attention: bool = False,
     ) -> Generator[Recognition | ImageError, None, None]:
         """For each image in order its Recognition, or the ImageError that says why there is none.
 
@@ -132,6 +143,8 @@ class Recognizer:
             choose="mbr", that of least Bayes risk. A `constraint` is compiled for the tokenizer; the last few are kept.
         batch_size: images a batch; 16 on a CPU and 64 elsewhere, for each device of the mesh, if none. A batch is
             filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
+        attention: whether a Recognition has an `attention`, and with it boxes of words and characters: a second pass of
+            encoder and decoder over every batch.
         Raises DecodeError at once for options that do not fit.
         """
         decode, choose = self._plan(decode)
@@ -144,11 +157,36 @@ class Recognizer:
         if pixels is not None:
             starts = range(0, len(pixels), sizes[-1])
             given = (Batch.of_pixels(list(pixels[start : start + sizes[-1]])) for start in starts)
-            return self._recognitions(given, decode, choose, sizes, None)
+            shape = (pixels.shape[2], pixels.shape[1])
+            given_sizes = repeat(shape) if attention else None
+            return self._recognitions(given, decode, choose, sizes, None, given_sizes)
         series = cast(Iterable[ImageSource | ImageError], [images] if is_image(images) else images)
+        opened: deque[tuple[int, int]] | None = None
+        if attention:
+            opened = deque()
+            series = self._opened(series, opened)
         return self._recognitions(
-            batches(series, self.image_processor, sizes[-1]), decode, choose, sizes, self.image_processor
+            batches(series, self.image_processor, sizes[-1]),
+            decode,
+            choose,
+            sizes,
+            self.image_processor,
+            None if opened is None else iter(opened.popleft, None),  # for ever
         )
+
+    def _opened(
+        self, series: Iterable[ImageSource | ImageError], sizes: deque[tuple[int, int]]
+    ) -> Iterator[ImageSource | ImageError]:
+        """The images, decoded, and (width, height) of each, zeros for one that could not be."""
+        for image in series:
+            try:
+                opened: ImageSource | ImageError = (
+                    image if isinstance(image, ImageError) else self.image_processor.open(image)
+                )
+            except ImageError as error:
+                opened = error
+            sizes.append(opened.size if isinstance(opened, Image.Image) else (0, 0))
+            yield opened
 
     def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
         """The text of one image while it grows, each time that it has changed; the last is what `read` gives.
@@ -194,7 +232,7 @@ class Recognizer:
         choose, spec = decode.choose, decode.constraint
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
-        decode = dataclasses.replace(decode, choose="score", constraint=None)
+        decode = replace(decode, choose="score", constraint=None)
         check(decode, ids)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
@@ -204,7 +242,7 @@ class Recognizer:
                 )
         if spec is not None:
             processor = self._constraint(spec, decode.max_new_tokens) if constraints.is_spec(spec) else spec
-            decode = dataclasses.replace(decode, processors=(*decode.processors, processor))
+            decode = replace(decode, processors=(*decode.processors, processor))
         return decode, choose
 
     def _constraint(self, spec: constraints.Constraint, max_new_tokens: int) -> Processor:
@@ -224,7 +262,9 @@ class Recognizer:
         choose: Literal["score", "mbr"],
         sizes: Sequence[int],
         image_processor: ImageProcessor | None,
+        image_sizes: Iterator[tuple[int, int]] | None,
     ) -> Generator[Recognition | ImageError, None, None]:
+        """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
         running: deque[tuple[Batch, Decoded | None]] = deque()
         for batch in series:
@@ -237,15 +277,32 @@ class Recognizer:
                 decoded = generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
             running.append((batch, decoded))
             if len(running) > 1:  # the device has its next batch before this thread waits for the last one
-                yield from self._finish(*running.popleft(), drawn=drawn, choose=choose)
+                yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
         while running:
-            yield from self._finish(*running.popleft(), drawn=drawn, choose=choose)
+            yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
 
     def _finish(
-        self, batch: Batch, decoded: Decoded | None, *, drawn: bool, choose: Literal["score", "mbr"]
+        self,
+        batch: Batch,
+        decoded: Decoded | None,
+        drawn: bool,
+        choose: Literal["score", "mbr"],
+        image_processor: ImageProcessor | None,
+        image_sizes: Iterator[tuple[int, int]] | None,
     ) -> Generator[Recognition | ImageError, None, None]:
         count = len(batch.pixels)
-        found = iter(self._found(decoded, count, drawn=drawn, choose=choose) if decoded is not None else ())
+        results = self._found(decoded, count, drawn=drawn, choose=choose) if decoded is not None else []
+        if image_sizes is not None:
+            looked = attentions(
+                self.model,
+                batch.pixels,
+                [result.token_ids for result in results],
+                [size for error, size in zip(batch.errors, image_sizes, strict=False) if error is None],
+                dtype=self.dtype,
+                image_processor=image_processor,
+            )
+            results = [replace(result, attention=own) for result, own in zip(results, looked, strict=True)]
+        found = iter(results)
         for error in batch.errors:
             yield next(found) if error is None else error
 
@@ -262,6 +319,7 @@ class Recognizer:
                 self._spellings_if_known,
                 drawn=drawn,
                 choose=choose,
+                calibration=self.calibration,
             )
             for i in range(count)
         ]

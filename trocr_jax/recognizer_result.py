@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from trocr_jax.calibration import Calibration
 from trocr_jax.confidence import (
     Alternative,
     Confidence,
@@ -16,10 +18,12 @@ from trocr_jax.confidence import (
     character_confidences,
     line_confidence,
     minimum_bayes_risk,
+    token_spans,
     word_confidences,
 )
 from trocr_jax.decoding.types import Decoded
-from trocr_jax.errors import TokenizerError
+from trocr_jax.errors import DecodeError, TokenizerError
+from trocr_jax.word_boxes import Box, CrossAttention, character_boxes, word_boxes
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Recognition:
     model_log_probs: the same before processors, what the model itself thinks; confidences are made of these.
     spellings: the bytes of each token, None for special ones; None for a tokenizer whose
     spelling is not known. alternatives: all texts that were found
-    (`num_return_sequences`), best score first and `text` among them.
+    (`num_return_sequences`), best score first and `text` among them. calibration: of the model, if its folder has one.
+    attention: where the model looked, if it was asked for.
     """
 
     text: str
@@ -43,26 +48,71 @@ class Recognition:
     model_log_probs: list[float] = field(repr=False)
     spellings: list[bytes | None] | None = field(repr=False)
     alternatives: tuple[Alternative, ...] = field(repr=False)
+    calibration: Calibration | None = field(repr=False, compare=False, default=None)
+    attention: CrossAttention | None = field(repr=False, compare=False, default=None)
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of the probabilities of the tokens, the end token too."""
+        """How probable it is that the whole text is right, for a model with a calibration. Otherwise the geometric mean
+        of the probabilities of the tokens, the end token too."""
+        if self.calibration is not None:
+            return self.calibration.line(math.fsum(self.model_log_probs))
         return line_confidence(self.model_log_probs)
 
     @cached_property
     def characters(self) -> tuple[Confidence, ...]:
-        """Each character of the text and its share in the probability of its tokens (`confidence` says how). Raises
-        TokenizerError if it is not known what the tokens spell."""
-        if self.spellings is None:
-            raise TokenizerError(
-                "what the tokens of this tokenizer spell is not known: its characters have no confidence"
-            )
-        return character_confidences(self.text, self.spellings, self.model_log_probs)
+        """Each character of the text and how probable it is that it is right, for a model with a calibration; otherwise
+        its share in the probability of its tokens (`trocr_jax.confidence` says how). Raises TokenizerError if it is not
+        known what the tokens spell."""
+        own = self._own_characters
+        return own if self.calibration is None else _calibrated(own, self.calibration.character)
 
     @cached_property
     def words(self) -> tuple[Confidence, ...]:
-        """Each word of the text and the product of the confidences of its characters."""
-        return word_confidences(self.characters)
+        """Each word of the text and how probable it is that it is right, for a model with a calibration; otherwise the
+        product of what the model itself gives to its characters. Raises as `characters` does."""
+        own = word_confidences(self._own_characters)
+        return own if self.calibration is None else _calibrated(own, self.calibration.word)
+
+    @cached_property
+    def character_boxes(self) -> list[Box]:
+        """Where each character of the text stands in the image. Raises DecodeError without the attention, and as
+        `characters` does."""
+        return character_boxes(self.text, self._token_spans, self._attention)
+
+    @cached_property
+    def word_boxes(self) -> list[Box]:
+        """Where each word of the text stands in the image. Raises as `character_boxes` does."""
+        return word_boxes(self.text, self._token_spans, self._attention)
+
+    @cached_property
+    def _own_characters(self) -> tuple[Confidence, ...]:
+        return character_confidences(self.text, self._known_spellings, self.model_log_probs)
+
+    @property
+    def _token_spans(self) -> list[tuple[int, int]]:
+        return token_spans(self.text, self._known_spellings)
+
+    @property
+    def _known_spellings(self) -> list[bytes | None]:
+        if self.spellings is None:
+            raise TokenizerError(
+                "what the tokens of this tokenizer spell is not known: its characters have no confidence and no box"
+            )
+        return self.spellings
+
+    @property
+    def _attention(self) -> CrossAttention:
+        if self.attention is None:
+            raise DecodeError("boxes are made of the attention, which was not asked for: read with attention=True")
+        return self.attention
+
+
+def _calibrated(parts: Sequence[Confidence], mapped: Callable[[float], float]) -> tuple[Confidence, ...]:
+    return tuple(
+        part._replace(confidence=mapped(math.log(part.confidence) if part.confidence > 0 else -math.inf))
+        for part in parts
+    )
 
 
 def recognition(
@@ -72,6 +122,7 @@ def recognition(
     *,
     drawn: bool,
     choose: Literal["score", "mbr"],
+    calibration: Calibration | None = None,
 ) -> Recognition:
     """One image's. found: [R, L] arrays of numpy; texts: R; drawn: whether they are samples, which count the same."""
     best = 0
@@ -95,4 +146,5 @@ def recognition(
         model_log_probs=found.model_log_probs[best, :length].tolist(),
         spellings=None if spellings is None else [spellings[token] for token in token_ids],
         alternatives=listed,
+        calibration=calibration,
     )

@@ -1,9 +1,10 @@
 """A line on its page: set in type between its neighbours, tilted, cropped and sampled at scanner resolution."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,14 @@ class Ink:
 
     mask: NDArray[np.uint8]
     em: float
+    placed: "Placed"
+
+
+class Extent(NamedTuple):
+    """Where the ink of a piece of text begins and ends, in pixels from the left of the image."""
+
+    left: float
+    right: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,46 @@ class _Type:
                 x += self.advance(piece)
 
 
+@dataclass(frozen=True)
+class Placed:
+    """How a line got from the page into its image, horizontally; damage does not move its ink sideways.
+
+    x: where on the page it begins. left: of the crop. step: pixels of the page that one pixel of the image takes.
+    """
+
+    text: str
+    type_: _Type
+    x: float
+    left: float
+    step: float
+
+    def words(self) -> list[Extent]:
+        """The ink of each word of the text (`str.split`), in order. Where the image cuts a word off, so does this."""
+        places = [(match.start(), match.end()) for match in re.finditer(r"\S+", self.text)]
+        return [self._extent(start, stop) for start, stop in places]
+
+    def characters(self) -> list[Extent]:
+        """The ink of each character; of a space, what lies between its neighbours' advances."""
+        return [self._extent(i, i + 1) for i in range(len(self.text))]
+
+    def _extent(self, start: int, stop: int) -> Extent:
+        before = self.type_.length(self.text[:start])
+        piece, font = self.text[start:stop], self.type_.font
+        if self.type_.letter:  # each letter is set by itself
+            last = self.type_.length(self.text[: stop - 1])
+            boxes = [font.getbbox(c, anchor="ls", features=self._features) for c in (piece[0], piece[-1])]
+            left, right = boxes[0][0], last - before + boxes[1][2]
+        else:
+            left, _, right, _ = font.getbbox(piece, anchor="ls", features=self._features)
+        if piece.isspace():
+            left, right = 0.0, self.type_.length(piece)
+        return Extent(*((self.x + before + side - self.left) / self.step for side in (left, right)))
+
+    @property
+    def _features(self) -> list[str] | None:
+        return list(self.type_.features) or None
+
+
 def print_line(text: str, *, above: str | None, below: str | None, face: Face, rng: Random) -> Ink | None:
     """Prints a line, and pieces of the lines above and below it where given; None where the text leaves no ink.
 
@@ -133,7 +182,9 @@ def print_line(text: str, *, above: str | None, below: str | None, face: Face, r
     if rng.random() < 0.02:
         _rule(page, baseline, em, rng)
     crop = _Box(left - _side_margin(em, rng), crop_top, right + _side_margin(em, rng), crop_bottom)
-    return _scan(page, crop, tilt=tilt, em=em, rng=rng)
+    mask, em = _scan(page, crop, tilt=tilt, em=em, rng=rng)
+    step = (crop.right - crop.left) / mask.shape[1]
+    return Ink(mask, em, Placed(text, type_, x=x, left=crop.left, step=step))
 
 
 def _choose_type(face: Face, text: str, rng: Random) -> _Type:
@@ -183,8 +234,9 @@ def _rule(page: Image.Image, baseline: float, em: float, rng: Random) -> None:
     ImageDraw.Draw(page).line((0, y, page.width, y), fill=rng.randint(120, 255), width=max(1, round(em * 0.05)))
 
 
-def _scan(page: Image.Image, crop: _Box, *, tilt: float, em: float, rng: Random) -> Ink:
-    """Samples the crop at a random resolution: one affine map does the crop, the tilt and the change of scale."""
+def _scan(page: Image.Image, crop: _Box, *, tilt: float, em: float, rng: Random) -> tuple[NDArray[np.uint8], float]:
+    """Samples the crop at a random resolution: one affine map does the crop, the tilt and the change of scale. The ink
+    and its size."""
     crop_width, crop_height = crop.right - crop.left, crop.bottom - crop.top
     lowest = max(_MIN_HEIGHT, crop_height * _SMALLEST_EM / em)
     if _MIN_HEIGHT <= crop_height <= _MAX_HEIGHT and rng.random() < 0.4:
@@ -205,4 +257,4 @@ def _scan(page: Image.Image, crop: _Box, *, tilt: float, em: float, rng: Random)
         tilt * step_x * grid, step_y * grid, start_y * grid,
     )  # fmt: skip
     page = page.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    return Ink(mask=np.asarray(page, dtype=np.uint8), em=em * scale)
+    return np.asarray(page, dtype=np.uint8), em * scale

@@ -12,7 +12,7 @@ from train.data.corpus import LANGUAGES, Corpus, Split, load_corpus
 from train.data.degrade import degrade
 from train.data.fonts import Face, Style, find_faces
 from train.data.line import Line as Line
-from train.data.page import print_line
+from train.data.page import Placed, print_line
 from train.data.text import sample_text
 
 _NEIGHBOURS = 0.45  # share of lines with pieces of other lines at the top or bottom edge
@@ -50,20 +50,30 @@ class Renderer:
         Raises:
           ValueError: max_chars is below 1.
         """
+        return self.placed_line(index, max_chars=max_chars)[0]
+
+    def placed_line(self, index: int, *, max_chars: int = 40) -> tuple[Line, Placed]:
+        """The same line, and where its words and characters stand in the image. Raises as `line` does."""
         rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}")
         while True:
-            line = self.draw(sample_text(self.corpus, rng, max_chars=max_chars), rng)
-            if line is not None:
-                return line
+            drawn = self._draw(sample_text(self.corpus, rng, max_chars=max_chars), rng)
+            if drawn is not None:
+                return drawn
 
     def draw(self, text: str, rng: Random) -> Line | None:
         """Prints and damages a given text; None if it leaves no ink, or no face has all of it."""
+        drawn = self._draw(text, rng)
+        return None if drawn is None else drawn[0]
+
+    def _draw(self, text: str, rng: Random) -> tuple[Line, Placed] | None:
         if not any(face.covers(text) for face in self.faces):  # handwriting faces have fewer accents
             return None
         face = self._face(text, rng)
         above, below = self._neighbours(text, face, rng)
         ink = print_line(text, above=above, below=below, face=face, rng=rng)
-        return None if ink is None else Line(image=degrade(ink.mask, em=ink.em, rng=rng), text=text)
+        if ink is None:
+            return None
+        return Line(image=degrade(ink.mask, em=ink.em, rng=rng), text=text), ink.placed
 
     def _face(self, text: str, rng: Random) -> Face:
         while True:

@@ -24,6 +24,7 @@ ASSETS = (
     "preprocessor_config.json",
     "processor_config.json",
     "generation_config.json",
+    "calibration.json",
 )
 
 
