@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import FAMILIES, save_transformers, transformers_model
 
 import trocr_jax
 from scripts.word_boxes import overlaps
+from tests.small_models import FAMILIES, save_transformers, transformers_model
 from trocr_jax.confidence import token_spans
 from trocr_jax.cross_attention import cross_attention
 from trocr_jax.decoding.config import DecodeConfig

@@ -16,9 +16,9 @@ from train.data import records
 from train.data.__main__ import main
 from train.data.build import Built, build
 from train.data.builders import DATASETS, Folder, HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
-from train.data.builders.base import Dataset
 from train.data.checks import TextLimit
 from train.data.line import DataError
+from trocr_jax.datasets.base import Dataset
 from trocr_jax.tokenizer import character_tokenizer
 
 

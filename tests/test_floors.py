@@ -34,6 +34,7 @@ FLOORS = [
     },
     {
         "attention",
+        "datasets",
         "decoding.processors",
         "decoding.filters",
         "decoding.constraints",

@@ -236,7 +236,7 @@ def test_calibration_error_of_hand_made_bins():
         0.5 * abs((0.55 + 0.55 + 0.95) / 3 - 2 / 3) + 0.5 * abs(0.95 - 2 / 3)
     )
     bins = metrics.reliability([0.0, 1.0, 0.1], [False, True, True], bins=10)
-    assert [(b.low, b.count) for b in bins] == [(0.0, 2), (0.9, 1)]
+    assert [(b.low, b.size) for b in bins] == [(0.0, 2), (0.9, 1)]
     assert metrics.expected_calibration_error([], []) == metrics.adaptive_calibration_error([], []) == 0.0
     with pytest.raises(ValueError, match="between 0 and 1"):
         metrics.reliability([1.5], [True])

@@ -27,3 +27,7 @@ class DecodeError(TrOCRError, ValueError):
 
 class OutputError(TrOCRError, OSError):
     """A result cannot be written."""
+
+
+class DataError(TrOCRError, ValueError):
+    """A data set is missing, incomplete, damaged, or not the one that a run was started with."""

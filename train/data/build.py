@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from train.data.builders.base import Bad, Dataset, Record
 from train.data.checks import TextLimit, image_bytes, image_refusal, normal_text
 from train.data.line import DataError
 from train.data.records import BUILD, record_counts
+from trocr_jax.datasets.base import Bad, Dataset, Record
 from trocr_jax.errors import TrOCRError
 
 VERSION = "1.0.0"

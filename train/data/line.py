@@ -1,4 +1,4 @@
-"""One training example, where examples come from, and the error of data that cannot be used."""
+"""One training example, and where examples come from."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,14 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trocr_jax.errors import TrOCRError
+from trocr_jax.errors import DataError as DataError
 
 ENDLESS = 2**40
 """Length of a source that never ends: more lines than any run reads."""
-
-
-class DataError(TrOCRError, ValueError):
-    """A data set is missing, incomplete, damaged, or not the one that a run was started with."""
 
 
 @dataclass(frozen=True)

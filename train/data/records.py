@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
-from train.data.builders.base import Record
 from train.data.checks import is_grey
 from train.data.line import DataError, Line
+from trocr_jax.datasets.base import Record
 from trocr_jax.errors import ImageError
 from trocr_jax.image_file import open_rgb
 

@@ -15,12 +15,12 @@ import grain
 import numpy as np
 
 from train.data.augment import Augmentation, augment
-from train.data.builders.base import Bad, Record
-from train.data.builders.folder import Folder
 from train.data.checks import TextLimit, image_bytes, is_grey, normal_text
 from train.data.line import ENDLESS, DataError, Line, Source
 from train.data.records import Records
 from train.data.render import Renderer
+from trocr_jax.datasets.base import Bad, Record
+from trocr_jax.datasets.folder import Folder
 from trocr_jax.image_file import open_rgb
 
 
@@ -150,7 +150,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], *, path: str = "data") 
 
 
 def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None = None) -> Pictures:
-    """Pictures with a list (see `train.data.builders.folder`), without building anything. Texts are checked at once,
+    """Pictures with a list (see `trocr_jax.datasets.folder`), without building anything. Texts are checked at once,
     pictures when they are read. Raises DataError where there is no such list, or nothing in it can be used."""
     dataset, limit = Folder(source=folder), limit or TextLimit()
     dataset.check()

@@ -18,7 +18,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    size: int
     confidence: float
     accuracy: float
 
@@ -49,8 +49,8 @@ def expected_calibration_error(confidences: Sequence[float], right: Sequence[boo
     """The mean distance of confidence and accuracy over bins of equal width, each counted by its size (ECE, Guo et al.
     2017, eq. 3); 0 without data. Errors as for `reliability`."""
     found = reliability(confidences, right, bins=bins)
-    total = sum(b.count for b in found)
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in found) / total if total else 0.0
+    total = sum(b.size for b in found)
+    return sum(b.size * abs(b.confidence - b.accuracy) for b in found) / total if total else 0.0
 
 
 def adaptive_calibration_error(confidences: Sequence[float], right: Sequence[bool], *, bins: int = BINS) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from train.data.builders.base import Bad, Dataset, Record, split_name
 from train.data.line import DataError
+from trocr_jax.datasets.base import Bad, Dataset, Record, split_name
 
 _TEXT = ("text", "transcription", "label", "ground_truth", "sentence", "words")
 _IMAGE = ("image", "img", "picture", "line_image", "image_bytes")

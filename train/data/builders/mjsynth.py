@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from train.data.builders.base import Bad, Dataset, Record, read_text
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text
 
 _FILES = {"train": "annotation_train.txt", "validation": "annotation_val.txt", "test": "annotation_test.txt"}
 _COUNTS = {"train": 7_224_612, "validation": 802_734, "test": 891_927}

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from PIL import Image
 
-from train.data.builders.base import Bad, Dataset, Record
 from train.data.corpus import Split
 from train.data.render import Renderer
+from trocr_jax.datasets.base import Bad, Dataset, Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from train.data.builders.base import Bad, Dataset, Record
-from train.data.builders.crop import cut_word
 from train.data.line import DataError
+from trocr_jax.datasets.base import Bad, Dataset, Record
+from trocr_jax.datasets.crop import cut_word
 from trocr_jax.errors import ImageError
 from trocr_jax.image_file import open_rgb
 

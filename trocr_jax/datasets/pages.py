@@ -13,10 +13,9 @@ from typing import ClassVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from train.data.builders.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
-from train.data.builders.crop import Point, box, cut_line
-from train.data.line import DataError
-from trocr_jax.errors import ImageError
+from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
+from trocr_jax.datasets.crop import Point, box, cut_line
+from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
 _ABOVE, _BELOW = 0.75, 0.3  # of the distance of baselines: what a line reaches above and below its baseline

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from train.data.builders.base import Bad, Dataset, Record, images_in
-from train.data.builders.crop import cut_word
-from train.data.line import DataError
-from trocr_jax.errors import ImageError
+from trocr_jax.datasets.base import Bad, Dataset, Record, images_in
+from trocr_jax.datasets.crop import cut_word
+from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
 _RECEIPTS = {"train": 626, "test": 361}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from train.data.builders.base import Bad, Dataset, Record, read_text, split_name
-from train.data.line import DataError
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, split_name
+from trocr_jax.errors import DataError
 
 # Words of the test sets as they are published, by the name of the split.
 _COUNTS = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from train.data.builders.base import Bad, Dataset, Record, read_text, split_name
-from train.data.line import DataError
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, split_name
+from trocr_jax.errors import DataError
 
 _SUFFIXES = (".jsonl", ".tsv", ".csv")
 _IMAGE = ("image", "file_name", "file", "path", "filename", "image_path")

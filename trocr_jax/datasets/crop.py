@@ -8,7 +8,7 @@ from math import hypot
 import numpy as np
 from PIL import Image, ImageDraw
 
-from train.data.line import DataError
+from trocr_jax.errors import DataError
 
 Point = tuple[float, float]
 """x and y in pixels of the page, y downwards."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from train.data.builders.base import Bad, Dataset, Record, read_text
-from train.data.line import DataError
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text
+from trocr_jax.errors import DataError
 
 # The files that each partition is published as: split -> names, the first that exists counts.
 _LISTS: dict[str, dict[str, tuple[str, ...]]] = {
