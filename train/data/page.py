@@ -182,9 +182,9 @@ def print_line(text: str, *, above: str | None, below: str | None, face: Face, r
     if rng.random() < 0.02:
         _rule(page, baseline, em, rng)
     crop = _Box(left - _side_margin(em, rng), crop_top, right + _side_margin(em, rng), crop_bottom)
-    mask, size = _scan(page, crop, tilt=tilt, em=em, rng=rng)
+    mask, scanned = _scan(page, crop, tilt=tilt, em=em, rng=rng)
     step = (crop.right - crop.left) / mask.shape[1]
-    return Ink(mask, size, Placed(text, type_, x=x, left=crop.left, step=step))
+    return Ink(mask, scanned, Placed(text, type_, x=x, left=crop.left, step=step))
 
 
 def _choose_type(face: Face, text: str, rng: Random) -> _Type:
