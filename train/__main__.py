@@ -1,4 +1,4 @@
-"""`python -m train run|export|evaluate …`; `python -m train data build …` is train.data.__main__."""
+"""`python -m train run|export|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
@@ -103,6 +103,60 @@ def evaluate(
     print(f"CER {100 * rate:.2f} % on {len(reads)} lines")
 
 
+def compile_(
+    recipe: tyro.conf.Positional[str],
+    /,
+    topology: str,
+    slices: int = 1,
+    stage: int = -1,
+    mesh: str | None = None,
+    lines_per_device: int | None = None,
+    micro_batches: int | None = None,
+    remat: bool | None = None,
+    num_beams: int = 4,
+    json_file: Path | None = None,
+) -> None:
+    """Compiles the step and the generation of a recipe for devices that need not be there, from shapes alone, and
+    prints the memory each device needs, collectives and the compiler's estimate of cycles. Status 1: it does not fit.
+
+    Args:
+        recipe: name of a file in train/recipes.
+        topology: v5e:16x16, v6e:16x16, v5p:4x4x4 … (extra tpu), or h200:8 (package jax-cuda12-plugin).
+        slices: so many of these, joined by a slower network; the data axis goes over them.
+        stage: of the recipe, the first is 0; the last by default.
+        mesh: of the devices, for example data=16,fsdp=16; the recipe's by default.
+        lines_per_device: in a step, instead of the recipe's batch_size.
+        micro_batches: instead of the recipe's.
+        remat: of encoder and decoder, instead of the recipe's.
+        num_beams: of the generation.
+        json_file: a row with the figures is added to it.
+    """
+    from train.ahead.targets import prepare
+
+    prepare(topology)  # before jax
+    from train.ahead.command import compile_ahead
+    from train.recipe import load_recipe
+    from trocr_jax.errors import ConfigError
+
+    try:
+        fits = compile_ahead(
+            load_recipe(recipe),
+            topology,
+            slices=slices,
+            stage=stage,
+            mesh=mesh,
+            lines_per_device=lines_per_device,
+            micro_batches=micro_batches,
+            remat=remat,
+            num_beams=num_beams,
+            json_file=json_file,
+        )
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0 if fits else 1)
+
+
 def _range(text: str | None) -> range:
     """START:STOP."""
     if text is None:
@@ -118,4 +172,6 @@ if __name__ == "__main__":
         from train.data.__main__ import main as data
 
         sys.exit(data(sys.argv[2:]))
-    tyro.extras.subcommand_cli_from_dict({"run": run, "export": export, "evaluate": evaluate}, prog="python -m train")
+    tyro.extras.subcommand_cli_from_dict(
+        {"run": run, "export": export, "evaluate": evaluate, "compile": compile_}, prog="python -m train"
+    )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from train.checkpoints import Checkpoints, Keep
@@ -29,11 +30,12 @@ from train.recipe import Recipe, Stage, check, spans
 from train.scoring import Evaluate, Scorer
 from train.step import TrainState, init_state, make_train_step
 from train.warm_start import start_from
+from train.worst import Misread
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
 # what decides only what one sees and keeps
 NOT_OF_THE_RESULT = {"name", "mesh", "log_every", "save_every", "keep_last", "keep_best", "keep_every"}
-NOT_OF_THE_RESULT |= {"eval_every", "eval_lines"}
+NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst"}
 
 
 class Outcome(NamedTuple):
@@ -86,12 +88,11 @@ def train(
         progress = stack.enter_context(Progress(recipe, folder, tensorboard=tensorboard, profile=profile))
         agreed = lambda: stop.agreed(mesh)  # noqa: E731
         if evaluate is None and recipe.eval_every:
-            evaluate = _scorer(recipe, held_out, mesh)
+            evaluate = _scorer(recipe, held_out, mesh, progress.misread)
 
         # Resume order: 1. structure, types and places of the state, nothing of it computed,
-        abstract = jax.eval_shape(lambda: init_state(recipe, optimizer))
-        where = shardings(abstract, mesh)
-        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
+        abstract = abstract_state(recipe, optimizer, mesh)
+        where = jax.tree.map(lambda x: x.sharding, abstract)
         # 2. its values from the newest whole checkpoint, or at first from the seed and the model that it starts from,
         owed = False  # an evaluation that was due at the checkpoint's step and not finished
         if (found := checkpoints.restore(abstract)) is not None:
@@ -164,6 +165,18 @@ def train(
         return Outcome(step, finished=step == recipe.total_steps, compiling=False)
 
 
+def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Structure, types and places of the state, nothing of it computed."""
+    state: TrainState = placed(jax.eval_shape(lambda: init_state(recipe, optimizer)), mesh)
+    return state
+
+
+def placed(abstract: Any, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs with the places that `trocr_jax.sharding.RULES` give them."""
+    where = shardings(abstract, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
+
+
 def on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:
     """The rows of a batch that this process has read, as its part of the whole batch."""
 
@@ -222,7 +235,9 @@ def _next(data: Any, stop: Stop) -> Samples | None:
     return samples
 
 
-def _scorer(recipe: Recipe, lines: Sequence[Line] | None, mesh: Mesh) -> Evaluate:
+def _scorer(
+    recipe: Recipe, lines: Sequence[Line] | None, mesh: Mesh, shown: Callable[[int, Sequence[Misread]], None]
+) -> Evaluate:
     stage, text = recipe.stages[-1], codec(recipe)
     if lines is None:
         from train.data.render import Renderer
@@ -232,7 +247,7 @@ def _scorer(recipe: Recipe, lines: Sequence[Line] | None, mesh: Mesh) -> Evaluat
     width = recipe.config.encoder.image_size[1]
     examples = Examples.of(recipe.config, text.encode, width=width, max_tokens=stage.max_chars)
     size = stage.batch_size // stage.micro_batches
-    return Scorer(recipe, lines, examples=examples, decode=text.decode, mesh=mesh, batch_size=size)
+    return Scorer(recipe, lines, examples=examples, decode=text.decode, mesh=mesh, batch_size=size, shown=shown)
 
 
 def _log_samples(folder: Path, step: int, samples: Samples) -> None:

@@ -1,21 +1,29 @@
-"""What one sees of a run: a line on stderr, log.jsonl, TensorBoard if asked for, a profile of some steps."""
+"""What one sees of a run: a line on stderr, log.jsonl, TensorBoard if asked for, pictures of the lines that are read
+worst, a profile of some steps: those asked for at the start, and five from when the process gets SIGUSR1."""
 
 from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 
 from train.flops import peak, step_flops
 from train.recipe import Recipe, Stage, spans
+from train.worst import Misread, grid, write
+from trocr_jax.errors import ConfigError
+
+PROFILED = 5  # steps, when a profile is asked for by a signal
 
 
 class Progress:
@@ -24,21 +32,22 @@ class Progress:
     def __init__(self, recipe: Recipe, folder: Path, *, tensorboard: bool = False, profile: range = range(0)) -> None:
         self._recipe, self._folder, self._profile = recipe, folder, profile
         self._speaks = jax.process_index() == 0
+        self._board: Any = _board(folder / "tensorboard") if tensorboard and self._speaks else None
         self._log = (folder / "log.jsonl").open("a", encoding="utf-8") if self._speaks else None
-        self._board: Any = None
-        if tensorboard and self._speaks:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"))
         device_peak = peak(jax.devices()[0])
         self._peak = None if device_peak is None else device_peak * jax.device_count()
-        self._profiling = False
+        self._profiling, self._wanted = False, False
+        self._handler: Any = None
         self.begin(0)
 
     def __enter__(self) -> Progress:
+        if threading.current_thread() is threading.main_thread():  # no other may
+            self._handler = signal.signal(signal.SIGUSR1, self._asked)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGUSR1, self._handler)
         if self._profiling:
             jax.profiler.stop_trace()
         if self._board is not None:
@@ -52,9 +61,12 @@ class Progress:
 
     def profile(self, step: int) -> None:
         """To be called before each step (the first is 0)."""
+        if self._wanted and not self._profiling:
+            self._profile, self._wanted = range(step, step + PROFILED), False
         if step in self._profile and not self._profiling:
             jax.profiler.start_trace(str(self._folder / "profile"))
             self._profiling = True
+            self._say(f"step {step}  profile of {len(self._profile)} steps in {self._folder / 'profile'}")
         elif step not in self._profile and self._profiling:
             jax.profiler.stop_trace()
             self._profiling = False
@@ -87,10 +99,23 @@ class Progress:
         self._write({"step": step} | {name: round(value, 5) for name, value in metrics.items()})
         self._say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
+    def misread(self, step: int, lines: Sequence[Misread]) -> None:
+        """The lines that were read worst: FOLDER/worst/STEP.png and .jsonl, and in TensorBoard."""
+        if not (self._speaks and lines):
+            return
+        path = self._folder / "worst" / f"{step:08d}"
+        write(lines, path)
+        self._say(f"step {step}  worst lines in {path}.png")
+        if self._board is not None:
+            self._board.add_image("worst", np.asarray(grid(lines)), step, dataformats="HWC")
+
     def compiled(self, step: int, seconds: float) -> None:
         """A step of a new shape has been compiled."""
         self._write({"step": step, "compile_seconds": round(seconds, 1)})
         self._say(f"step {step}  compiled in {seconds:.1f} s")
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        self._wanted = True
 
     def _write(self, row: dict[str, float]) -> None:
         if self._log is not None:
@@ -103,6 +128,16 @@ class Progress:
     def _say(self, text: str) -> None:
         if self._speaks:
             print(text, file=sys.stderr, flush=True)
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard: tensorboardX is not installed: pip install -e '.[tensorboard]'; log.jsonl has the figures too"
+        ) from error
+    return SummaryWriter(str(folder))
 
 
 def _work_left(recipe: Recipe, step: int) -> float:

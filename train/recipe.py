@@ -111,6 +111,8 @@ class Recipe:
     keep_every: int = 0
     eval_every: int = 0  # steps between readings of held-out lines; 0: none
     eval_lines: int = 256
+    eval_beams: int = 0  # read them by beam search too, with so many beams
+    eval_worst: int = 16  # misread lines that are shown as pictures
 
     @property
     def total_steps(self) -> int:
@@ -169,6 +171,9 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name in ("label_smoothing", "token_noise"):
         if not 0 <= getattr(recipe, name) < 1:
             yield f"{name} is {getattr(recipe, name)}; give a share in [0, 1)"
+    for name in ("eval_beams", "eval_worst"):
+        if getattr(recipe, name) < 0:
+            yield f"{name} is {getattr(recipe, name)}; give a number of at least 0"
     if recipe.start_from == WarmStart():
         yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trocr_jax.attention import BATCH_AXES
@@ -41,9 +42,11 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 def make_mesh(shape: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of `devices`, by default all, from "data=4,fsdp=2,model=1". An axis that is left out is 1, but `data`,
-    which then takes what the others leave.
+    which then takes what the others leave. TPUs of several slices are shared out by `data`: what goes between slices,
+    over the slower network, is then one sum of gradients a step.
 
-    Raises ConfigError if an axis is unknown or the product is not the number of devices.
+    Raises ConfigError if an axis is unknown, the product is not the number of devices, or the slices do not divide
+    `data`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {}
@@ -62,7 +65,14 @@ def make_mesh(shape: str = "", devices: Sequence[jax.Device] | None = None) -> M
             " the product of data, fsdp and model must be that number"
         )
     shapes = tuple(sizes.get(name, 1) for name in AXES)
-    return jax.make_mesh(shapes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return jax.make_mesh(shapes, AXES, axis_types=types, devices=devices)
+    if shapes[0] % slices:
+        raise ConfigError(f"mesh {shape!r}: data={shapes[0]} is not divisible by the {slices} slices of the devices")
+    within = (shapes[0] // slices, *shapes[1:])
+    return Mesh(create_hybrid_device_mesh(within, (slices, 1, 1), devices), AXES, axis_types=types)
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

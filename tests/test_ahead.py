@@ -1,0 +1,201 @@
+"""Compiling for devices that are not there. What needs libtpu (extra tpu) is skipped without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from train.ahead import targets
+from train.ahead.command import compile_ahead
+from train.ahead.hlo import work
+from train.ahead.report import Compiled, advice, lines, mfu_bound, needed
+from train.ahead.targets import Target, find_target
+from train.recipe import Optimizer, Recipe, Stage
+from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
+from trocr_jax.errors import ConfigError
+from trocr_jax.sharding import AXES, make_mesh
+
+SIZE: dict[str, Any] = {"hidden_size": 128, "num_layers": 1, "num_heads": 2, "intermediate_size": 256}
+RECIPE = Recipe(
+    name="small",
+    config=TrOCRConfig(
+        encoder=EncoderConfig(image_size=(32, 64), patch_size=(16, 16), **SIZE),
+        decoder=DecoderConfig(
+            vocab_size=512, max_position_embeddings=64, cross_attention_hidden_size=128, dropout=0.1, **SIZE
+        ),
+    ),
+    stages=(Stage(steps=10, batch_size=32, width=64, max_chars=15, micro_batches=2),),
+    optimizer=Optimizer(learning_rate=1e-3),
+    remat_encoder=True,
+)
+PROGRAM = """HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  %b = f32[]{:T(128)} parameter(1)
+  ROOT %sum = f32[]{:T(128)} add(%a, %b)
+}
+
+%fused_computation (p: f32[8]) -> f32[16] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %all-gather.1 = f32[16]{0:T(128)} all-gather(%p), dimensions={0}, backend_config={"estimated_cycles":"999"}
+}
+
+%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state = (s32[]{:T(128)}, f32[8]{0:T(128)}) parameter(0)
+  %x = f32[8]{0:T(128)} get-tuple-element(%state), index=1
+  %all-reduce.1 = f32[8]{0:T(128)} all-reduce(%x), to_apply=%add, backend_config={"estimated_cycles":"10"}
+  ROOT %tuple = (s32[]{:T(128)}, f32[8]{0:T(128)}) tuple(%n, %all-reduce.1)
+}
+
+%three_times (state.1: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(3)
+  %state.1 = (s32[]{:T(128)}, f32[8]{0:T(128)}) parameter(0)
+  %n.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%n.1, %limit), direction=LT, metadata={op_name="lt"}
+}
+
+%until (state.2: (s32[], f32[8])) -> pred[] {
+  %state.2 = (s32[]{:T(128)}, f32[8]{0:T(128)}) parameter(0)
+  ROOT %done = pred[]{:T(512)} custom-call(%state.2), custom_call_target="done"
+}
+
+ENTRY %main (x.1: f32[8]) -> f32[16] {
+  %x.1 = f32[8]{0:T(128)} parameter(0)
+  %while.1 = (s32[]{:T(128)}, f32[8]{0:T(128)}) while(%x.1), condition=%three_times, body=%body
+  %while.2 = (s32[]{:T(128)}, f32[8]{0:T(128)}) while(%while.1), condition=%until, body=%body
+  %start = (bf16[4]{0}, bf16[8]{0}) all-gather-start(%y), dimensions={0}
+  %y = bf16[4]{0} convert(%x.1), backend_config={"estimated_cycles":"7"}
+  %end = bf16[8]{0} all-gather-done(%start)
+  ROOT %fusion = f32[16]{0} fusion(%x.1), kind=kCustom, calls=%fused_computation, config={"estimated_cycles":"5"}
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def promotion_of_optax() -> Iterator[None]:
+    """optax's own arithmetic promotes types and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_the_bodies_of_loops_count_as_often_as_they_run() -> None:
+    found = work(PROGRAM)
+    assert found.cycles == 3 * 10 + 7 + 5  # what is inside a fusion is in the fusion's figure
+    assert found.count == {"all-reduce": 3, "all-gather": 2}
+    assert found.bytes == {"all-reduce": 3 * 32, "all-gather": 64 + 16}
+    (turn,) = found.loops  # nobody knows how often
+    assert (turn.cycles, turn.count, turn.bytes) == (10, {"all-reduce": 1}, {"all-reduce": 32})
+
+
+def test_a_program_without_estimates_has_none() -> None:
+    def thrice(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x), x)
+
+    found = work(jax.jit(thrice).lower(jnp.ones(4)).compile().as_text() or "")
+    assert found.cycles is None
+    assert not found.count
+    assert not found.loops  # XLA says how often a loop with a fixed number of turns runs
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "h200:0", "h200:many"])
+def test_what_is_no_topology_is_refused(topology: str) -> None:
+    with pytest.raises(ConfigError, match=topology):
+        find_target(topology)
+    with pytest.raises(ConfigError, match="slices is 0"):
+        find_target(topology, slices=0)
+
+
+@pytest.mark.parametrize(
+    ("topology", "what"), [("v5e:2x2", r"pip install -e '\.\[tpu\]'"), ("h200:1", "pip install jax-cuda12-plugin==")]
+)
+def test_without_its_compiler_the_package_is_named(topology: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=what):
+        find_target(topology)
+
+
+def test_libtpus_messages_about_memory_are_understood() -> None:
+    both = {
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (240.00G) exceeds": 240 * 2**30,
+        "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity": 41 * 2**29,
+    }
+    for message, size in both.items():
+        assert needed(f"RESOURCE_EXHAUSTED: {message}") == size
+    assert needed("INTERNAL: 240.00G of nothing") is None
+
+
+def test_what_to_change_is_what_can_still_be_changed() -> None:
+    mesh: Any = AbstractMesh((4, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    text = advice(RECIPE, RECIPE.stages[0], mesh, 1.5)
+    assert text.startswith("1.50 GiB too much on each device")
+    assert "remat_encoder" not in text  # is on
+    assert 'remat_decoder=True; micro_batches=4; mesh="data=2,fsdp=2,model=1"' in text
+    full = replace(RECIPE, remat_decoder=True)
+    everything: Any = AbstractMesh((1, 32, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    text = advice(full, replace(RECIPE.stages[0], micro_batches=1), everything, 1.5)
+    assert text.endswith("the cheapest first: a smaller batch_size, or more devices")
+
+
+def test_the_bound_on_mfu() -> None:
+    device: Any = SimpleNamespace(device_kind="TPU v5 lite")
+    target = Target("v5e:1x2", [device] * 2, memory=2**30, clock=1.5e9, slices=1)
+    assert mfu_bound(1_500_000, 197e9, target) == pytest.approx(0.5)  # 1 ms, of 2 × 197 TFLOP/s
+    assert mfu_bound(1_500_000, 197e9, replace(target, clock=None)) is None
+    printed = "\n".join(lines("step", Compiled(2**31, 0, 1.0, None), target))
+    assert "step: does not compile" in printed
+    assert "2.00 GiB of 1.00 (200%): OUT OF MEMORY" in printed
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'")
+class TestTpu:
+    @pytest.fixture(autouse=True)
+    def no_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in targets.NO_MACHINE.items():
+            monkeypatch.setenv(name, value)
+
+    def test_step_and_generation_compile_for_two_slices(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "figures.jsonl"
+        assert compile_ahead(RECIPE, "v5e:2x2", slices=2, mesh="fsdp=2", num_beams=2, json_file=file)
+        printed = capsys.readouterr().out
+        assert printed.splitlines()[-1] == "fits"
+        assert "8 × TPU v5 lite, mesh data=4,fsdp=2,model=1; 32 lines a step in 2 micro-batches" in printed
+        row = json.loads(file.read_text())
+        assert 0 < row["step"]["memory"] < 2**28
+        assert row["step"]["cycles"] > 0
+        assert 0 < row["mfu_bound"] < 1
+        assert row["step"]["loops"] == []  # the loop over micro-batches runs a known number of times
+        assert row["step"]["collectives"]["all-gather"][1] > 0  # parameters that lie on several devices
+        (turn,) = row["generation"]["loops"]
+        assert turn["cycles"] > 0
+
+    def test_what_does_not_fit_says_what_to_change(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert not compile_ahead(RECIPE, "v5e:2x2", lines_per_device=2_000_000, num_beams=1)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("does not fit: ")
+        assert "GiB too much on each device" in last
+        assert "micro_batches=4" in last
+
+    def test_slices_share_out_the_data_axis(self) -> None:
+        target = find_target("v5e:2x2", slices=2)
+        mesh = make_mesh("fsdp=2", target.devices)
+        slices = [{device.slice_index for device in row.ravel()} for row in mesh.devices]
+        assert slices == [{0}, {0}, {1}, {1}]
+        with pytest.raises(ConfigError, match="data=1 is not divisible by the 2 slices"):
+            make_mesh("fsdp=8", target.devices)
+
+    def test_a_topology_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="v5e:64x64"):
+            find_target("v5e:64x64")

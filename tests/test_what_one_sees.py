@@ -1,0 +1,133 @@
+"""What a run shows of itself: TensorBoard, the lines that are read worst, beam search, a profile when asked for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.toy_training import Bars, FewBars, recipe
+from train import progress
+from train.loop import train
+from train.progress import Progress
+from train.recipe import Stage, check
+from train.worst import CELL, Misread, grid, worst
+from trocr_jax.errors import ConfigError
+
+STEPS = 4
+TOY = replace(
+    recipe(), stages=(Stage(steps=STEPS, batch_size=4, width=64, max_chars=8),), eval_every=STEPS, eval_beams=2
+)
+
+
+@pytest.fixture(autouse=True)
+def promotion_of_optax() -> Iterator[None]:
+    """optax's own arithmetic promotes types and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@dataclass(frozen=True)
+class Signalling(FewBars):
+    """Sends this process SIGUSR1 while the lines of the second step are drawn."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 4:
+            signal.raise_signal(signal.SIGUSR1)
+        return super().__getitem__(index)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    held_out = [Bars().line(index, max_chars=8) for index in range(6)]
+    before = signal.getsignal(signal.SIGUSR1)
+    traced: list[str] = []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        patch.setattr(progress, "PROFILED", 2)
+        patch.setattr(jax.profiler, "start_trace", traced.append)
+        patch.setattr(jax.profiler, "stop_trace", lambda: traced.append("stop"))
+        train(
+            TOY, folder, workers=0, lines=lambda s: Signalling(2**40, s.max_chars), held_out=held_out, tensorboard=True
+        )
+    assert signal.getsignal(signal.SIGUSR1) is before
+    (folder / "traced.json").write_text(json.dumps(traced))
+    return folder
+
+
+def test_held_out_lines_are_read_greedily_and_by_beams(run: Path) -> None:
+    (row,) = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "cer" in row]
+    assert row["step"] == STEPS
+    assert all(row[name] > 0 for name in ("cer", "wer", "beam_cer", "beam_wer"))  # a model that has not learnt
+
+
+def test_the_worst_lines_are_pictures_and_texts(run: Path) -> None:
+    rows = [json.loads(row) for row in (run / f"worst/{STEPS:08d}.jsonl").read_text().splitlines()]
+    assert {row["text"] for row in rows} <= {Bars().line(index, max_chars=8).text for index in range(6)}
+    rates = [row["errors"] / len(row["text"]) for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert min(rates) > 0
+    with Image.open(run / f"worst/{STEPS:08d}.png") as picture:
+        assert len(set(np.asarray(picture.convert("L")).ravel().tolist())) > 10
+
+
+def test_tensorboard_has_the_curves(run: Path) -> None:
+    written = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
+    for name in (b"total", b"lines_per_second", b"beam_cer", b"worst"):
+        assert name in written
+
+
+def test_a_signal_asks_for_a_profile_of_the_next_steps(run: Path) -> None:
+    traced = json.loads((run / "traced.json").read_text())
+    assert traced == [str(run / "profile"), "stop"]
+
+
+def test_a_profile_is_written(tmp_path: Path) -> None:
+    with Progress(TOY, tmp_path, profile=range(1, 2)) as seen:
+        for step in range(3):
+            seen.profile(step)
+            jax.block_until_ready(jax.numpy.ones(3) + 1)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_without_tensorboard_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"\[tensorboard\]"):
+        Progress(TOY, tmp_path, tensorboard=True)
+
+
+def test_which_lines_are_worst() -> None:
+    image = np.zeros((8, 40), np.uint8)
+    found = worst([image] * 4, ["abcd", "ab", "same", "abcdefgh"], ["abcx", "xy", "same", "abcdefgx"], count=2)
+    assert [(line.reference, line.errors) for line in found] == [("ab", 2), ("abcd", 1)]
+    assert worst([image], ["x"], ["x"], count=3) == []
+
+
+def test_the_grid_shows_images_and_escapes_what_its_typeface_lacks() -> None:
+    black = np.zeros((20, 4 * CELL[0]), np.uint8)  # too wide: it is made smaller
+    coloured = np.full((20, 30, 3), (255, 0, 0), np.uint8)
+    lines = [Misread(black, "a", "b", 1), Misread(coloured, "\u4e2d", "", 1), Misread(black, "c", "", 1)]
+    sheet = np.asarray(grid(lines))
+    assert sheet.shape == (2 * (CELL[1] + 32 + 16), 2 * (CELL[0] + 16), 3)
+    assert (sheet[8, 8 : 8 + CELL[0]] == 0).all()
+    assert (sheet[8, CELL[0] + 24] == (255, 0, 0)).all()
+    escaped = Misread(coloured, "\\u4e2d", "", 1)
+    np.testing.assert_array_equal(sheet, np.asarray(grid([lines[0], escaped, lines[2]])))
+
+
+def test_counts_below_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match="eval_beams is -1"):
+        check(replace(TOY, eval_beams=-1))
