@@ -131,7 +131,7 @@ def compile_(
         num_beams: of the generation.
         json_file: a row with the figures is added to it.
     """
-    from train.ahead.targets import prepare
+    from train.ahead.environment import prepare
 
     prepare(topology)  # before jax
     from train.ahead.command import compile_ahead

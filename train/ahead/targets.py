@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ class Chip:
     memory: int
     clock: float
     axes: int  # of its interconnect
+    largest: int  # slice, chips: https://cloud.google.com/tpu/docs
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,9 @@ class Target:
 
 
 CHIPS = {
-    "v5e": Chip(memory=int(15.75 * 2**30), clock=1.5e9, axes=2),
-    "v5p": Chip(memory=int(95.74 * 2**30), clock=1.75e9, axes=3),
-    "v6e": Chip(memory=int(31.25 * 2**30), clock=1.75e9, axes=2),
-}
-
-# libtpu looks for the machine it runs on, slowly and aloud, unless it is told that there is none.
-NO_MACHINE = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it is held by one process at a time, for the sake of chips
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "v5e": Chip(memory=int(15.75 * 2**30), clock=1.5e9, axes=2, largest=256),
+    "v5p": Chip(memory=int(95.74 * 2**30), clock=1.75e9, axes=3, largest=6144),
+    "v6e": Chip(memory=int(31.25 * 2**30), clock=1.75e9, axes=2, largest=256),
 }
 
 # A GPU as XLA describes it to itself; the figures are those of NVIDIA's H200 (SXM, 141 GB) data sheet and of compute
@@ -64,18 +57,6 @@ platform_name: "CUDA" runtime_version { major: 12 minor: 8 } dnn_version_info { 
 device_description_str: "NVIDIA H200"
 """
 H200_MEMORY = 150754820096
-# Without a device there is nothing to try kernels on, and the tiles of Triton's products are found by trying.
-H200_FLAGS = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
-
-
-def prepare(topology: str) -> None:
-    """Sets the environment that compiling for `topology` needs; before jax does anything."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if topology.startswith("h200"):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {H200_FLAGS}".strip()
-    else:
-        for name, value in NO_MACHINE.items():
-            os.environ.setdefault(name, value)
 
 
 def find_target(topology: str, *, slices: int = 1) -> Target:
@@ -92,12 +73,14 @@ def find_target(topology: str, *, slices: int = 1) -> Target:
         raise ConfigError(
             f"topology {topology!r}: give v5e:ROWSxCOLUMNS, v6e:ROWSxCOLUMNS, v5p:XxYxZ or h200:COUNT, as in v5e:16x16"
         )
+    sizes = [int(size) for size in shape.split("x")]
+    if not 0 < math.prod(sizes) <= CHIPS[chip].largest:
+        raise ConfigError(f"topology {topology!r}: a slice of {chip} has at most {CHIPS[chip].largest} chips")
     if find_spec("libtpu") is None:
         raise ConfigError(
             f"topology {topology!r}: libtpu is not installed, whose compiler needs no TPU: pip install -e '.[tpu]'"
         )
     more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    sizes = [int(size) for size in shape.split("x")]
     if any(size % 2 for size in sizes[:2]):
         more["chips_per_host_bounds"] = (1, 1, 1)  # else hosts of 2 × 2 chips
     from jax.experimental import topologies
