@@ -222,6 +222,16 @@ def recognizer(model: str) -> Recognizer:
             "--repetition-penalty 1.5 --no-repeat-ngram-size 3 --min-new-tokens 2 --max-new-tokens 9",
             {"repetition_penalty": 1.5, "no_repeat_ngram_size": 3, "min_new_tokens": 2, "max_new_tokens": 9},
         ),
+        (
+            "--fairseq",
+            {"num_beams": 10, "length_penalty": 1.0, "max_new_tokens": 200, "min_new_tokens": 1,
+             "early_stopping": True},
+        ),
+        (
+            "--fairseq --num-beams 5 --n-best 5 --length-penalty 2 --max-new-tokens 30 --early-stopping false",
+            {"num_beams": 5, "num_return_sequences": 5, "length_penalty": 2.0, "max_new_tokens": 30,
+             "min_new_tokens": 1},
+        ),
         ("--allow 0123", {"constraint": constraints.Characters("0123")}),
         (
             "--regex [a-z]+ --prefix ab",
@@ -296,6 +306,9 @@ def test_a_language_model_and_the_columns_asked_for(model, lines, tmp_path, capf
         (["transcribe", "a.png", "--allow", "ab", "--prefix", "x", "--model", "{model}"], "no text satisfies"),
         (["transcribe", "a.png", "--lm", "/missing/lm.arpa", "--model", "{model}"], "/missing/lm.arpa"),
         (["transcribe", "a.png", "--generation-config", "--model", "{model}", "--mbr"], "mbr"),
+        (["transcribe", "a.png", "--fairseq", "--n-best", "11"], "--n-best 11 needs --num-beams 11"),
+        (["transcribe", "a.png", "--fairseq", "--generation-config"], "--fairseq and --generation-config"),
+        (["transcribe", "a.png", "--fairseq", "--model", "{model}"], "max_new_tokens is 200"),
         (["transcribe"], "no inputs"),
         (["transcribe", "a.png", "--num-beams", "0"], "num_beams"),
         (["transcribe", "a.png", "--max-new-tokens", "-3"], "max_new_tokens"),

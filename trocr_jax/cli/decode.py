@@ -14,6 +14,7 @@ from trocr_jax.errors import DecodeError
 from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
 
 _STOPPING = {"true": True, "false": False, "never": "never"}
+_STARTS = {"generation_config", "fairseq"}  # where the other options come from
 _OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
 
 
@@ -21,14 +22,17 @@ def check_options(command: Transcribe) -> None:
     """Raises DecodeError for options that say nothing or contradict each other, before anything is loaded."""
     search, sampling = given(command.search), given(command.sampling)
     language_model = given(command.language_model)
+    if command.search.fairseq and command.search.generation_config:
+        raise DecodeError("--fairseq and --generation-config exclude each other: each says where to start from")
+    beams = search.get("num_beams", DecodeConfig.fairseq().num_beams if command.search.fairseq else 1)
     if not command.search.generation_config:  # it may give what is missing here
         if not command.sampling.sample and sampling:
             raise DecodeError(f"{flag(next(iter(sampling)))} needs --sample: nothing is drawn without it")
         for name in _OF_BEAMS:
-            if name in search and search.get("num_beams", 1) == 1:
+            if name in search and beams == 1:
                 raise DecodeError(f"{flag(name)} needs --num-beams above 1: there is one hypothesis without it")
-        texts, beams = search.get("n_best", 1), max(search.get("num_beams", 1), 1)
-        if texts > beams and (beams > 1 or not sampling):
+        texts = search.get("n_best", 1)
+        if texts > max(beams, 1) and (beams > 1 or not sampling):
             raise DecodeError(f"--n-best {texts} needs --num-beams {texts} or more, or --sample with one beam")
         if command.score.mbr and texts == 1:
             raise DecodeError("--mbr needs --n-best above 1: there is one text to choose from without it")
@@ -38,7 +42,9 @@ def check_options(command: Transcribe) -> None:
         raise DecodeError("--num-beam-groups and --sample exclude each other: groups of beams are not drawn")
     if language_model and command.language_model.lm is None:
         raise DecodeError(f"{flag(next(iter(language_model)))} needs --lm FILE")
-    if not command.search.generation_config:
+    if command.search.fairseq:
+        DecodeConfig.fairseq(**_options(command))
+    elif not command.search.generation_config:
         DecodeConfig(**_options(command))
 
 
@@ -54,6 +60,8 @@ def decode_config(command: Transcribe, recognizer: Recognizer) -> DecodeConfig:
     if command.search.generation_config:
         folder = checkpoint.resolve(command.model, revision=command.revision)
         return DecodeConfig.from_generation_config(folder, **options)
+    if command.search.fairseq:
+        return DecodeConfig.fairseq(**options)
     if command.search.max_new_tokens is None:
         positions = recognizer.model.config.decoder.max_position_embeddings
         options["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, positions)
@@ -63,7 +71,8 @@ def decode_config(command: Transcribe, recognizer: Recognizer) -> DecodeConfig:
 def _options(command: Transcribe) -> dict[str, Any]:
     """Options of DecodeConfig that were given."""
     options = given(command.search) | given(command.sampling) | given(command.penalty)
-    options.pop("generation_config", None)
+    for name in _STARTS:
+        options.pop(name, None)
     if options.pop("sample", False):
         options["do_sample"] = True
     if "early_stopping" in options:
@@ -72,7 +81,7 @@ def _options(command: Transcribe) -> dict[str, Any]:
         options["num_return_sequences"] = options.pop("n_best")
     if command.score.mbr:
         options["choose"] = "mbr"
-    if command.search.max_new_tokens is None and not command.search.generation_config:
+    if command.search.max_new_tokens is None and not given(command.search).keys() & _STARTS:
         options["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
     return options
 

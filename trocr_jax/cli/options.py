@@ -21,6 +21,10 @@ _N_BEST = (
     "txt has the best alone."
 )
 _GENERATION = "Start from the model's generation_config.json, as transformers does; options given here go before it."
+_FAIRSEQ = (
+    "Start from the settings that TrOCR was evaluated with in fairseq: 10 beams, length penalty 1, at most 200 tokens, "
+    "at least 1 before the end, a line stops with its tenth text; options given here go before them."
+)
 _SEED = "Whole number that the draws depend on, beside the pixels of the line."
 
 
@@ -44,6 +48,7 @@ class Search:
     ] = None
     n_best: Annotated[int | None, argument("N", _N_BEST, "(default: 1, no column)")] = None
     generation_config: Annotated[bool, argument(None, _GENERATION, "(default: not read)")] = False
+    fairseq: Annotated[bool, argument(None, _FAIRSEQ, "(default: no)")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
