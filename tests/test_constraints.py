@@ -172,6 +172,14 @@ follow = jax.jit(lambda found, state, tokens: found.advance(state, tokens))
 scored = jax.jit(lambda found, scores, context: found(scores, context))
 
 
+@pytest.mark.parametrize("count", [32, 64, 128, 256])
+def test_few_and_many_classes_are_looked_up_alike(count: int) -> None:
+    rng = np.random.default_rng(count)
+    allowed, classes = rng.random((2, 3, count)) < 0.5, rng.integers(0, count, 500)
+    found = automaton_module._of_classes(jnp.asarray(allowed), jnp.asarray(classes, jnp.int32))
+    assert (np.asarray(found) == allowed[..., classes]).all()
+
+
 def test_the_first_token_spells_what_it_spells_at_the_beginning() -> None:
     for spec, holds in [
         (Regex("ab a"), lambda text: text == "ab a"),

@@ -18,6 +18,7 @@ TABLE_LIMIT = 1 << 22  # entries of the dense form: 16 MiB
 DENSE_BYTES = 1 << 25  # of rows kept dense for the states with most arcs
 DENSE_DEGREE = 8  # arcs from which a row may be dense
 SMALLEST = 32  # states, classes or arcs: small constraints then have equal shapes
+SHIFTED = 128  # classes that are looked up by shifts; of more by a gather, which takes several times as long
 CHUNK = 32  # arcs of a state looked at at once
 
 
@@ -61,7 +62,7 @@ class TableAutomaton(Automaton):
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         _check(scores, self.classes.shape[0])
         allowed = self.distance[self.table[context.state]] < _remaining(context)  # [B, K, C]
-        return jnp.where(jnp.take(allowed, self.classes, axis=-1), scores, -jnp.inf)
+        return jnp.where(_of_classes(allowed, self.classes), scores, -jnp.inf)
 
 
 @pytree
@@ -164,6 +165,21 @@ def _sparse(arcs: TokenArcs, vocabulary: int) -> SparseAutomaton:
         row=jnp.asarray(_padded(np.where(own > 0, own, own[arcs.base]), 0), jnp.int32),
         dense=jnp.asarray(dense),
     )
+
+
+def _of_classes(allowed: jax.Array, classes: jax.Array) -> jax.Array:
+    """allowed [B, K, C] of each token's class [V]: bool [B, K, V]."""
+    if allowed.shape[-1] > SHIFTED:
+        return jnp.take(allowed, classes, axis=-1)
+    # 32 classes are the bits of a word, and a token's bit is shifted to its lowest place: no look-up for each token.
+    bits = allowed.reshape(*allowed.shape[:2], -1, 32).astype(jnp.uint32)
+    places = jnp.arange(32, dtype=jnp.uint32)[None, None, None, :]
+    words = (bits << places).sum(axis=-1, dtype=jnp.uint32)  # [B, K, C / 32]
+    word, place = (classes >> 5)[None, None, :], (classes & 31).astype(jnp.uint32)[None, None, :]
+    found = words[..., :1] >> place
+    for i in range(1, words.shape[-1]):
+        found = jnp.where(word == i, words[..., i : i + 1] >> place, found)
+    return (found & 1) == 1
 
 
 def _remaining(context: Context) -> jax.Array:
