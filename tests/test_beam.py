@@ -25,8 +25,7 @@ from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import tiny_model
 from tests.toy import END, SPECIAL, START, VOCABULARY, toy
-from trocr_jax import decoder as decoder_module
-from trocr_jax import generation
+from trocr_jax import attention_cross, generation
 from trocr_jax.attention import attend
 from trocr_jax.decoding import Context, Decoded, beam_search, sample
 from trocr_jax.decoding.beam_state import EarlyStopping
@@ -240,9 +239,10 @@ def replicas(jaxpr: Any) -> set[tuple[int, ...]]:
     return found
 
 
-def trace(model: TrOCR) -> Any:
+def trace(model: TrOCR, *, absorbed: bool = False) -> Any:
     config = trocr_jax.DecodeConfig(num_beams=BEAMS, max_new_tokens=LENGTH, repetition_penalty=1.1)
     shape, numbers = generation.plan(config, model.config)
+    shape = shape._replace(absorbed=absorbed)
     run = inspect.unwrap(generation._generate)  # not jitted: a trace of its own
     pixels = jnp.zeros((BATCH, 16, 48, 3))
     return jax.make_jaxpr(lambda pixels: run(model, pixels, numbers, shape, jnp.dtype(jnp.float32), None))(pixels).jaxpr
@@ -262,6 +262,14 @@ def test_no_array_of_the_memory_has_an_axis_of_beams(line_model: TrOCR) -> None:
     assert replicas(jaxpr) == set()
 
 
+def test_no_array_has_an_axis_of_beams_and_the_memory_itself(line_model: TrOCR) -> None:
+    jaxpr = trace(line_model, absorbed=True)
+    every = set(shapes(jaxpr))
+    assert (BATCH, 4 * BEAMS, MEMORY) in every  # the scores: the loop has been looked into
+    assert (BATCH, 4, MEMORY, 8) not in every  # no keys and values
+    assert replicas(jaxpr) == set()
+
+
 def test_replicated_keys_are_found(line_model: TrOCR, monkeypatch: pytest.MonkeyPatch) -> None:
     def replicated(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
         b, n, k, h = query.shape  # one key and value for each query
@@ -271,7 +279,7 @@ def test_replicated_keys_are_found(line_model: TrOCR, monkeypatch: pytest.Monkey
         y = attend(query.transpose(0, 2, 1, 3).reshape(b * k, n, 1, h), key, value, **options)
         return y.reshape(b, k, n, h).transpose(0, 2, 1, 3)
 
-    monkeypatch.setattr(decoder_module, "attend", replicated)
+    monkeypatch.setattr(attention_cross, "attend", replicated)
     assert (BATCH * BEAMS, 4, MEMORY, 8) in replicas(trace(line_model))
 
 

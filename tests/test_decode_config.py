@@ -360,18 +360,22 @@ def test_draws_of_beams_belong_to_the_line_too() -> None:
     assert (read(images, seed=1, **options).token_ids != together).any()
 
 
-def test_samples_of_an_image_share_one_memory() -> None:
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_samples_of_an_image_share_one_memory(absorbed: bool) -> None:
     ours, images, samples = model(), pixels(2), 5
     config = DecodeConfig(max_new_tokens=8, do_sample=True, num_return_sequences=samples)
     shape, numbers = generation.plan(config, ours.config)
+    shape = shape._replace(absorbed=absorbed)
 
     def advance(images: jax.Array) -> Any:
-        cross, keys = generation._read(ours, images, numbers.seed, jnp.dtype(jnp.float32), None)
+        memory, keys = generation._read(ours, images, numbers.seed, jnp.dtype(jnp.float32), None)
+        cross = generation._cross(ours, memory, shape, jnp.float32)
         search = generation._search(ours, cross, keys, numbers, shape, jnp.dtype(jnp.float32))
         return cross, search.state, search.advance(search.state)
 
     cross, state, _ = jax.eval_shape(advance, images)
-    memory = {leaf.shape for leaf in jax.tree.leaves(cross)}
+    # what is computed of the images; absorbed, the layers' projections stand beside it
+    memory = {kept.memory.shape if absorbed else kept.key.shape for kept in cross}
     assert not any(samples in shape for shape in memory)
     assert not memory & {leaf.shape for leaf in jax.tree.leaves(state)}  # the loop does not carry it
     numbers_of_memory = {math.prod(shape) for shape in memory}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,10 @@ import torch
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 import trocr_jax
+from trocr_jax import generation
+from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.encoder import bicubic_weights
+from trocr_jax.encoder import bicubic_weights, cached_micro_batch
 from trocr_jax.errors import DecodeError, ImageError
 
 VIT = EncoderConfig(
@@ -109,28 +113,70 @@ def test_memory_and_logits_equal_transformers(pair: tuple[VisionEncoderDecoderMo
     np.testing.assert_allclose(logits, out.logits.numpy(), atol=1e-5 * max(1.0, float(out.logits.abs().max())))
 
 
-def test_cached_steps_equal_teacher_forcing(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+@pytest.mark.parametrize("prime", [trocr_jax.TrOCR.prime, trocr_jax.TrOCR.absorb])
+def test_cached_steps_equal_teacher_forcing(
+    pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR], prime: Callable[..., Cross]
+) -> None:
     _, model = pair
     pixels, tokens = inputs(model.config, length=20)
     tokens[tokens == model.config.pad_token_id] = 5
     memory = model.encode(jnp.asarray(pixels))
     expected = model.decoder(jnp.asarray(tokens), memory)
-    cross, cache = model.prime(memory), model.init_cache(2, 1, 20)
+    cross, cache = prime(model, memory), model.init_cache(2, 1, 20)
     step = jax.jit(lambda m, t, c, p, x: m.step(t, c, p, x))
     for position in range(20):
         logits, cache = step(model, jnp.asarray(tokens[:, position, None]), cache, jnp.int32(position), cross)
         np.testing.assert_allclose(logits[:, 0], expected[:, position], atol=1e-5)
 
 
-def test_hypotheses_of_an_image_are_independent_rows(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+@pytest.mark.parametrize("prime", [trocr_jax.TrOCR.prime, trocr_jax.TrOCR.absorb])
+def test_hypotheses_of_an_image_are_independent_rows(
+    pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR], prime: Callable[..., Cross]
+) -> None:
     _, model = pair
     pixels, _ = inputs(model.config, length=4)
-    cross = model.prime(model.encode(jnp.asarray(pixels)))
+    cross = prime(model, model.encode(jnp.asarray(pixels)))
     tokens = jnp.asarray([[3, 4, 5], [6, 7, 8]], jnp.int32)
     together, _ = model.step(tokens, model.init_cache(2, 3, 4), jnp.int32(0), cross)
     for k in range(3):
         alone, _ = model.step(tokens[:, k : k + 1], model.init_cache(2, 1, 4), jnp.int32(0), cross)
         np.testing.assert_allclose(together[:, k], alone[:, 0], atol=1e-5)
+
+
+def test_few_images_at_a_time_give_the_same_memory(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:
+    _, model = pair
+    two, _ = inputs(model.config, length=4)
+    pixels = jnp.asarray(np.concatenate([two, two[::-1]]))
+    expected = model.encode(pixels)
+    for micro_batch in (1, 2, 4):
+        np.testing.assert_allclose(model.encode(pixels, micro_batch=micro_batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "batch", "expected"),
+    [
+        ("base-handwritten", 16, 2),  # 12 heads of 577 x 577 scores are 15.2 MiB
+        ("base-handwritten", 7, 1),
+        ("small-printed", 8, 4),
+        ("large-printed", 16, 1),
+        ("small-printed", 1, 1),
+    ],
+)
+def test_scores_of_a_micro_batch_fit_a_cache(preset: str, batch: int, expected: int) -> None:
+    assert cached_micro_batch(trocr_jax.TrOCRConfig.preset(preset).encoder, batch) == expected
+
+
+def test_keys_and_values_are_left_out_where_they_cost_more() -> None:
+    base = trocr_jax.TrOCRConfig.preset("base-handwritten")
+
+    def absorbed(platform: str, **options: Any) -> bool:
+        return generation.plan(trocr_jax.DecodeConfig(**options), base, platform=platform)[0].absorbed
+
+    assert absorbed("cpu", max_new_tokens=64)
+    assert not absorbed("cpu", max_new_tokens=128)
+    assert absorbed("cpu", max_new_tokens=20, num_beams=4)
+    assert not absorbed("cpu", max_new_tokens=20, num_return_sequences=5, do_sample=True)
+    assert absorbed("tpu", max_new_tokens=500)
 
 
 def test_greedy_tokens_and_scores_equal_transformers(pair: tuple[VisionEncoderDecoderModel, trocr_jax.TrOCR]) -> None:

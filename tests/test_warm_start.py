@@ -235,7 +235,8 @@ def test_a_decoder_computes_what_the_last_layers_of_its_source_compute(kind: str
 
 def _self_attended(layer: Any, x: jax.Array) -> jax.Array:
     """norm(x + self_attention(x)), computed from the cached step, one token after the other."""
-    from trocr_jax.decoder import KeyValue, _attend_cache, _write
+    from trocr_jax.attention_cross import KeyValue
+    from trocr_jax.decoder import _attend_cache, _write
 
     a, out = layer.self_attention, []
     cache = KeyValue(*[jnp.zeros((2, 1, 4, x.shape[1], 8))] * 2)

@@ -103,10 +103,12 @@ class HeadProjection(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D] -> [B, N, T, H]: heads in front of positions, the layout that attention reads."""
-        y = einsum("BTD,DNH->BNTH", x, self.kernel[...], dtype=dtype)
+        d, heads, head_dim = self.kernel.shape
+        # One matrix to multiply with: for a product with two axes of heads XLA's CPU backend has only a slow loop.
+        y = einsum("BTD,DF->BTF", x, self.kernel[...].reshape(d, heads * head_dim), dtype=dtype)
         if self.bias is not None:
-            y = y + self.bias[...].astype(jnp.float32)[None, :, None, :]
-        return y.astype(dtype)
+            y = y + _broadcast(self.bias[...].reshape(-1), 3)
+        return y.astype(dtype).reshape(*x.shape[:2], heads, head_dim).transpose(0, 2, 1, 3)
 
 
 class OutProjection(nnx.Module):
@@ -118,8 +120,10 @@ class OutProjection(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, N, T, H] -> [B, T, D]."""
-        y = einsum("BNTH,NHD->BTD", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], 3)
-        return y.astype(dtype)
+        b, heads, t, head_dim = x.shape
+        x = x.transpose(0, 2, 1, 3).reshape(b, t, heads * head_dim)
+        y = einsum("BTF,FD->BTD", x, self.kernel[...].reshape(heads * head_dim, -1), dtype=dtype)
+        return (y + _broadcast(self.bias[...], 3)).astype(dtype)
 
 
 class Attention(nnx.Module):

@@ -38,7 +38,7 @@ def _weights(layer: DecoderLayer, x: jax.Array, memory: jax.Array, *, bias: jax.
     a = layer.self_attention
     y = attend(a.query(x, dtype=dtype), a.key(x, dtype=dtype), a.value(x, dtype=dtype), bias=bias, dtype=dtype)
     x = layer.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
-    query, key = layer.cross_attention.query(x, dtype=dtype), layer.prime(memory, dtype=dtype).key
+    query, key = layer.cross_attention.query(x, dtype=dtype), layer.cross_attention.key(memory, dtype=dtype)
     scale = np.float32(query.shape[-1] ** -0.5)
     scores = einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, key, dtype=dtype)
     return jax.nn.softmax(scores, axis=-1)

@@ -8,7 +8,6 @@ Nothing is remembered inside the modules: `prime` returns what cross-attention r
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +26,12 @@ from trocr_jax.attention import (
     einsum,
     normal,
 )
+from trocr_jax.attention_cross import Absorbed, Cross, KeyValue, absorb, prime
 from trocr_jax.config import DecoderConfig
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
 
 
-class KeyValue(NamedTuple):
-    """Keys and values of one layer: [B, N, S, H] of a memory, [B, K, N, L, H] of a self-attention cache."""
-
-    key: jax.Array
-    value: jax.Array
-
-
-Cross = tuple[KeyValue, ...]  # one entry a layer, read-only
 Cache = tuple[KeyValue, ...]  # one entry a layer
 
 
@@ -74,7 +66,11 @@ class Decoder(nnx.Module):
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> keys and values of every cross-attention, computed once for the whole search."""
-        return tuple(layer.prime(memory, dtype=dtype) for layer in self.layers)
+        return tuple(prime(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
+
+    def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """memory [B, S, D] -> what every cross-attention reads instead of its keys and values: the memory itself."""
+        return tuple(absorb(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
         """An empty cache for `length` tokens."""
@@ -163,11 +159,6 @@ class DecoderLayer(nnx.Module):
         self.fc2 = Linear(config.intermediate_size, d, rngs=rngs, param_dtype=param_dtype)
         self.norm = LayerNorm(d, eps=1e-5, param_dtype=param_dtype)
 
-    def prime(self, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:
-        """memory [B, S, D] -> [B, N, S, H]."""
-        a = self.cross_attention
-        return KeyValue(a.key(memory, dtype=dtype), a.value(memory, dtype=dtype))
-
     def __call__(self, x: jax.Array, memory: jax.Array, *, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D], memory [B, S, D] -> [B, T, D]."""
         x, memory = constrain_batch(x), constrain_batch(memory)
@@ -178,12 +169,12 @@ class DecoderLayer(nnx.Module):
         y = attend(a.query(x, dtype=dtype), a.key(x, dtype=dtype), a.value(x, dtype=dtype), bias=bias, dtype=dtype)
         x = self.self_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[0]), dtype=dtype)
         a = self.cross_attention
-        y = attend(a.query(x, dtype=dtype), *self.prime(memory, dtype=dtype), dtype=dtype)
+        y = prime(a, memory, dtype=dtype).read(a.query(x, dtype=dtype), dtype=dtype)
         x = self.cross_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[1]), dtype=dtype)
         return self.norm(x + dropout(self._mlp(x, dtype=dtype), rate, keys[2]), dtype=dtype)
 
     def step(
-        self, x: jax.Array, cache: KeyValue, position: jax.Array, cross: KeyValue, *, dtype: DTypeLike
+        self, x: jax.Array, cache: KeyValue, position: jax.Array, cross: KeyValue | Absorbed, *, dtype: DTypeLike
     ) -> tuple[jax.Array, KeyValue]:
         """x [B, K, D]: the K hypotheses of an image are K queries over its one memory."""
         a = self.self_attention
@@ -192,7 +183,7 @@ class DecoderLayer(nnx.Module):
         y = _attend_cache(query, cache, position, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
-        y = attend(a.query(x, dtype=dtype), cross.key, cross.value, dtype=dtype)  # [B, N, K, H]
+        y = cross.read(a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
         x = self.cross_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         return self.norm(x + self._mlp(x, dtype=dtype), dtype=dtype), cache
 

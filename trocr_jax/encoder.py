@@ -3,6 +3,7 @@ BEiT (Bao et al. 2022). Pre-norm blocks; B batch, S memory (special tokens and p
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -14,6 +15,10 @@ from jax.typing import DTypeLike
 from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, attend, constrain_batch, einsum, normal
 from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
+
+# Of 2 cores with 32 MiB of shared cache: base is fastest with 2 images at a time, small with 4, large with 1, each half
+# again as fast as with 8 (benchmarks/README.md).
+SCORES_BYTES = 32 << 20
 
 
 class Encoder(nnx.Module):
@@ -35,13 +40,25 @@ class Encoder(nnx.Module):
         )
         self.norm = LayerNorm(d, eps=config.layer_norm_eps, param_dtype=param_dtype) if config.final_norm else None
 
-    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        pixels: jax.Array,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        micro_batch: int | None = None,
+    ) -> jax.Array:
         """pixels [B, H, W, C] -> memory [B, S, D] in `dtype`. With `remat` the backward pass computes each layer again
-        and keeps only what goes into it: the same numbers in less memory.
+        and keeps only what goes into it: the same numbers in less memory. With a `micro_batch`, which divides B, so
+        many images go through all layers before the next ones begin: the same numbers in the memory of a few images.
 
         An image size other than the configuration's gets bicubically interpolated position embeddings.
         Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
         """
+        if micro_batch is not None and micro_batch < len(pixels):
+            parts = pixels.reshape(-1, micro_batch, *pixels.shape[1:])
+            memory = jax.lax.map(partial(self.__call__, dtype=dtype, remat=remat), parts)
+            return memory.reshape(len(pixels), *memory.shape[2:])
         grid = self._grid(pixels)
         x = self.patch_embedding(pixels, dtype=dtype)
         tokens = [self.cls_token[...]]
@@ -84,6 +101,14 @@ class Encoder(nnx.Module):
         patches = einsum("hr,rcD->hcD", jnp.asarray(rows), patches, dtype=jnp.float32)
         patches = einsum("wc,hcD->hwD", jnp.asarray(columns), patches, dtype=jnp.float32)
         return jnp.concatenate([special, patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
+
+
+def cached_micro_batch(config: EncoderConfig, batch: int) -> int:
+    """How many images go through the encoder at a time for the scores of a layer, [B, N, S, S] f32, to stay in a
+    processor's last cache: at most SCORES_BYTES of them, and a divisor of `batch`."""
+    scores = 4 * config.num_heads * config.memory_length**2
+    most = max(SCORES_BYTES // scores, 1)
+    return math.gcd(batch, 2 ** (most.bit_length() - 1)) if most < batch else batch
 
 
 class PatchEmbedding(nnx.Module):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from trocr_jax.attention_cross import Cross
 from trocr_jax.config import TrOCRConfig
-from trocr_jax.decoder import Cache, Cross
+from trocr_jax.decoder import Cache
 from trocr_jax.decoding.beam import beam_search_loop
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.config import DecodeConfig
@@ -22,6 +23,7 @@ from trocr_jax.decoding.loop import run
 from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.sample import categorical, greedy, sample_search
 from trocr_jax.decoding.types import Decoded, Processor, Search, Special, StepFn
+from trocr_jax.encoder import cached_micro_batch
 from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -44,7 +46,7 @@ def generate(
     `config` compile nothing.
     Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
     """
-    shape, numbers = plan(DecodeConfig() if config is None else config, model.config)
+    shape, numbers = plan(DecodeConfig() if config is None else config, model.config, devices=_devices(pixels))
     return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor)
 
 
@@ -60,7 +62,7 @@ def stream(
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
-    shape, numbers = plan(DecodeConfig() if config is None else config, model.config)
+    shape, numbers = plan(DecodeConfig() if config is None else config, model.config, devices=_devices(pixels))
     dtype = _dtype(dtype)
     cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
     while True:
@@ -81,7 +83,7 @@ def decode(
     keys [B]: random keys of the images, needed to sample.
     """
     keys = jax.random.split(jax.random.key(numbers.seed), memory.shape[0]) if keys is None else keys
-    return run(_search(model, model.prime(memory, dtype=dtype), keys, numbers, shape, jnp.dtype(dtype)))
+    return run(_search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype)))
 
 
 class Primed(NamedTuple):
@@ -109,7 +111,8 @@ def prime(
 ) -> Primed:
     """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`."""
     dtype = _dtype(dtype)
-    cross, keys = _read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
+    memory, keys = _read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
+    cross = model.prime(memory, dtype=dtype)
     ids = model.config
     return Primed(
         step=lambda tokens, cache, position: model.step(tokens, cache, position, cross, dtype=dtype),
@@ -144,6 +147,8 @@ class Shape(NamedTuple):
     early_stopping: EarlyStopping
     do_sample: bool
     num_beam_groups: int
+    absorbed: bool  # cross-attention reads the memory itself instead of keys and values
+    micro_batches: bool  # few images at a time go through the encoder
 
 
 class Numbers(NamedTuple):
@@ -155,8 +160,11 @@ class Numbers(NamedTuple):
     diversity_penalty: float | jax.Array
 
 
-def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
-    """A config as what is compiled and what is not. Raises DecodeError if the model cannot do it."""
+def plan(
+    config: DecodeConfig, model: TrOCRConfig, *, platform: str | None = None, devices: int = 1
+) -> tuple[Shape, Numbers]:
+    """A config as what is compiled and what is not. platform: "cpu", "gpu" or "tpu", jax's default backend if none;
+    devices: those that share the batch. Raises DecodeError if the model cannot do it."""
     limit = model.decoder.max_position_embeddings
     if config.max_new_tokens > limit:
         raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")
@@ -169,14 +177,18 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
         )
     if config.choose != "score":
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
+    platform = jax.default_backend() if platform is None else platform
+    hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
     shape = Shape(
         num_beams=config.num_beams,
-        hypotheses=config.num_return_sequences if config.num_beams == 1 else config.num_beams,
+        hypotheses=hypotheses,
         max_new_tokens=config.max_new_tokens,
         num_return_sequences=config.num_return_sequences,
         early_stopping=config.early_stopping,
         do_sample=config.do_sample,
         num_beam_groups=config.num_beam_groups,
+        absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=platform),
+        micro_batches=platform == "cpu" and devices == 1,
     )
     special = Special(start=model.decoder_start_token_id, end=model.eos_token_id, pad=model.pad_token_id)
     processor = processor_for(config, special)
@@ -187,6 +199,17 @@ def plan(config: DecodeConfig, model: TrOCRConfig) -> tuple[Shape, Numbers]:
         diversity_penalty=float(config.diversity_penalty),
     )
     return shape, numbers
+
+
+def absorbs(tokens: int, model: TrOCRConfig, *, platform: str) -> bool:
+    """Whether cross-attention is to read the memory itself (`attention_cross.Absorbed`) in a search that writes at most
+    so many tokens an image, all hypotheses together.
+
+    Keys and values cost 4 S M D operations a layer once; without them a token costs 4 S M N more, so that both are
+    even at D / N = H tokens. A CPU's measured balance is there too, and half of what a search may write is expected
+    (benchmarks/README.md). Elsewhere memory traffic decides: keys and values are some 2 D / M times the memory a layer.
+    """
+    return platform != "cpu" or tokens <= 1.5 * model.decoder.head_dim
 
 
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
@@ -210,12 +233,23 @@ def _read(
     seed: jax.Array | np.uint32,
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
-) -> tuple[Cross, jax.Array]:
+    *,
+    micro_batches: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Memory [B, S, D] and keys [B] of the images."""
     keys = line_keys(pixels, seed)  # of the pixels as they came: scaled ones may be rounded otherwise in another batch
     if image_processor is not None:
         pixels = image_processor.normalize(pixels)
-    memory = model.encode(pixels, dtype=dtype)
-    return model.prime(memory, dtype=dtype), keys
+    micro_batch = cached_micro_batch(model.config.encoder, len(pixels)) if micro_batches else None
+    return model.encode(pixels, dtype=dtype, micro_batch=micro_batch), keys
+
+
+def _cross(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> Cross:
+    return model.absorb(memory, dtype=dtype) if shape.absorbed else model.prime(memory, dtype=dtype)
+
+
+def _devices(pixels: jax.Array) -> int:
+    return len(pixels.sharding.device_set) if isinstance(pixels, jax.Array) else 1
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
@@ -275,8 +309,8 @@ def _generate(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> Decoded:
-    cross, keys = _read(model, pixels, numbers.seed, dtype, image_processor)
-    return run(_search(model, cross, keys, numbers, shape, dtype))
+    memory, keys = _read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    return run(_search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, dtype))
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
@@ -288,7 +322,8 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
-    cross, keys = _read(model, pixels, numbers.seed, dtype, image_processor)
+    memory, keys = _read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    cross = _cross(model, memory, shape, dtype)
     return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
 
 

@@ -8,8 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from trocr_jax.attention import Linear
+from trocr_jax.attention_cross import Cross
 from trocr_jax.config import TrOCRConfig
-from trocr_jax.decoder import Cache, Cross, Decoder
+from trocr_jax.decoder import Cache, Decoder
 from trocr_jax.encoder import Encoder
 
 
@@ -35,14 +36,26 @@ class TrOCR(nnx.Module):
             param_dtype=param_dtype,
         )
 
-    def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
-        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. `remat`: of training."""
-        memory = self.encoder(pixels, dtype=dtype, remat=remat)
+    def encode(
+        self,
+        pixels: jax.Array,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        micro_batch: int | None = None,
+    ) -> jax.Array:
+        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. `remat`: of training.
+        micro_batch: images that go through the encoder at a time, all if none; a divisor of B."""
+        memory = self.encoder(pixels, dtype=dtype, remat=remat, micro_batch=micro_batch)
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> keys and values of every cross-attention, [B, N, S, H] each."""
         return self.decoder.prime(memory, dtype=dtype)
+
+    def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """memory [B, S, D] -> what every cross-attention reads instead of keys and values: the memory itself."""
+        return self.decoder.absorb(memory, dtype=dtype)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
         """An empty self-attention cache for `length` tokens of `beams` hypotheses an image."""

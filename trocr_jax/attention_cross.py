@@ -1,0 +1,74 @@
+"""What cross-attention reads, computed once for a whole search and never changed: `KeyValue`, the keys and values of
+the memory, or `Absorbed`, the memory itself. Both give the same numbers but for rounding; generation.py chooses.
+
+B batch, K hypotheses of one image, S memory, M width of the memory, D width, N heads, H head width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from trocr_jax.attention import Attention, attend, einsum
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one layer: [B, N, S, H] of a memory, [B, K, N, L, H] of a self-attention cache."""
+
+    key: jax.Array
+    value: jax.Array
+
+    def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """query [B, N, K, H] -> [B, N, K, H]."""
+        return attend(query, self.key, self.value, dtype=dtype)
+
+
+class Absorbed(NamedTuple):
+    """The memory of the images and the two projections of one layer, heads first.
+
+    With keys m Wₖ + bₖ the score of a query q is q (m Wₖ + bₖ)ᵀ = (q Wₖᵀ) mᵀ + q bₖᵀ, and the last term is the same
+    for every m: softmax leaves it out. Likewise the weights, which sum to 1, may be applied to the memory before Wᵥ and
+    bᵥ are. So queries are brought to the width of the memory and nothing is kept for the layer.
+    """
+
+    memory: jax.Array  # [B, S, M], one for all layers
+    key: jax.Array  # [N, H, M]
+    value: jax.Array  # [N, M, H]
+    value_bias: jax.Array  # [N, H]
+
+    def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """query [B, N, K, H] -> [B, N, K, H]."""
+        b, n, k, h = query.shape
+        m = self.memory.shape[2]
+        scale = np.float32(h**-0.5)
+        query = (query.astype(jnp.float32) * scale).transpose(1, 0, 2, 3).reshape(n, b * k, h)  # A = B * K
+        query = einsum("NAH,NHM->NAM", query, self.key, dtype=dtype)
+        query = query.reshape(n, b, k, m).transpose(1, 0, 2, 3).reshape(b, n * k, m)  # R = N * K rows an image
+        weights = jax.nn.softmax(einsum("BRM,BSM->BRS", query, self.memory, dtype=dtype), axis=-1)
+        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype)
+        x = x.reshape(b, n, k, m).transpose(1, 0, 2, 3).reshape(n, b * k, m)
+        x = einsum("NAM,NMH->NAH", x, self.value, dtype=dtype) + self.value_bias.astype(jnp.float32)[:, None, :]
+        return x.astype(dtype).reshape(n, b, k, h).transpose(1, 0, 2, 3)
+
+
+Cross = tuple[KeyValue | Absorbed, ...]  # one entry a layer, read-only
+
+
+def prime(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:
+    """memory [B, S, M] -> keys and values [B, N, S, H] of one layer."""
+    return KeyValue(attention.key(memory, dtype=dtype), attention.value(memory, dtype=dtype))
+
+
+def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Absorbed:
+    """memory [B, S, M] -> itself, beside the projections of one layer."""
+    value, bias = attention.value, attention.value.bias
+    return Absorbed(
+        memory=memory.astype(dtype),
+        key=attention.key.kernel[...].astype(dtype).transpose(1, 2, 0),
+        value=value.kernel[...].astype(dtype).transpose(1, 0, 2),
+        value_bias=jnp.zeros(value.kernel.shape[1:], dtype) if bias is None else bias[...],
+    )
