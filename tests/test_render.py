@@ -6,6 +6,7 @@ import multiprocessing
 import unicodedata
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from train.data import page, render
+from train.data import page, paint, render, warp
 from train.data.corpus import LANGUAGES, Corpus, CorpusError, clean, is_held_out, load_corpus
 from train.data.degrade import degrade
 from train.data.fonts import FAMILIES, Face, drawn_characters, find_faces
 from train.data.page import Ink, print_line
+from train.data.receipt_text import sample_receipt, sample_sign
 from train.data.render import Line, Renderer
 from train.data.text import ALPHABET, sample_text
 
@@ -293,7 +295,7 @@ def test_handwriting_is_drawn_in_faces_of_its_own(renderer: Renderer) -> None:
 def test_missing_handwriting_faces_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"handwriting faces for the train split .* fonts-dancingscript .*fonts-klee"):
         find_faces("train", style="handwriting", root=tmp_path)
-    with pytest.raises(ValueError, match="style must be 'printed' or 'handwriting', not 'cursive'"):
+    with pytest.raises(ValueError, match=r"style must be one of printed, .*, scene, not 'cursive'"):
         Renderer.create(style="cursive")  # type: ignore[arg-type]  # the mistake under test
 
 
@@ -309,3 +311,93 @@ def test_ink_of_the_page_is_drawn_as_pillow_draws_it(renderer: Renderer) -> None
         assert ink is not None
         stretched = ink.mask.astype(float).sum() / 255 / ink.em**2
         assert 0.75 * share < stretched < 1.3 * share, seed
+
+
+# --- styles in colour ---
+
+STYLED = ("colour", "receipt", "scene")
+
+
+@pytest.fixture(scope="module", params=STYLED)
+def styled(request: pytest.FixtureRequest, heldout: Renderer) -> Renderer:
+    return replace(heldout, style=request.param)
+
+
+def test_coloured_lines_have_the_promised_form(styled: Renderer) -> None:
+    coloured = 0
+    for index in range(60):
+        line = styled.line(index, max_chars=24)
+        assert line.image.dtype == np.uint8
+        assert line.image.shape[2:] == (3,)
+        assert min(line.image.shape[:2]) >= 8
+        assert line.image.shape[0] <= 260
+        assert 1 <= len(line.text) <= 24
+        assert clean(line.text) == line.text
+        red, green, blue = line.image.reshape(-1, 3).mean(axis=0)
+        coloured += max(red, green, blue) - min(red, green, blue) > 2
+    assert coloured > 15
+    assert all(map(_same, _lines(styled, 20), _lines(styled, 20)))
+
+
+def test_painted_ink_can_be_told_from_its_ground(renderer: Renderer) -> None:
+    """Where the mask is full and where it is empty, grey levels differ."""
+    ink = np.zeros((40, 400), np.uint8)
+    for x in range(30, 370, 20):
+        ink[8:32, x : x + 9] = 255
+    for finish in (paint.document, paint.receipt):  # a scene moves the ink
+        for seed in range(150):
+            grey = np.asarray(Image.fromarray(finish(ink, em=30.0, rng=Random(seed))).convert("L"), float)
+            inside = [grey[14:26, x + 3 : x + 6].mean() for x in range(30, 370, 20)]
+            outside = [grey[14:26, x + 13 : x + 16].mean() for x in range(30, 370, 20)]
+            differences = np.abs(np.subtract(inside, outside))
+            assert np.median(differences) > 25, (finish.__name__, seed)
+    for seed in range(150):
+        assert np.ptp(np.asarray(Image.fromarray(paint.scene(ink, em=30.0, rng=Random(seed))).convert("L"), int)) > 50
+
+
+def test_a_warp_loses_no_ink() -> None:
+    ink = np.full((30, 200), 255, np.uint8)
+    mask = Image.fromarray(np.pad(ink, 4))
+    for seed in range(200):
+        for bend in (warp.arched, warp.in_perspective):
+            bent = np.asarray(bend(mask, em=28.0, rng=Random(seed)))
+            border = np.concatenate([bent[0], bent[-1], bent[:, 0], bent[:, -1]])
+            assert (border > 128).mean() < 0.02, (bend.__name__, seed)
+            assert bent.sum() > 0.45 * np.asarray(mask, np.int64).sum()
+
+
+def test_receipts_are_mostly_in_faces_of_one_width_and_scenes_in_all(renderer: Renderer) -> None:
+    receipts = find_faces("train", style="receipt")
+    narrow = sum(face.weight for face in receipts if face.family.kind == "mono")
+    assert narrow > 0.6 * sum(face.weight for face in receipts)
+    assert {face.family.kind for face in find_faces("train", style="scene")} == {"serif", "sans", "mono", "hand"}
+
+
+@given(st.integers(min_value=0), st.integers(min_value=3, max_value=40))
+def test_receipts_and_signs_stay_in_the_alphabet(seed: int, max_chars: int) -> None:
+    for say in (sample_receipt, sample_sign):
+        text = say(SMALL_CORPUS, Random(seed), max_chars=max_chars)
+        assert 1 <= len(text) <= max_chars
+        assert set(text) <= set(ALPHABET)
+        assert unicodedata.is_normalized("NFC", text)
+
+
+def test_bits_of_the_first_styles_are_those_that_tiny_printed_was_trained_on(renderer: Renderer) -> None:
+    """The same renderer, whatever style is added beside: the words and pixels of its lines, when fonts are these."""
+    again = Renderer(
+        split="train",
+        seed=3,
+        faces=renderer.faces,
+        cumulative_weights=renderer.cumulative_weights,
+        corpus=renderer.corpus,
+    )
+    for index in range(10):
+        rng = Random(f"3/train/{index}/30")
+        text = sample_text(renderer.corpus, rng, max_chars=30)
+        line = again.line(index, max_chars=30)
+        if line.text == text:
+            face = again._face(text, rng)
+            above, below = again._neighbours(text, face, rng)
+            ink = print_line(text, above=above, below=below, face=face, rng=rng)
+            assert ink is not None
+            np.testing.assert_array_equal(line.image, degrade(ink.mask, em=ink.em, rng=rng))

@@ -20,7 +20,7 @@ from flax import nnx
 
 from tests.small_models import FAMILIES, transformers_model
 from train.input import IGNORED, Batch
-from train.objective import _normalized, count, counted, cross_entropy, ctc, shift_right
+from train.objective import count, counted, cross_entropy, ctc, normalized, shift_right
 from train.optimizer import optimizer
 from train.recipe import Lora, Optimizer, Recipe, Stage
 from train.step import TrainState, init_ema, init_state, make_gradients, make_train_step, model_params, narrowed
@@ -332,8 +332,9 @@ def test_rows_of_padding_count_for_nothing(toy: dict[str, Any]) -> None:
 
 def test_grey_pixels_are_equal_channels() -> None:
     grey = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
-    found = np.asarray(_normalized(jnp.asarray(grey), 3))
-    np.testing.assert_array_equal(found, _normalized(jnp.asarray(np.repeat(grey[..., None], 3, axis=-1)), 3))
+    found = np.asarray(normalized(jnp.asarray(grey), 3, processor=None))
+    colour = jnp.asarray(np.repeat(grey[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(found, normalized(colour, 3, processor=None))
     np.testing.assert_allclose(found[..., 1], grey / 127.5 - 1, atol=1e-6)
 
 

@@ -4,14 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
+
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
+DATA = Path("data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What some recipes leave to choose; the others refuse it.
+
+    Attributes:
+        data: where data sets were built, data by default; for finetune-folder the folder of your lines.
+        model: name or folder of the model that the run goes on from.
+        decoder: name or folder of a text model that gives the decoder its first weights.
+        tokenizer: name or folder of a model whose vocabulary takes the place of the model's.
+        image_size: height and width of the pictures instead of the model's.
+    """
+
+    data: Path | None = None
+    model: str | None = None
+    decoder: str | None = None
+    tokenizer: str | None = None
+    image_size: tuple[int, int] | None = None
+
+
+NOTHING = Chosen()
 
 
 def run(
     recipe: tyro.conf.Positional[str],
     /,
+    chosen: Chosen = NOTHING,
+    output: Path | None = None,
     folder: Path | None = None,
     workers: int = 1,
     mesh: str | None = None,
@@ -26,6 +58,8 @@ def run(
 
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.
+        chosen: what the recipe leaves to you.
+        output: writes the finished model there, as export does.
         folder: where logs and checkpoints go; runs/RECIPE by default. Processes on several machines share it.
         workers: processes that render lines; 0 renders in threads.
         mesh: of the devices, for example data=4,fsdp=2,model=1; the recipe's by default.
@@ -39,14 +73,22 @@ def run(
     from train.processes import Stop, initialize
 
     with Stop() as stop:  # before everything that takes long
+        import jax
+
+        from train.export import export as write
+        from train.lines import open_lines
         from train.loop import train
-        from train.recipe import load_recipe
+        from train.progress import before_and_after
 
         initialize(coordinator, process=process, processes=processes)
         stop.listen()
+        what, folder = load(recipe, chosen), folder or Path("runs") / recipe
+        opened = None if what.data is None else open_lines(what, chosen.data or DATA)
         outcome = train(
-            load_recipe(recipe),
-            folder or Path("runs") / recipe,
+            what,
+            folder,
+            lines=opened and opened.lines,
+            held_out=opened and opened.held_out,
             workers=workers,
             mesh=mesh,
             until=until,
@@ -54,23 +96,37 @@ def run(
             tensorboard=tensorboard,
             profile=_range(profile),
         )
+        if outcome.finished and jax.process_index() == 0:
+            if (found := before_and_after(folder)) is not None:
+                print(found)
+            if output is not None:
+                print(f"{output}: step {write(what, folder, output)}")
         if outcome.compiling:  # a thread of XLA that nobody waits for
             sys.stderr.flush()
             os._exit(0)
 
 
-def export(recipe: tyro.conf.Positional[str], /, output: Path, folder: Path | None = None) -> None:
+def export(
+    recipe: tyro.conf.Positional[str],
+    /,
+    output: Path,
+    folder: Path | None = None,
+    step: int | None = None,
+    chosen: Chosen = NOTHING,
+) -> None:
     """Writes the latest checkpoint of a run as a model folder.
 
     Args:
         recipe: the recipe that was trained.
         output: the model folder.
         folder: the run; runs/RECIPE by default.
+        step: of the checkpoint; the newest by default.
+        chosen: as for run.
     """
     from train.export import export as write
-    from train.recipe import load_recipe
 
-    step = write(load_recipe(recipe), folder or Path("runs") / recipe, output)
+    what = load(recipe, chosen)
+    step = write(what, folder or Path("runs") / recipe, output, step=step)
     print(f"{output}: step {step}")
 
 
@@ -115,6 +171,7 @@ def compile_(
     remat: bool | None = None,
     num_beams: int = 4,
     json_file: Path | None = None,
+    chosen: Chosen = NOTHING,
 ) -> None:
     """Compiles the step and the generation of a recipe for devices that need not be there, from shapes alone, and
     prints the memory each device needs, collectives and the compiler's estimate of cycles. Status 1: it does not fit.
@@ -130,17 +187,17 @@ def compile_(
         remat: of encoder and decoder, instead of the recipe's.
         num_beams: of the generation.
         json_file: a row with the figures is added to it.
+        chosen: as for run.
     """
     from train.ahead.environment import prepare
 
     prepare(topology)  # before jax
     from train.ahead.command import compile_ahead
-    from train.recipe import load_recipe
     from trocr_jax.errors import ConfigError
 
     try:
         fits = compile_ahead(
-            load_recipe(recipe),
+            load(recipe, chosen),
             topology,
             slices=slices,
             stage=stage,
@@ -155,6 +212,17 @@ def compile_(
         print(error, file=sys.stderr)
         sys.exit(2)
     sys.exit(0 if fits else 1)
+
+
+def load(name: str, chosen: Chosen) -> Recipe:
+    """A recipe with what was chosen. Raises ConfigError for what it does not leave to choose."""
+    from train.recipe import load_recipe
+
+    options = asdict(chosen)
+    recipe = load_recipe(name, data=options.pop("data") or DATA, **options)
+    if chosen.data is not None and recipe.data is None:
+        raise SystemExit(f"recipe {name!r} draws its lines; leave out --data, or give a copy of it a field data")
+    return recipe
 
 
 def _range(text: str | None) -> range:
@@ -172,6 +240,13 @@ if __name__ == "__main__":
         from train.data.__main__ import main as data
 
         sys.exit(data(sys.argv[2:]))
-    tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "export": export, "evaluate": evaluate, "compile": compile_}, prog="python -m train"
-    )
+    try:
+        named: dict[str, Callable[..., None]] = {"run": run, "export": export, "evaluate": evaluate}
+        commands = named | {"compile": compile_}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m train", config=(tyro.conf.OmitArgPrefixes,))
+    except Exception as error:
+        from trocr_jax.errors import TrOCRError
+
+        if not isinstance(error, TrOCRError):
+            raise
+        sys.exit(str(error))  # it says what is wrong and what to do: a traceback would hide that

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
 from train.data.alphabet import ALPHABET
 from train.data.encode import Tokens, check_vocabulary
 from train.input import Characters, Encode, character_ids
 from train.recipe import Recipe
+from trocr_jax.checkpoint import resolve
 from trocr_jax.tokenizer import character_tokenizer, load_tokenizer
 
 
@@ -21,16 +24,20 @@ class Codec(NamedTuple):
 
 
 def codec(recipe: Recipe) -> Codec:
-    """The character tokenizer, or that of the folder `recipe.tokenizer`.
+    """The character tokenizer, or that of the model `recipe.tokenizer`.
 
     Raises DataError if the decoder has no embedding for one of its tokens, TokenizerError if there is none.
     """
-    if recipe.tokenizer is None:
-        check_vocabulary(recipe.config, character_tokenizer(ALPHABET))
-        return Codec(Characters(character_ids(ALPHABET)), _characters)
-    tokenizer = load_tokenizer(recipe.tokenizer)
+    tokenizer = tokenizer_of(recipe)
     check_vocabulary(recipe.config, tokenizer)
+    if recipe.tokenizer is None:
+        return Codec(Characters(character_ids(ALPHABET)), _characters)
     return Codec(Tokens(tokenizer), partial(tokenizer.decode, skip_special_tokens=True))
+
+
+def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """That of the model `recipe.tokenizer`, or the character tokenizer."""
+    return character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(resolve(recipe.tokenizer))
 
 
 def _characters(ids: list[int]) -> str:

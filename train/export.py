@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from train.checkpoints import Checkpoints
-from train.data.text import ALPHABET
+from train.codec import codec, tokenizer_of
+from train.input import Examples
 from train.optimizer import optimizer
 from train.recipe import Recipe
 from train.step import init_state, model_params, with_params
 from trocr_jax.checkpoint import save_huggingface
-from trocr_jax.image import ImageProcessor
-from trocr_jax.tokenizer import character_tokenizer, load_tokenizer, save_tokenizer
+from trocr_jax.tokenizer import save_tokenizer
 
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
@@ -31,22 +31,21 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
     state = found[0]
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
-    height, width = recipe.config.encoder.image_size
     save_huggingface(with_params(recipe.config, params), output)
-    tokenizer = character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
-    save_tokenizer(tokenizer, output)
+    save_tokenizer(tokenizer_of(recipe), output)
     # computed in f32 by default, by transformers too; only the file is bf16
     _write(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
-    _write(
-        output / "preprocessor_config.json",
-        ImageProcessor(height=height, width=width, keep_aspect_ratio=True).to_dict(),
+    width, max_tokens = recipe.config.encoder.image_size[1], recipe.stages[-1].max_chars
+    examples = Examples.of(
+        recipe.config, codec(recipe).encode, width=width, max_tokens=max_tokens, processor=recipe.processor
     )
+    _write(output / "preprocessor_config.json", examples.processor.to_dict())
     settings = {
         "bos_token_id": recipe.config.bos_token_id,
         "decoder_start_token_id": recipe.config.decoder_start_token_id,
         "eos_token_id": recipe.config.eos_token_id,
         "pad_token_id": recipe.config.pad_token_id,
-        "max_new_tokens": 128,
+        "max_new_tokens": min(128, recipe.config.decoder.max_position_embeddings),
         "num_beams": 1,
     }
     _write(output / "generation_config.json", settings)

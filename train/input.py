@@ -9,7 +9,7 @@ global index too, but with nothing to save and nothing to restore.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
 
 import grain
@@ -70,16 +70,28 @@ class Examples:
     colour: bool
 
     @classmethod
-    def of(cls, config: TrOCRConfig, encode: Encode, *, width: int, max_tokens: int) -> Examples:
-        """For a model: with one row of patches a line of any length, in grey; with a grid of them a coloured picture
-        that fills the canvas, as for the published models."""
+    def of(
+        cls,
+        config: TrOCRConfig,
+        encode: Encode,
+        *,
+        width: int,
+        max_tokens: int,
+        processor: ImageProcessor | None = None,
+    ) -> Examples:
+        """For a model with an image processor: coloured pictures as that makes them. Without one: with one row of
+        patches a line of any length, in grey; with a grid of them a coloured picture that fills the canvas, as for the
+        published models."""
+        if processor is not None:
+            narrow = processor if processor.size[1] == width else replace(processor, width=width)
+            return cls(encode, narrow, max_tokens, config.eos_token_id, colour=True)
         row, height = config.encoder.grid[0] == 1, config.encoder.image_size[0]
         processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=row)
         return cls(encode, processor, max_tokens, config.eos_token_id, colour=not row)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        return (self.processor.height, self.processor.width, *((3,) if self.colour else ()))
+        return (*self.processor.size, *((3,) if self.colour else ()))
 
     def __call__(self, line: Line) -> Batch:
         """Raises DataError if the text has more tokens than fit, or a character that the tokenizer does not have."""

@@ -97,7 +97,7 @@ def train(
         owed = False  # an evaluation that was due at the checkpoint's step and not finished
         if (found := checkpoints.restore(abstract)) is not None:
             state, saved = found
-            owed = bool(recipe.eval_every and saved.step % recipe.eval_every == 0 and saved.metrics is None)
+            owed = evaluation_due(recipe, saved.step) and saved.metrics is None
         else:
             lowered = jax.jit(lambda: init_state(recipe, optimizer), out_shardings=where).lower()
             compiled = compile_unless(agreed, lowered)
@@ -114,16 +114,19 @@ def train(
             metrics = evaluate(state, agreed) if evaluate else None
             if metrics is not None:
                 progress.evaluation(step, metrics)
-                checkpoints.score(step, metrics)
+                if step:
+                    checkpoints.score(step, metrics)
 
-        if owed and step:
-            evaluated()
+        if owed or (step == 0 and recipe.eval_every and recipe.start_from is not None):
+            evaluated()  # what a run starts with is scored too, if it starts with something
         for span in spans(recipe):
             if step >= min(span.last_step, last):
                 continue
             # 4. and which samples come next: the data is a function of their index.
             stage = span.stage
-            examples = Examples.of(recipe.config, text.encode, width=stage.width, max_tokens=stage.max_chars)
+            examples = Examples.of(
+                recipe.config, text.encode, width=stage.width, max_tokens=stage.max_chars, processor=recipe.processor
+            )
             rows = rows_of(batch_sharding(mesh), stage.batch_size)
             source = in_order(lines(stage), seed=recipe.seed)
             data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
@@ -150,7 +153,7 @@ def train(
                     _log_samples(folder, step, samples)
                 if step % recipe.log_every == 0 or step == span.last_step:
                     progress.steps(step, stage, flight.land())
-                due = bool(recipe.eval_every) and step % recipe.eval_every == 0
+                due = evaluation_due(recipe, step)
                 if step % recipe.save_every == 0 or due:
                     flight.land()
                     checkpoints.save(state)
@@ -175,6 +178,12 @@ def placed(abstract: Any, mesh: Mesh) -> Any:
     """ShapeDtypeStructs with the places that `trocr_jax.sharding.RULES` give them."""
     where = shardings(abstract, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
+
+
+def evaluation_due(recipe: Recipe, step: int) -> bool:
+    """Whether held-out lines are read after `step` steps."""
+    every = recipe.eval_every
+    return bool(every) and step > 0 and (step % every == 0 or step == recipe.total_steps)
 
 
 def on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:
@@ -245,7 +254,9 @@ def _scorer(
         renderer = Renderer.create(split="heldout", seed=recipe.seed)
         lines = [renderer.line(index, max_chars=stage.max_chars) for index in range(recipe.eval_lines)]
     width = recipe.config.encoder.image_size[1]
-    examples = Examples.of(recipe.config, text.encode, width=width, max_tokens=stage.max_chars)
+    examples = Examples.of(
+        recipe.config, text.encode, width=width, max_tokens=stage.max_chars, processor=recipe.processor
+    )
     size = stage.batch_size // stage.micro_batches
     return Scorer(recipe, lines, examples=examples, decode=text.decode, mesh=mesh, batch_size=size, shown=shown)
 

@@ -140,6 +140,18 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
+def before_and_after(folder: Path) -> str | None:
+    """What the first and the last evaluation in log.jsonl of a run found, as a sentence; none if there were not two."""
+    rows = [json.loads(row) for row in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {row["step"]: row for row in rows if "cer" in row}
+    if len(found) < 2:
+        return None
+    first, last = found[min(found)], found[max(found)]
+    return "; ".join(
+        f"{name.upper()} before {100 * first[name]:.2f} %, after {100 * last[name]:.2f} %" for name in ("cer", "wer")
+    )
+
+
 def _work_left(recipe: Recipe, step: int) -> float:
     """Operations of all steps from `step` on."""
     return sum(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from train.data.parts import Data
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError
+from trocr_jax.image import ImageProcessor
 
 METHODS = ("adamw", "muon")
 SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
@@ -101,7 +106,9 @@ class Recipe:
     lora: Lora | None = None
     # a model, name or folder, whose weights the run starts with, or parts of models; what they lack is new
     start_from: str | WarmStart | None = None
-    tokenizer: str | None = None  # folder; none: the characters of train.data.text.ALPHABET
+    tokenizer: str | None = None  # of a model, name or folder; none: the characters of train.data.text.ALPHABET
+    processor: ImageProcessor | None = None  # of the model that the run starts with; none: train.input.Examples.of
+    data: Data | None = None  # none: printed lines, drawn while the model trains
     seed: int = 0
     mesh: str = ""  # of devices: "data=4,fsdp=2,model=1"; all of them on data if empty
     log_every: int = 50
@@ -109,7 +116,7 @@ class Recipe:
     keep_last: int = 2  # checkpoints that stay: the newest, those with the lowest character error rate, and those of
     keep_best: int = 0  # every so many steps
     keep_every: int = 0
-    eval_every: int = 0  # steps between readings of held-out lines; 0: none
+    eval_every: int = 0  # steps between readings of held-out lines, the last step is always one; 0: none
     eval_lines: int = 256
     eval_beams: int = 0  # read them by beam search too, with so many beams
     eval_worst: int = 16  # misread lines that are shown as pictures
@@ -139,9 +146,13 @@ def spans(recipe: Recipe) -> list[StageSpan]:
     return out
 
 
-def load_recipe(name: str) -> Recipe:
-    """The `RECIPE` of train/recipes/NAME.py, checked. Raises ValueError if there is none, ConfigError listing every
-    value that cannot be used."""
+def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Recipe:
+    """The `RECIPE` of train/recipes/NAME.py, or what its function `recipe` makes of `options`, checked. An option that
+    is None is left out; `data`, the folder of data sets, is for recipes that look into it.
+
+    Raises ValueError if there is none, ConfigError for an option that it does not take, and listing every value that
+    cannot be used.
+    """
     module_name = f"train.recipes.{name.replace('-', '_')}"
     try:
         module = importlib.import_module(module_name)
@@ -149,7 +160,19 @@ def load_recipe(name: str) -> Recipe:
         if error.name != module_name:
             raise
         raise ValueError(f"no recipe {name!r} in train/recipes") from error
-    recipe: Recipe = module.RECIPE
+    make = getattr(module, "recipe", None)
+    if make is None and not hasattr(module, "RECIPE"):
+        raise ValueError(f"no recipe {name!r} in train/recipes: {module.__name__} is what others share")
+    takes = inspect.signature(make).parameters if make else {}
+    given = {option: value for option, value in options.items() if value is not None}
+    if wrong := given.keys() - takes.keys():
+        flags = ", ".join("--" + option.replace("_", "-") for option in sorted(wrong))
+        raise ConfigError(
+            f"recipe {name!r}: does not take {flags}; copy {module_name.replace('.', '/')}.py and change it there"
+        )
+    if "data" in takes:
+        given["data"] = data
+    recipe: Recipe = make(**given) if make else module.RECIPE
     check(recipe)
     return recipe
 
@@ -174,6 +197,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name in ("eval_beams", "eval_worst"):
         if getattr(recipe, name) < 0:
             yield f"{name} is {getattr(recipe, name)}; give a number of at least 0"
+    if recipe.processor is not None and recipe.processor.size != recipe.config.encoder.image_size:
+        yield (
+            f"processor makes pictures of {recipe.processor.size} (height, width); the model takes "
+            f"{recipe.config.encoder.image_size}"
+        )
     if recipe.start_from == WarmStart():
         yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from train.data.line import Line
 from train.input import Examples, padded
+from train.objective import normalized
 from train.recipe import Recipe
 from train.step import TrainState, model_params, with_params
 from train.worst import Misread, worst
@@ -69,9 +71,10 @@ class Scorer:
         return {name + kind: rate(references, hypotheses[name]) for name in hypotheses for kind, rate in rates.items()}
 
     def _pixels(self, lines: list[Line]) -> jax.Array:
-        """[B, H, W, C] f32 in [-1, 1] over the devices."""
-        grey = np.stack([self._examples(line).pixels for line in lines]).astype(np.float32) / np.float32(127.5) - 1
-        pixels = np.repeat(grey[..., None], self._recipe.config.encoder.num_channels, axis=-1)
+        """[B, H, W, C] f32 over the devices, as inference sees them."""
+        found = np.stack([self._examples(line).pixels for line in lines])
+        channels = self._recipe.config.encoder.num_channels
+        pixels = np.asarray(normalized(jnp.asarray(found), channels, processor=self._recipe.processor))
         return jax.make_array_from_callback(pixels.shape, batch_sharding(self._mesh), lambda index: pixels[index])
 
     def _text(self, ids: list[int]) -> str:

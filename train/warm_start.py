@@ -8,7 +8,6 @@ as one that may begin anew. What happened is a `Found`, printed when a run start
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from train.data.text import ALPHABET
+from train.codec import tokenizer_of
 from train.recipe import Recipe, WarmStart
 from train.step import TrainState, init_ema
 from train.vocabulary import carry_rows
@@ -28,7 +27,7 @@ from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.sharding import path_name
-from trocr_jax.tokenizer import character_tokenizer, load_tokenizer
+from trocr_jax.tokenizer import load_tokenizer
 
 TABLES = ("decoder/embed_tokens", "decoder/output_projection")  # a row a token
 
@@ -103,7 +102,7 @@ def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
 
 def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -> Found:
     """`found` with the rows of its tables in the order of the recipe's tokenizer."""
-    new = character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(Path(recipe.tokenizer))
+    new = tokenizer_of(recipe)
     size = recipe.config.decoder.vocab_size
     if len(new) > size:
         raise CheckpointError(

@@ -22,7 +22,9 @@ def lower_step(recipe: Recipe, stage: Stage, mesh: Mesh) -> jax.stages.Lowered:
     """`train.step` with the optimiser, the shardings and the donation that the loop gives it."""
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(recipe)
-        examples = Examples.of(recipe.config, _no_text, width=stage.width, max_tokens=stage.max_chars)
+        examples = Examples.of(
+            recipe.config, _no_text, width=stage.width, max_tokens=stage.max_chars, processor=recipe.processor
+        )
         state = abstract_state(recipe, optimizer, mesh)
         return lower(make_train_step(recipe, stage, optimizer), state, stage, examples, mesh)
 

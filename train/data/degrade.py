@@ -29,7 +29,7 @@ def degrade(ink: Gray, *, em: float, rng: Random) -> Gray:
       uint8 [height, width], 255 white.
     """
     noise = np.random.default_rng(rng.getrandbits(64))
-    ink = _readable(ink)
+    ink = readable(ink)
     kind = rng.random()
     if kind < _CLEAN:
         image = _clean(ink, em, rng)
@@ -44,7 +44,7 @@ def degrade(ink: Gray, *, em: float, rng: Random) -> Gray:
     return 255 - image if rng.random() < 0.03 else image
 
 
-def _readable(ink: Gray) -> Gray:
+def readable(ink: Gray) -> Gray:
     """Raises the ink of thin faces at small sizes, whose strokes cover less than a pixel."""
     counts = np.bincount(ink.reshape(-1), minlength=256)
     counts[:32] = 0

@@ -2,10 +2,10 @@
 
 import re
 import string
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
@@ -13,7 +13,10 @@ from PIL import ImageFont
 from train.data.alphabet import ALPHABET
 from train.data.corpus import CorpusError, Split
 
-Style = Literal["printed", "handwriting"]
+Style = Literal["printed", "handwriting", "colour", "receipt", "scene"]
+
+STYLES: tuple[Style, ...] = get_args(Style)
+_ON_RECEIPTS = {"mono": 8.0, "sans": 1.0, "serif": 0.1}  # times the weight of a family
 
 _FOLDERS = ("usr/share/fonts", "usr/share/texmf/fonts/opentype")
 
@@ -181,6 +184,7 @@ def find_faces(split: Split, *, style: Style = "printed", root: Path = Path("/")
     """Finds the installed faces of a split, in a fixed order; the faces of a family share its weight.
 
     A printed face is used only if it draws all printable ASCII; a handwriting face, if it draws letters and digits.
+    Receipts are printed in faces of one width for the most part, scenes show all faces.
 
     Raises:
       CorpusError: too few families are installed, or no printed face draws the whole alphabet.
@@ -188,9 +192,15 @@ def find_faces(split: Split, *, style: Style = "printed", root: Path = Path("/")
     files = sorted(
         p for folder in _FOLDERS for p in (root / folder).rglob("*.[ot]tf") if not _UNUSED_STYLE.search(p.stem)
     )
-    needed = set(map(chr, range(32, 127))) if style == "printed" else set(" " + string.ascii_letters + string.digits)
+    if style == "scene":
+        return find_faces(split, root=root) + find_faces(split, style="handwriting", root=root)
+    if style == "receipt":
+        faces_of_print = find_faces(split, root=root)
+        return tuple(replace(f, weight=f.weight * _ON_RECEIPTS[f.family.kind]) for f in faces_of_print)
+    written = style == "handwriting"
+    needed = set(" " + string.ascii_letters + string.digits) if written else set(map(chr, range(32, 127)))
     faces: list[Face] = []
-    for family in FAMILIES if style == "printed" else HANDWRITING:
+    for family in HANDWRITING if written else FAMILIES:
         if family.held_out != (split == "heldout"):
             continue
         # The same file name may be installed by two packages (liberation, liberation2): the last one counts.
@@ -203,12 +213,12 @@ def find_faces(split: Split, *, style: Style = "printed", root: Path = Path("/")
             for p, share in zip(usable, shares, strict=True)
         ]
     families = {face.family.name for face in faces}
-    if style == "handwriting" and len(families) < 2:
+    if written and len(families) < 2:
         raise CorpusError(
             f"Too few handwriting faces for the {split} split below {root}: install them with scripts/install-fonts "
             f"(Debian: {_HANDWRITING_PACKAGES})."
         )
-    if style == "printed" and (len(families) < 5 or not any(face.covers(ALPHABET) for face in faces)):
+    if not written and (len(families) < 5 or not any(face.covers(ALPHABET) for face in faces)):
         raise CorpusError(
             f"Too few typefaces for the {split} split below {root}: install them with scripts/install-fonts."
         )
@@ -219,6 +229,7 @@ def _style_share(stem: str) -> float:
     return next((share for pattern, share in _STYLES if pattern.search(stem)), 1.0)
 
 
+@cache  # a style may look at the faces of another
 def drawn_characters(path: Path) -> frozenset[str]:
     """The characters of ALPHABET that a font file maps to a glyph with ink (the space needs none)."""
     try:

@@ -1,7 +1,8 @@
 """Synthetic text lines: a pure function from (seed, split, index) to an image and its text.
 
 A line is printed in a free typeface with pieces of the lines above and below it, cropped as line finders crop
-(`train.data.page`), and damaged as printers and scanners damage (`train.data.degrade`).
+(`train.data.page`), and damaged as printers and scanners damage (`train.data.degrade`) or painted in colours
+(`train.data.paint`).
 """
 
 from dataclasses import dataclass
@@ -9,13 +10,10 @@ from itertools import accumulate
 from random import Random
 
 from train.data.corpus import LANGUAGES, Corpus, Split, load_corpus
-from train.data.degrade import degrade
-from train.data.fonts import Face, Style, find_faces
+from train.data.fonts import STYLES, Face, Style, find_faces
 from train.data.line import Line as Line
 from train.data.page import Placed, print_line
-from train.data.text import sample_text
-
-_NEIGHBOURS = 0.45  # share of lines with pieces of other lines at the top or bottom edge
+from train.data.styles import LOOKS
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Renderer:
     faces: tuple[Face, ...]
     cumulative_weights: tuple[float, ...]
     corpus: Corpus
+    style: Style = "printed"
 
     @classmethod
     def create(cls, split: Split = "train", *, seed: int = 0, style: Style = "printed") -> "Renderer":
@@ -34,15 +33,17 @@ class Renderer:
 
         Raises:
           CorpusError: the packages that scripts/install-fonts installs are missing.
-          ValueError: the split is neither "train" nor "heldout", or the style neither "printed" nor "handwriting".
+          ValueError: the split is neither "train" nor "heldout", or the style is not one of `train.data.fonts.STYLES`.
         """
         if split not in ("train", "heldout"):
             raise ValueError(f"split must be 'train' or 'heldout', not {split!r}")
-        if style not in ("printed", "handwriting"):
-            raise ValueError(f"style must be 'printed' or 'handwriting', not {style!r}")
+        if style not in STYLES:
+            raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}")
         faces = find_faces(split, style=style)
         cumulative = tuple(accumulate(face.weight for face in faces))
-        return cls(split=split, seed=seed, faces=faces, cumulative_weights=cumulative, corpus=load_corpus(split))
+        return cls(
+            split=split, seed=seed, faces=faces, cumulative_weights=cumulative, corpus=load_corpus(split), style=style
+        )
 
     def line(self, index: int, *, max_chars: int = 40) -> Line:
         """The line of this index, of 1 to `max_chars` characters; the same for every call and every process.
@@ -53,15 +54,16 @@ class Renderer:
         return self.placed_line(index, max_chars=max_chars)[0]
 
     def placed_line(self, index: int, *, max_chars: int = 40) -> tuple[Line, Placed]:
-        """The same line, and where its words and characters stand in the image. Raises as `line` does."""
+        """The same line, and where its words and characters stand in the image before `scene` bends it. Raises as
+        `line` does."""
         rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}")
         while True:
-            drawn = self._draw(sample_text(self.corpus, rng, max_chars=max_chars), rng)
+            drawn = self._draw(LOOKS[self.style].say(self.corpus, rng, max_chars=max_chars), rng)
             if drawn is not None:
                 return drawn
 
     def draw(self, text: str, rng: Random) -> Line | None:
-        """Prints and damages a given text; None if it leaves no ink, or no face has all of it."""
+        """Prints and finishes a given text; None if it leaves no ink, or no face has all of it."""
         drawn = self._draw(text, rng)
         return None if drawn is None else drawn[0]
 
@@ -73,7 +75,7 @@ class Renderer:
         ink = print_line(text, above=above, below=below, face=face, rng=rng)
         if ink is None:
             return None
-        return Line(image=degrade(ink.mask, em=ink.em, rng=rng), text=text), ink.placed
+        return Line(image=LOOKS[self.style].finish(ink.mask, em=ink.em, rng=rng), text=text), ink.placed
 
     def _face(self, text: str, rng: Random) -> Face:
         while True:
@@ -83,7 +85,7 @@ class Renderer:
 
     def _neighbours(self, text: str, face: Face, rng: Random) -> tuple[str | None, str | None]:
         """Text for the line above and the line below, None where that side stays empty."""
-        if rng.random() >= _NEIGHBOURS:
+        if rng.random() >= LOOKS[self.style].neighbours:
             return None, None
         above, below = rng.choice(((True, False), (False, True), (False, True), (True, True)))
         return (self._filler(text, face, rng) if above else None, self._filler(text, face, rng) if below else None)

@@ -67,6 +67,7 @@ class Synthetic:
             "kind": "synthetic",
             "seed": self.renderer.seed,
             "split": self.renderer.split,
+            "style": self.renderer.style,
             "max_chars": self.max_chars,
             "faces": _sha256(faces),
             "text": _sha256([corpus.sentences, corpus.words]),
@@ -175,6 +176,13 @@ def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None =
         first = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise DataError(f"{folder}: no line of {split} can be used, {len(bad)} were left out{first}")
     return Pictures(tuple(good.values()), tuple(bad))
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The splits that a folder has lists for. Raises DataError where it has none."""
+    dataset = Folder(source=folder)
+    dataset.check()
+    return list(dataset.records())
 
 
 def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[Bad]]:

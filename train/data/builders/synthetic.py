@@ -4,11 +4,12 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from PIL import Image
 
 from train.data.corpus import Split
+from train.data.fonts import Style
 from train.data.render import Renderer
 from trocr_jax.datasets.base import Bad, Dataset, Record
 
@@ -23,7 +24,7 @@ class Synthetic(Dataset):
         heldout: lines in held-out typefaces, of held-out text.
         seed: line i is a function of the seed and i.
         max_chars: characters a line may have.
-        style: "printed" or "handwriting": in which faces.
+        style: in which faces and colours.
     """
 
     source: Path = Path("/")
@@ -31,7 +32,7 @@ class Synthetic(Dataset):
     heldout: int = 1_000
     seed: int = 0
     max_chars: int = 72
-    style: Literal["printed", "handwriting"] = "printed"
+    style: Style = "printed"
 
     name: ClassVar[str] = "synthetic"
     where: ClassVar[str] = "Install the typefaces and texts with scripts/install-fonts."

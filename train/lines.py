@@ -1,0 +1,121 @@
+"""The lines of a recipe, opened: its parts found below a folder, texts that it cannot use named, parts mixed."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from train.codec import tokenizer_of
+from train.data import records
+from train.data.checks import TextLimit
+from train.data.line import DataError, Line, Source
+from train.data.parts import Built, Data, Part, Rendered
+from train.data.sources import Selected, Stream, Synthetic, open_folder, splits_of, within
+from train.recipe import Recipe, Stage
+from trocr_jax.checkpoint import resolve
+from trocr_jax.datasets.base import Bad
+from trocr_jax.tokenizer import load_tokenizer
+
+HELD_OUT_ONE_IN = 10  # lines of a folder that has one list only
+
+
+class Opened(NamedTuple):
+    """`lines`: stage -> source; `held_out`: what the model is scored on, or none if the recipe names nothing."""
+
+    lines: Callable[[Stage], Source]
+    held_out: list[Line] | None
+
+
+def open_lines(recipe: Recipe, folder: Path) -> Opened:
+    """The data of `recipe`, which must name some, below `folder`. Texts that it cannot use are left out and named on
+    stderr. Raises DataError, before anything is trained, where data are missing, with where they have to lie."""
+    data = recipe.data
+    if data is None:
+        raise DataError(f"recipe {recipe.name!r} names no data; give it a field data")
+    limits = {stage: text_limit(recipe, stage) for stage in recipe.stages}
+
+    @lru_cache
+    def lines(stage: Stage) -> Source:
+        parts = [(_part(part, folder, limits[stage], seed=recipe.seed), part.weight) for part in data.train]
+        return Stream(parts, seed=recipe.seed, augmentation=data.augmentation)
+
+    for stage in recipe.stages:
+        lines(stage)
+    held_out = _held_out(data, recipe, folder, limits[recipe.stages[-1]])
+    return Opened(lines, held_out)
+
+
+def text_limit(recipe: Recipe, stage: Stage) -> TextLimit:
+    """What a text must be to become labels of a stage."""
+    return TextLimit(stage.max_chars + 1, tokenizer_of(recipe), recipe.tokenizer or "of characters")
+
+
+def longest_text(folder: Path, tokenizer: str) -> int:
+    """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take."""
+    read = load_tokenizer(resolve(tokenizer))
+    limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
+    texts = [record.text for split in splits_of(folder) for record in open_folder(folder, split, limit=limit).records]
+    return max(limit.measure(text) for text in texts) - 1
+
+
+def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
+    if not data.held_out:
+        return None
+    found: list[Line] = []
+    for part in data.held_out:
+        source = _part(part, folder, limit, seed=recipe.seed, held_out=True)
+        found += [source[index] for index in range(min(recipe.eval_lines, len(source)))]
+    return found
+
+
+def _part(part: Part, folder: Path, limit: TextLimit, *, seed: int, held_out: bool = False) -> Source:
+    if isinstance(part, Rendered):
+        from train.data.render import Renderer
+
+        renderer = Renderer.create("heldout" if held_out else "train", seed=seed, style=part.style)
+        return Synthetic(renderer, (limit.length or 2) - 1)
+    if isinstance(part, Built):
+        if not (folder / part.name).is_dir():
+            raise DataError(
+                f"{folder / part.name}: no such folder; build it with: python -m train data build {part.name} --source "
+                f"DIR --output {folder}, or say with --data where it is"
+            )
+        source, bad = within(records.open(folder / part.name, part.split), limit)
+        _say(f"{folder / part.name}, {part.split}", bad)
+        return source
+    return _pictures(folder, limit, held_out=held_out)
+
+
+def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
+    splits = splits_of(folder)
+    apart = next((name for name in ("validation", "valid", "val", "dev", "test") if name in splits), None)
+    if "train" not in splits:
+        raise DataError(f"{folder}: no list for the split train; it has {', '.join(splits)}")
+    split = "train" if apart is None or not held_out else apart
+    pictures = open_folder(folder, split, limit=limit)
+    _say(f"{folder}, {split}", pictures.left_out)
+    if apart is not None:
+        return pictures
+    mine = [i for i, record in enumerate(pictures.records) if _is_held_out(record.id) == held_out]
+    if not mine:
+        raise DataError(
+            f"{folder}: {len(pictures)} lines are too few to keep every {HELD_OUT_ONE_IN}th apart; add a list of "
+            "others, validation.tsv, to score the model on"
+        )
+    return Selected(pictures, np.asarray(mine, np.int64))
+
+
+def _is_held_out(name: str) -> bool:
+    return zlib.crc32(name.encode()) % HELD_OUT_ONE_IN == 0
+
+
+def _say(where: str, bad: Sequence[Bad]) -> None:
+    if bad:
+        listed = "".join(f"\n  - {b.id}: {b.reason}" for b in bad[:5]) + ("\n  - …" if len(bad) > 5 else "")
+        print(f"{where}: {len(bad)} lines cannot be used and are left out:{listed}", file=sys.stderr, flush=True)
