@@ -46,6 +46,7 @@ from trocr_jax import generation
 from trocr_jax.checkpoint import resolve
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.loop import run
+from trocr_jax.encoder import cached_micro_batch
 
 Family = Literal["small", "base", "tiny-printed"]
 PRESET = {"small": "small-handwritten", "base": "base-handwritten"}
@@ -131,7 +132,7 @@ class Sides:
         with torch.inference_mode():
             channels_first = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
             self.memory = oracle.encoder(pixel_values=channels_first).last_hidden_state
-        self.cross = _prime(model, jnp.asarray(pixels))
+        self.cross = _read(model, jnp.asarray(pixels))
 
     def theirs(self, *, num_beams: int, max_new_tokens: int, **options: Any) -> Found:
         ids = self.model.config
@@ -175,7 +176,7 @@ class Sides:
             num_beams=num_beams, num_return_sequences=num_beams, max_new_tokens=max_new_tokens, **options
         )
         shape, numbers = generation.plan(config, self.model.config)
-        found = jax.device_get(_decode(self.model, self.cross, numbers, shape, self.batch))
+        found = jax.device_get(_decode(self.model, self.cross[shape.absorbed], numbers, shape, self.batch))
         images = np.arange(self.batch)[:, None, None] * num_beams
         counted_on = np.where(found.beam_indices >= 0, found.beam_indices + images, -1)
         rows = self.batch * num_beams
@@ -192,8 +193,10 @@ def _reorder_text_alone(cache: EncoderDecoderCache, beam_idx: torch.Tensor) -> N
 
 
 @jax.jit
-def _prime(model: trocr_jax.TrOCR, pixels: jax.Array) -> Any:
-    return model.prime(model.encode(pixels))
+def _read(model: trocr_jax.TrOCR, pixels: jax.Array) -> dict[bool, Any]:
+    """What cross-attention reads, by `Shape.absorbed`: keys and values, or the memory itself."""
+    memory = model.encode(pixels, micro_batch=cached_micro_batch(model.config.encoder, len(pixels)))
+    return {False: model.prime(memory), True: model.absorb(memory)}
 
 
 @partial(jax.jit, static_argnames=("shape", "batch"))
