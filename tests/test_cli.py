@@ -358,7 +358,7 @@ def test_help_is_quick_to_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     groups = [  # as one reads them, in their order
-        ("options", ["--model", "--output", "--format", "--batch-size"]),
+        ("options", ["--model", "--batch-size", "--output", "--format"]),
         ("search options", ["--num-beams", "--max-new-tokens", "--length-penalty", "--early-stopping"]),
         ("", ["--num-beam-groups", "--diversity-penalty", "--n-best", "--generation-config"]),
         ("sampling options", ["--sample", "--temperature", "--top-k", "--top-p", "--min-p", "--typical-p"]),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trocr_jax.cli.inputs import SUFFIXES, Input, expand
 from trocr_jax.image_file import FORMATS
+from trocr_jax.image_paths import SUFFIXES, Input, expand
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_read(tree, 
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr("trocr_jax.cli.inputs.os.scandir", refuse)  # root may read everything
+    monkeypatch.setattr("trocr_jax.image_paths.os.scandir", refuse)  # root may read everything
     found = list(expand(["a"], io.BytesIO()))
     assert [entry.path for entry in found] == ["a/b", "a/x.png", "a/y.tif"]
     assert found[0].error == "a/b: the folder cannot be read (Permission denied); check its permissions"

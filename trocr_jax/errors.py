@@ -31,3 +31,15 @@ class OutputError(TrOCRError, OSError):
 
 class DataError(TrOCRError, ValueError):
     """A data set is missing, incomplete, damaged, or not the one that a run was started with."""
+
+
+class ImageLimitError(ImageError):
+    """An image is larger than a limit on pixels or memory allows."""
+
+
+class SourceError(TrOCRError, OSError):
+    """The inputs of a job cannot be listed, or have gone."""
+
+
+class JobError(TrOCRError, ValueError):
+    """A job folder cannot be used as asked."""

@@ -4,21 +4,24 @@ Decoding and resizing happen on the host in uint8 and equal the PIL image proces
 rescaling and normalisation happen on the device.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from trocr_jax.errors import CheckpointError, ConfigError, ImageError
 from trocr_jax.image_file import MAX_PIXELS, ImageSource, describe, open_rgb
+
+if TYPE_CHECKING:
+    import jax
 
 MAX_SIDE = 16_384
 
@@ -55,7 +58,7 @@ class ImageProcessor:
         return self.crop_size or (self.height, self.width)
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike[str]) -> "ImageProcessor":
+    def from_folder(cls, folder: str | os.PathLike[str]) -> ImageProcessor:
         """Read `processor_config.json` (nested, as transformers 5 writes it) or else `preprocessor_config.json`.
 
         Raises CheckpointError if the folder has neither, ConfigError if one cannot be used.
@@ -71,7 +74,7 @@ class ImageProcessor:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessor_config.json") -> "ImageProcessor":
+    def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessor_config.json") -> ImageProcessor:
         """Read the fields of transformers' ViT and DeiT image processors, in the spellings of its versions 4 and 5.
 
         Missing fields take the defaults of the class the file names. Raises ConfigError naming `source` and the field.
@@ -172,6 +175,8 @@ class ImageProcessor:
         """
         if pixels.dtype != np.uint8 or pixels.ndim == 0 or pixels.shape[-1] != 3:
             raise ImageError(f"normalize takes uint8 pixels [..., 3], not {pixels.dtype} {list(pixels.shape)}")
+        import jax.numpy as jnp  # here, so that a process that only decodes images starts without jax
+
         channel = jnp.arange(0, 768, 256, dtype=jnp.int32).reshape((1,) * (pixels.ndim - 1) + (3,))
         return jnp.asarray(self._table()).at[jnp.asarray(pixels, jnp.int32) + channel].get(mode="promise_in_bounds")
 
@@ -192,6 +197,9 @@ def as_pixels(array: Any) -> jax.Array | np.ndarray:
 
     Raises ImageError for any other shape, for shapes that could be either, and for dtypes that are not floating.
     """
+    import jax
+    import jax.numpy as jnp
+
     pixels = array if isinstance(array, jax.Array) else np.asarray(array)
     accepted = "accepted are normalised floats [B, 3, H, W] or [B, H, W, 3]"
     if not jnp.issubdtype(pixels.dtype, jnp.floating):

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from trocr_jax.errors import ImageError
+from trocr_jax.errors import ImageError, ImageLimitError
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 
@@ -31,7 +31,7 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
     is read; 16-bit values become round(value / 257); 32-bit and float files are scaled by the smallest of 1 (floats
     only), 255, 65535 and 2^31 - 1 that holds their largest value, negative values being black; other modes are
     converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are decoded.
-    Raises ImageError naming the source and what to do.
+    Raises ImageError naming the source and what to do; ImageLimitError for one that is too large.
     """
     name = describe(source)
     try:
@@ -48,9 +48,11 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
             f"{name}: not an image that can be read, or damaged; convert it to one of {', '.join(FORMATS)}"
         ) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}; crop it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it") from error
+        raise ImageLimitError(
+            f"{name}: {error}; crop it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
     except MemoryError as error:
-        raise ImageError(f"{name}: too large for the memory of this machine; crop or shrink it") from error
+        raise ImageLimitError(f"{name}: too large for the memory of this machine; crop or shrink it") from error
     except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged files.
         detail = str(error) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded ({detail}); it may be damaged, save or copy it again") from error
@@ -108,7 +110,7 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if not width or not height:
         raise ImageError(f"{name}: has no pixels ({width} x {height}); leave it out")
     if width * height > max_pixels:
-        raise ImageError(
+        raise ImageLimitError(
             f"{name}: {width} x {height} pixels are more than the cap of {max_pixels}; "
             "crop it, or raise max_pixels if you trust it"
         )

@@ -50,7 +50,8 @@ KEPT_CONSTRAINTS = 4  # a large lexicon is slow to compile and takes memory
 class Recognizer:
     """A model with its tokenizer and image processor.
 
-    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; calibration, of the model's folder.
+    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; devices, how many share a batch;
+    calibration, of the model's folder.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class Recognizer:
         self.dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         self.mesh = mesh
         self.calibration = calibration
-        self._devices, self._batch_sharding = 1, None
+        self.devices, self._batch_sharding = 1, None
         if mesh is not None:
             # Automatic axes whatever the caller's mesh has: the compiler splits a search written for one device.
             auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-            self._devices = mesh.shape[mesh.axis_names[0]]
+            self.devices = mesh.shape[mesh.axis_names[0]]
             self._batch_sharding = NamedSharding(auto, PartitionSpec(mesh.axis_names[0]))
             graph, state = nnx.split(model)
             model = nnx.merge(graph, jax.device_put(state, NamedSharding(auto, PartitionSpec())))
@@ -149,10 +150,10 @@ class Recognizer:
         """
         decode, choose = self._plan(decode)
         if batch_size is None:
-            batch_size = self._devices * DEFAULT_BATCH_SIZE.get(jax.default_backend(), OTHER_BATCH_SIZE)
+            batch_size = self.devices * self.default_batch_size
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
-        sizes = bucket_sizes(batch_size, self._devices)
+        sizes = bucket_sizes(batch_size, self.devices)
         pixels = normalised(images)
         if pixels is not None:
             starts = range(0, len(pixels), sizes[-1])
@@ -187,6 +188,21 @@ class Recognizer:
                 opened = error
             sizes.append(opened.size if isinstance(opened, Image.Image) else (0, 0))
             yield opened
+
+    def read_batches(
+        self, series: Iterable[Batch], decode: DecodeConfig | None = None, batch_size: int | None = None
+    ) -> Generator[Recognition | ImageError, None, None]:
+        """As `read`, for those who decode images themselves: each Batch, of at most `batch_size` times `devices` images
+        as `image_processor.pixels` gives them, is read as it is, filled up with copies. One shape is ever compiled, so
+        what comes out for a line does not depend on the others, to the last bit of its score."""
+        decode, choose = self._plan(decode)
+        size = self.devices * (self.default_batch_size if batch_size is None else batch_size)
+        return self._recognitions(series, decode, choose, (size,), self.image_processor, None)
+
+    @property
+    def default_batch_size(self) -> int:
+        """Images a batch for each device: 16 on a CPU and 64 elsewhere."""
+        return DEFAULT_BATCH_SIZE.get(jax.default_backend(), OTHER_BATCH_SIZE)
 
     def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
         """The text of one image while it grows, each time that it has changed; the last is what `read` gives.

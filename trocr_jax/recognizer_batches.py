@@ -56,7 +56,7 @@ def _decoded(
     images: Iterable[ImageSource | ImageError], processor: ImageProcessor, *, ahead: int
 ) -> Generator[np.ndarray | ImageError, None, None]:
     """Pixels [H, W, 3] uint8 of each image in order, at most `ahead` images ahead of their use."""
-    pool = ThreadPoolExecutor(_threads(), thread_name_prefix="trocr-image")
+    pool = ThreadPoolExecutor(threads(), thread_name_prefix="trocr-image")
     pending: deque[Future[np.ndarray | ImageError]] = deque()
     try:
         for image in images:
@@ -107,5 +107,6 @@ def _ndim(images: Any) -> int | None:
     return len(images.shape) if hasattr(images, "shape") and hasattr(images, "dtype") else None
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many images to decode at a time: as many as there are cores, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -10,21 +10,21 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal, NoReturn
 
 import tyro
 
-from trocr_jax.cli.options import Constraints, LanguageModel, Penalties, Sampling, Scores, Search, argument
+from trocr_jax.cli.jobs_options import JobCommand
+from trocr_jax.cli.options import MODEL, REVISION, Reading, argument
 from trocr_jax.errors import TrOCRError
 
 _INPUTS = (
     "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
     "out; quoted patterns such as 'scans/*.png', where ** is any depth; - for a list of files on stdin, one a line."
 )
-_MODEL = "A built-in model, a local folder, or a repository of the Hugging Face hub (microsoft/trocr-base-printed)."
-_REVISION = "Branch, tag or commit of the repository, such as refs/pr/3."
+_JOBS = "Bulk transcription in a job folder: planned, resumable, shared by any number of processes and hosts."
 _OUTPUT = "File to write. It appears when it is complete."
 _FORMAT = (
     "txt has one line of text for each input, an empty one where nothing could be read; the others have the fields id, "
@@ -33,7 +33,7 @@ _FORMAT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transcribe:
+class Transcribe(Reading):
     """Read line images: one row for each, in the order of the inputs.
 
     Results go to stdout or to --output, everything else to stderr. Exit status: 0 all inputs were read, 1 some were not
@@ -41,37 +41,26 @@ class Transcribe:
     """
 
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("INPUT...", _INPUTS, "(required)")]] = ()
-    model: Annotated[str, argument("MODEL", _MODEL, "(default: tiny-printed)")] = "tiny-printed"
-    revision: Annotated[str | None, argument("NAME", _REVISION, "(default: main)")] = None
     output: Annotated[str | None, argument("FILE", _OUTPUT, "(default: stdout)")] = None
     format: Annotated[
         Literal["txt", "jsonl", "csv", "parquet"] | None,
         argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
     ] = None
-    batch_size: Annotated[
-        int | None, argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
-    ] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
-    ] = None
-    search: Search = field(default_factory=Search)
-    sampling: Sampling = field(default_factory=Sampling)
-    penalty: Penalties = field(default_factory=Penalties)
-    constraint: Constraints = field(default_factory=Constraints)
-    language_model: LanguageModel = field(default_factory=LanguageModel)
-    score: Scores = field(default_factory=Scores)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print what a model is: its configuration, parameters, image size, vocabulary and files."""
 
-    model: tyro.conf.Positional[Annotated[str, argument("MODEL", _MODEL, "(required)")]]
-    revision: Annotated[str | None, argument("NAME", _REVISION, "(default: main)")] = None
+    model: tyro.conf.Positional[Annotated[str, argument("MODEL", MODEL, "(required)")]]
+    revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
 
 
-_Command = Annotated[Transcribe, tyro.conf.subcommand("transcribe")] | Annotated[Info, tyro.conf.subcommand("info")]
+_Command = (
+    Annotated[Transcribe, tyro.conf.subcommand("transcribe")]
+    | Annotated[JobCommand, tyro.conf.subcommand("jobs", description=_JOBS)]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -88,9 +77,13 @@ def main(args: Sequence[str] | None = None) -> int:
             from trocr_jax.cli.transcribe import transcribe
 
             return transcribe(command)
-        from trocr_jax.cli.info import info
+        if isinstance(command, Info):
+            from trocr_jax.cli.info import info
 
-        return info(command)
+            return info(command)
+        from trocr_jax.cli.jobs import run_command
+
+        return run_command(command)
     except TrOCRError as error:
         print(f"trocr-jax: error: {error}", file=sys.stderr)
         return 2
@@ -100,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> int:
         _end_by(signal.SIGPIPE)
 
 
-def parse(args: Sequence[str]) -> Transcribe | Info:
+def parse(args: Sequence[str]) -> Transcribe | Info | JobCommand:
     """The command that the arguments ask for. Raises SystemExit with status 2 if they cannot be parsed."""
     description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)

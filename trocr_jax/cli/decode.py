@@ -1,12 +1,11 @@
-"""From the options of `transcribe` to a DecodeConfig; those that contradict each other are refused by both names."""
+"""From the options of a command to a DecodeConfig; those that contradict each other are refused by both names."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trocr_jax import checkpoint
-from trocr_jax.cli import Transcribe
-from trocr_jax.cli.options import flag, given
+from trocr_jax.cli.options import Reading, flag, given
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
@@ -18,7 +17,7 @@ _STARTS = {"generation_config", "fairseq"}  # where the other options come from
 _OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
 
 
-def check_options(command: Transcribe) -> None:
+def check_options(command: Reading) -> None:
     """Raises DecodeError for options that say nothing or contradict each other, before anything is loaded."""
     search, sampling = given(command.search), given(command.sampling)
     language_model = given(command.language_model)
@@ -48,7 +47,7 @@ def check_options(command: Transcribe) -> None:
         DecodeConfig(**_options(command))
 
 
-def decode_config(command: Transcribe, recognizer: Recognizer) -> DecodeConfig:
+def decode_config(command: Reading, recognizer: Recognizer) -> DecodeConfig:
     """The search that the options ask for, for this model."""
     options = _options(command)
     if spec := _constraint(command):
@@ -68,7 +67,7 @@ def decode_config(command: Transcribe, recognizer: Recognizer) -> DecodeConfig:
     return DecodeConfig(**options)
 
 
-def _options(command: Transcribe) -> dict[str, Any]:
+def _options(command: Reading) -> dict[str, Any]:
     """Options of DecodeConfig that were given."""
     options = given(command.search) | given(command.sampling) | given(command.penalty)
     for name in _STARTS:
@@ -86,7 +85,7 @@ def _options(command: Transcribe) -> dict[str, Any]:
     return options
 
 
-def _constraint(command: Transcribe) -> constraints.Constraint | None:
+def _constraint(command: Reading) -> constraints.Constraint | None:
     kinds = {
         "allow": constraints.Characters,
         "regex": constraints.Regex,

@@ -1,8 +1,8 @@
-"""The options of `transcribe` that say how text is searched for, in the groups of --help."""
+"""The options of `transcribe` and `jobs run` that say with what and how text is read, in the groups of --help."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -13,6 +13,8 @@ def argument(metavar: str | None, help: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=default)
 
 
+MODEL = "A built-in model, a local folder, or a repository of the Hugging Face hub (microsoft/trocr-base-printed)."
+REVISION = "Branch, tag or commit of the repository, such as refs/pr/3."
 _TOKENS = "Longest text in tokens, the end token counted."
 _PENALTY = "Scores of beams are divided by length ** this: above 0 favours long texts."
 _STOP = "When a line with K finished texts stops: true, at once; false, by a heuristic; never, when none can be better."
@@ -125,6 +127,27 @@ class Scores:
     confidences: Annotated[
         bool, argument(None, "Columns `words` and `characters`, each with its confidence.", "(default: no)")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A model, and how it reads."""
+
+    model: Annotated[str, argument("MODEL", MODEL, "(default: tiny-printed)")] = "tiny-printed"
+    revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
+    batch_size: Annotated[
+        int | None, argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
+    ] = None
+    search: Search = field(default_factory=Search)
+    sampling: Sampling = field(default_factory=Sampling)
+    penalty: Penalties = field(default_factory=Penalties)
+    constraint: Constraints = field(default_factory=Constraints)
+    language_model: LanguageModel = field(default_factory=LanguageModel)
+    score: Scores = field(default_factory=Scores)
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from trocr_jax.confidence import Alternative, Confidence
-from trocr_jax.errors import OutputError
+from trocr_jax.errors import OutputError, TrOCRError
 
 
 class Row(NamedTuple):
@@ -56,14 +56,33 @@ def open_rows(output: str | None, format: str, columns: Sequence[str] = COLUMNS)
     A regular file appears, or replaces its predecessor, when the block ends without an exception. Paths that are not
     valid Unicode are written with escapes (`\\udce9`). Raises OutputError naming the file.
     """
-    to_stdout = output is None or output == "-"
-    if format == "parquet" and to_stdout:
+    with open_values(output, format, columns) as write:
+        yield lambda row: write({name: printable(getattr(row, name)) for name in columns})
+
+
+@contextmanager
+def open_values(output: str | None, format: str, columns: Sequence[str]) -> Iterator[Values]:
+    """As `open_rows`, for rows that are dicts of JSON values with these columns."""
+    if format == "parquet" and (output is None or output == "-"):
         raise OutputError("parquet cannot be written to stdout; give --output FILE")
+    with _open(output) as file, _WRITERS[format](file, columns) as write:
+        yield write
+
+
+@contextmanager
+def open_bytes(output: str | None) -> Iterator[Callable[[bytes], Any]]:
+    """As `open_rows`, for what is encoded already."""
+    with _open(output) as file:
+        yield file.write
+
+
+@contextmanager
+def _open(output: str | None) -> Iterator[IO[bytes]]:
     name = "stdout" if output is None else output
     try:
-        with _stdout() if to_stdout else _file(name) as file, _WRITERS[format](file, columns) as write:
-            yield lambda row: write({name: printable(getattr(row, name)) for name in columns})
-    except (BrokenPipeError, OutputError):
+        with _stdout() if output is None or output == "-" else _file(name) as file:
+            yield file
+    except (BrokenPipeError, TrOCRError):
         raise
     except OSError as error:
         raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
@@ -155,11 +174,12 @@ def _parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
         from pyarrow import parquet
     except ImportError:
         raise OutputError("parquet needs pyarrow: pip install trocr-jax[parquet]") from None
-    text, number, flag = pa.string(), pa.float64(), pa.bool_()
-    sure = pa.list_(pa.struct({"text": text, "confidence": number}))
-    found = pa.list_(pa.struct({"text": text, "score": number, "probability": number}))
-    types = dict(zip(Row._fields, (text, text, number, flag, text, number, found, sure, sure), strict=True))
-    schema = pa.schema([(name, types[name]) for name in columns])
+    number = pa.float64()
+    sure = pa.list_(pa.struct({"text": pa.string(), "confidence": number}))
+    found = pa.list_(pa.struct({"text": pa.string(), "score": number, "probability": number}))
+    types = {"score": number, "confidence": number, "truncated": pa.bool_(), "alternatives": found}
+    types |= {"words": sure, "characters": sure, "token_ids": pa.list_(pa.int32()), "token_log_probs": pa.list_(number)}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     rows: list[dict[str, Any]] = []
     with parquet.ParquetWriter(file, schema) as writer:
 

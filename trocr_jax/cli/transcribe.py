@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from trocr_jax.cli import Transcribe
 from trocr_jax.cli.decode import check_options, decode_config
-from trocr_jax.cli.inputs import Input, expand
 from trocr_jax.cli.output import COLUMNS, Row, format_of, open_rows
 from trocr_jax.cli.progress import Progress
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.image_paths import Input, expand
 from trocr_jax.recognizer import Recognizer
 
 

@@ -1,4 +1,4 @@
-"""From the arguments of a command to image files, lazily and in order."""
+"""From paths, folders and patterns to image files, lazily and in order."""
 
 from __future__ import annotations
 

@@ -1,0 +1,317 @@
+"""Jobs in one process: what is planned, read, committed and refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+
+from tests.poison import Poison
+from tests.tiny import save_lines, save_tiny
+from trocr_jax import jobs
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError, OutputError, SourceError
+from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
+from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.leases import Dead, Leases
+from trocr_jax.jobs.owner import Owner, me
+from trocr_jax.jobs.sources import from_description
+from trocr_jax.jobs.store import LocalStore
+from trocr_jax.recognizer import Recognizer
+
+DECODE = DecodeConfig(max_new_tokens=12)
+CHOICES = jobs.Choices(unit_size=8, batch_size=4)
+RESOURCES = jobs.Resources(decoders=2, limits=Limits(seconds=2.0, memory=400 << 20))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def recognizer(model: Path) -> Recognizer:
+    return Recognizer.from_pretrained(model)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    save_lines(tmp_path / "lines", 20)
+    return tmp_path / "lines"
+
+
+def plan(lines: Path, folder: Path, recognizer: Recognizer, model: Path, **options: Any) -> Job:
+    options = {"decode": DECODE, "choices": CHOICES, **options}
+    return jobs.plan(jobs.open_source([str(lines)]), str(folder), recognizer, model, **options)
+
+
+def run(job: Job, recognizer: Recognizer, **options: Any) -> Any:
+    return jobs.run(job, recognizer, DECODE, **{"resources": RESOURCES, **options})
+
+
+def rows(job: Job) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for unit in sorted(job.done()) for line in job.read_part(unit).splitlines()]
+
+
+def test_every_line_is_read_as_a_recognizer_reads_it_alone(tmp_path, lines, recognizer, model):
+    (lines / "line-005.png").write_bytes(b"no image")
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    assert [unit.lines for unit in job.units] == [8, 8, 4]
+    counts = run(job, recognizer)
+    assert (counts.ok, counts.failed, counts.quarantined) == (19, 1, 0)
+    found = rows(job)
+    paths = sorted(str(path) for path in lines.iterdir())
+    assert [row["id"] for row in found] == paths
+    for row in found:
+        if row["status"] == "failed":
+            assert row["id"].endswith("005.png")
+            assert row["text"] is None
+            assert row["error"].startswith(f"{row['id']}: not an image")
+        else:
+            (alone,) = recognizer(row["id"], DECODE, batch_size=4)
+            assert (row["text"], row["truncated"]) == (alone.text, alone.truncated)
+            assert row["score"] == pytest.approx(alone.score, abs=1e-4)
+    assert list(jobs.verify(job)) == []
+    assert not (tmp_path / "job" / "tmp").exists()
+    assert list((tmp_path / "job" / "leases").iterdir()) == []
+
+
+def test_bytes_do_not_depend_on_how_it_was_read(tmp_path, lines, recognizer, model):
+    first = plan(lines, tmp_path / "first", recognizer, model)
+    run(first, recognizer)
+    second = plan(lines, tmp_path / "second", recognizer, model)
+    lease = orjson.dumps({"owner": "far-away.1.1", "beat": 1, "reading": [[0, 8]]})
+    second.store.create("leases/00000001", lease)  # another host reads unit 1
+    stop = jobs.Stop()
+    timer = threading.Timer(1.0, stop.request)
+    assert run(second, recognizer, stop=stop, prepare=lambda worker: timer.start()) is None
+    assert second.done() == {0, 2}
+    second.store.remove("leases/00000001")
+    run(second, recognizer)
+    parts = [[job.read_part(unit) for unit in range(3)] for job in (first, second)]
+    assert parts[0] == parts[1]
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path, lines, recognizer, model):
+    plan(lines, tmp_path / "job", recognizer, model)
+    with pytest.raises(JobError, match=r"decode\.num_beams: 1 in the plan, 3 now"):
+        plan(lines, tmp_path / "job", recognizer, model, decode=DecodeConfig(max_new_tokens=12, num_beams=3))
+    with pytest.raises(JobError, match=r"unit_size: 8 in the plan, 9 now"):
+        plan(lines, tmp_path / "job", recognizer, model, choices=jobs.Choices(unit_size=9))
+    other = save_tiny(tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    with pytest.raises(JobError, match=r"model\.sha256"):
+        plan(lines, tmp_path / "job", recognizer, other)
+    again = plan(lines, tmp_path / "job", recognizer, model, choices=jobs.Choices())  # as planned
+    assert [unit.lines for unit in again.units] == [8, 8, 4]
+
+
+def test_the_plan_is_kept_when_the_source_changes(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    save_lines(lines, 3, first=50)
+    (lines / "line-003.png").unlink()
+    again = plan(lines, tmp_path / "job", recognizer, model)
+    assert again.plan == job.plan
+    counts = run(again, recognizer)
+    assert (counts.ok, counts.failed) == (19, 1)
+    assert "no such file" in rows(again)[3]["error"]
+
+
+def test_a_source_that_vanishes_stops_the_job_and_costs_nothing(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    lines.rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="has gone"):
+        run(job, recognizer)
+    assert rows(job) == []
+    (tmp_path / "elsewhere").rename(lines)
+    assert run(job, recognizer).ok == 20
+
+
+def test_a_full_disk_stops_the_job_and_it_goes_on_later(tmp_path, lines, recognizer, model, monkeypatch):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    create, written = LocalStore.create, []
+
+    def full(self: LocalStore, name: str, content: bytes, **options: Any) -> bool:
+        if name.startswith("parts/"):
+            written.append(name)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(self, name, content, **options)
+
+    monkeypatch.setattr(LocalStore, "create", full)
+    with pytest.raises(OutputError, match=r"job: .*No space left on device.*run the same command again"):
+        run(job, recognizer)
+    assert len(job.done()) == 1
+    assert job.store.names("leases") == []
+    assert run(job, recognizer).ok == 20
+    assert list(jobs.verify(job)) == []
+
+
+def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, lines, recognizer, model):
+    names = ["segfault", "hang", "hungry", "once"]
+    for name in names:
+        shutil.copy(lines / "line-000.png", lines / f"{name}.png")
+    Image.fromarray(np.zeros((40_000, 40_000), bool)).save(lines / "vast.png")  # 1.6 gigapixels in 200 kB
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    decoder = Decoder(from_description(job.plan.configuration["source"]), recognizer.image_processor)
+    (tmp_path / "marks").mkdir()
+    counts = run(job, recognizer, decoder=Poison(decoder, str(tmp_path / "marks")))
+    assert (counts.ok, counts.failed, counts.quarantined) == (21, 0, 4)
+    found = {Path(row["id"]).stem: row for row in rows(job)}
+    assert found["once"]["text"] == found["line-000"]["text"]
+    reasons = {
+        "segfault": r"signal 11 \(SIGSEGV\); tried 3 times",
+        "hang": "did not end within 2 s; tried 3 times",
+        "hungry": "took more memory than it may",
+        "vast": "40000|exceeds limit",
+    }
+    for name, reason in reasons.items():
+        row = found[name]
+        assert row["status"] == "quarantined"
+        assert row["text"] is None
+        assert re.search(reason, row["error"]), row["error"]
+    innocent = plan(lines, tmp_path / "innocent", recognizer, model)
+    for name in (*reasons, *names):
+        (lines / f"{name}.png").unlink(missing_ok=True)
+    run(innocent, recognizer)
+    texts = {Path(row["id"]).stem: (row["text"], row["score"]) for row in rows(innocent) if row["status"] == "ok"}
+    assert all((found[name]["text"], found[name]["score"]) == text for name, text in texts.items())
+
+
+def test_lines_that_failed_are_read_once_more(tmp_path, lines, recognizer, model):
+    image = (lines / "line-005.png").read_bytes()
+    (lines / "line-005.png").write_bytes(b"")
+    (lines / "line-011.png").write_bytes(b"")
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    assert run(job, recognizer).failed == 2
+    before = rows(job)
+    (lines / "line-005.png").write_bytes(image)
+    counts = jobs.retry_failed(job, recognizer, DECODE, resources=RESOURCES)
+    assert counts is not None
+    assert (counts.ok, counts.failed) == (19, 1)
+    after = rows(job)
+    assert [i for i in range(20) if before[i] != after[i]] == [5]
+    assert after[5]["status"] == "ok"
+    assert list(jobs.verify(job)) == []
+    whole = plan(lines, tmp_path / "whole", recognizer, model)
+    run(whole, recognizer)
+    assert rows(whole) == after  # the same bytes as if nothing had happened
+
+
+def test_too_many_failures_stop_a_job(tmp_path, recognizer, model):
+    (tmp_path / "lines").mkdir()
+    for number in range(200):
+        (tmp_path / "lines" / f"{number:03}.png").write_bytes(b"")
+    job = plan(tmp_path / "lines", tmp_path / "job", recognizer, model)
+    resources = jobs.Resources(decoders=1, max_error_rate=0.5)
+    with pytest.raises(JobError, match="no text, more than --max-error-rate"):
+        run(job, recognizer, resources=resources)
+    assert 100 <= sum(job.units[unit].lines for unit in job.done()) < 200
+
+
+def test_a_stop_gives_units_back(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model, choices=jobs.Choices(unit_size=1, batch_size=4))
+    stop = jobs.Stop()
+
+    def prepare(worker: Any) -> None:
+        worker.on_commit = lambda task, counts: stop.request()
+
+    assert run(job, recognizer, stop=stop, prepare=prepare) is None
+    assert 1 <= len(job.done()) < 20
+    assert job.store.names("leases") == []
+    assert run(job, recognizer).ok == 20
+
+
+def test_damage_is_found(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    part = tmp_path / "job" / "parts" / "00000001.jsonl"
+    good = part.read_bytes()
+    part.write_bytes(good.replace(b'"truncated":', b'"truncated": ', 1))
+    assert list(jobs.verify(job)) == ["parts/00000001.jsonl has changed since the job was completed"]
+    part.write_bytes(b"".join(reversed(good.splitlines(keepends=True))))
+    assert "each once and in order" in next(jobs.verify(job))
+    part.unlink()
+    assert "parts/00000001.jsonl is missing" in list(jobs.verify(job))
+    part.write_bytes(good)
+    (tmp_path / "job" / "tmp").mkdir()
+    (tmp_path / "job" / "tmp" / "x").touch()
+    assert list(jobs.verify(job)) == ["tmp/x was left behind"]
+    inputs = tmp_path / "job" / job.plan.inputs
+    inputs.write_bytes(inputs.read_bytes().replace(b"line-000", b"line-999"))
+    assert any("missing or damaged" in fault for fault in jobs.verify(job))
+    (tmp_path / "job" / job.plan.units).write_bytes(b'[0,1,1,""]\n')
+    with pytest.raises(JobError, match="is damaged"):
+        Job.open(str(tmp_path / "job"))
+
+
+def test_status_counts_what_is_committed(tmp_path, lines, recognizer, model):
+    (lines / "line-005.png").write_bytes(b"")
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    empty = jobs.status(job)
+    assert (empty.units, empty.units_done, empty.lines, empty.counts.lines) == (3, 0, 20, 0)
+    run(job, recognizer)
+    shutil.rmtree(tmp_path / "job" / "events")  # the parts know as well
+    full = jobs.status(job)
+    assert full.complete
+    assert (full.units_done, full.counts.ok, full.counts.failed) == (3, 19, 1)
+
+
+def test_ids_that_are_not_unique_are_refused(tmp_path, lines, recognizer, model):
+    with pytest.raises(SourceError, match=r"line-000\.png: is the id of inputs 1 and 21"):
+        jobs.plan(jobs.open_source([str(lines), str(lines / "line-000.png")]), str(tmp_path / "job"), recognizer, model)
+    assert not (tmp_path / "job" / "plan.json").exists()
+
+
+def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_later(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    dead = Owner(me().host, me().pid, me().started + 1)  # this number belonged to another process once
+    elsewhere = Owner("far-away", 1, 1)
+    for unit, owner in enumerate((dead, elsewhere)):
+        job.store.create(f"leases/{unit:08}", orjson.dumps({"owner": str(owner), "beat": 1, "reading": [[0, 8]]}))
+    with Leases(job, timeout=0.2) as leases:
+        assert leases.take(0) == Dead(str(dead), [Task(0, range(8))])
+        assert leases.take(1) is False
+        job.store.replace("leases/00000001", orjson.dumps({"owner": str(elsewhere), "beat": 2, "reading": [[0, 8]]}))
+        assert leases.take(1) is False
+        threading.Event().wait(0.3)
+        assert leases.take(1) == Dead(str(elsewhere), [Task(1, range(8))])
+    assert job.store.names("leases") == []
+
+
+def test_a_unit_whose_process_dies_is_halved_until_one_line_is_left(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    poison, runs = 5, 0
+    while True:
+        attempts = Attempts(job, 0)
+        if attempts.quarantined(poison):
+            break
+        task = next(task for task in attempts.tasks() if poison in task.lines)
+        attempts.process_died(task, "it ended")
+        runs += 1
+    assert runs == ATTEMPTS + 2 + ATTEMPTS  # the unit, a half, a quarter and a line of eight
+    assert [len(task.lines) for task in attempts.tasks()] == [4, 1, 1, 2]
+    failure = attempts.quarantined(poison)
+    assert failure is not None
+    assert "tried 3 times" in failure.error
+
+
+def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, model):
+    first = plan(lines, tmp_path / "first", recognizer, model)
+    run(first, recognizer)
+    second = plan(lines, tmp_path / "second", recognizer, model)
+    for _ in range(ATTEMPTS):
+        Attempts(second, 0).process_died(second.whole(0), "it ended")
+    run(second, recognizer)
+    assert second.read_part(0) == first.read_part(0)
+    assert second.store.names("partial") == []

@@ -1,0 +1,120 @@
+"""The commands of `trocr-jax jobs` and their options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from trocr_jax.cli.options import Reading, argument
+
+_SOURCE = (
+    "What to read, all of one kind: folders, quoted patterns or image files; manifests (.jsonl, .csv, .tsv, .parquet) "
+    "with a column of paths. Local paths, or URLs of fsspec."
+)
+_JOB = "The job folder: a path, or a URL of fsspec."
+_KIND = "What the source is, where its name does not tell."
+_DECODERS = "Processes that decode images."
+_MAX_ERRORS = "Stop when more than this share of the lines has no text."
+_METRICS = "Serve the figures to Prometheus on this port."
+_UNIT = "Lines a unit: what is committed together, and lost at most when a process is killed."
+_FORMAT = "jsonl, csv or parquet."
+_HANG = "Seconds without a line after which the process ends itself, status 3."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where the lines are."""
+
+    source: Annotated[str | None, argument("KIND", _KIND, "(default: by the first name)")] = None
+    path_column: Annotated[
+        str | None, argument("NAME", "Column of paths in a manifest.", "(default: path, image, file_name or file)")
+    ] = None
+    id_column: Annotated[
+        str | None, argument("NAME", "Column of ids in a manifest.", "(default: id if there is one, else the path)")
+    ] = None
+    root: Annotated[
+        str | None, argument("DIR", "What paths in a manifest are relative to.", "(default: its own folder)")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceOptions:
+    """How a process works; none of these changes a byte of the output."""
+
+    decoders: Annotated[int | None, argument("N", _DECODERS, "(default: cores, at most 8)")] = None
+    decode_seconds: Annotated[float, argument("S", "Time limit for an image.", "(default: 30)")] = 30.0
+    decode_memory: Annotated[int, argument("MIB", "Memory limit for an image.", "(default: 2048)")] = 2048
+    lease_timeout: Annotated[
+        float, argument("S", "Silence after which a unit of another host is taken over.", "(default: 60)")
+    ] = 60.0
+    grace: Annotated[
+        float, argument("S", "Time that units get to end after SIGTERM; then they are given back.", "(default: 20)")
+    ] = 20.0
+    hang: Annotated[float, argument("S", _HANG, "(default: 1800)")] = 1800.0
+    max_error_rate: Annotated[float, argument("X", _MAX_ERRORS, "(default: 1, never)")] = 1.0
+    metrics_port: Annotated[int | None, argument("PORT", _METRICS, "(default: not served)")] = None
+    stats: Annotated[bool, argument(None, "Print figures at the end, as JSON on stdout.", "(default: no)")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Reading):
+    """Read everything in a source into a job folder, or go on with that, beside whoever else does.
+
+    Exit status: 0 the job is complete, or was stopped by SIGTERM (stderr says what is left); 1 complete, but some lines
+    have no text; 2 wrong usage, another configuration than planned, or a disk, source or model that cannot be used.
+    """
+
+    inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCE, "(required)")]] = ()
+    output: Annotated[str, argument("JOBDIR", _JOB, "(required)")]
+    engine: Annotated[Literal["local"], argument("{local}", "Who reads.", "(default: local)")] = "local"
+    unit_size: Annotated[int | None, argument("N", _UNIT, "(default: 512)")] = None
+    token_log_probs: Annotated[bool, argument(None, "Columns token_ids and token_log_probs.", "(default: no)")] = False
+    plan_only: Annotated[bool, argument(None, "List the source, write the plan, and end.", "(default: no)")] = False
+    where: SourceOptions = field(default_factory=SourceOptions)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryFailed(Run):
+    """Read the lines of a job that have no text once more. Takes what `jobs run` took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Write the rows of a job to one file, in the order of the source."""
+
+    job: tyro.conf.Positional[Annotated[str, argument("JOBDIR", _JOB, "(required)")]]
+    output: Annotated[str | None, argument("FILE", "File to write. It appears when complete.", "(default: stdout)")] = (
+        None
+    )
+    format: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None,
+        argument("{jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else jsonl)"),
+    ] = None
+    incomplete: Annotated[bool, argument(None, "Also of a job that is not complete.", "(default: refused)")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Say how far a job is, at what speed, and who works on it."""
+
+    job: tyro.conf.Positional[Annotated[str, argument("JOBDIR", _JOB, "(required)")]]
+    json: Annotated[bool, argument(None, "As JSON.", "(default: as text)")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check that a job folder has every line once, in order and unchanged, and nothing else. Status 1 if not."""
+
+    job: tyro.conf.Positional[Annotated[str, argument("JOBDIR", _JOB, "(required)")]]
+
+
+JobCommand = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[RetryFailed, tyro.conf.subcommand("retry-failed")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)

@@ -1,0 +1,101 @@
+"""How far a job is while this process works on it: on stderr, and to Prometheus if asked for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.gauge import Gauge
+from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.rows import Counts
+from trocr_jax.jobs.worker import Worker
+
+INTERVAL = 10.0
+"""Seconds between plain lines, and between two looks at what other processes have committed."""
+
+
+class JobProgress:
+    """A bar for the whole job on a terminal, elsewhere a plain line now and then. A context manager."""
+
+    def __init__(self, job: Job, *, port: int | None = None) -> None:
+        self._job, self._gauge = job, Gauge(1)
+        self._here, self._start = Counts(), time.monotonic()
+        self._done = self._looked = 0.0
+        self._bar = tqdm(total=job.plan.lines, unit=" lines", file=sys.stderr, dynamic_ncols=True, leave=True) \
+            if sys.stderr.isatty() else None  # fmt: skip
+        if port is not None:
+            _serve(self, port)
+
+    def __enter__(self) -> JobProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._here.lines:
+            self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    def watch(self, worker: Worker) -> None:
+        """Shows what this worker does."""
+        self._gauge, worker.on_commit = worker.reader.gauge, self._committed
+        self._start = time.monotonic()
+        self._look()
+
+    def stats(self) -> dict[str, Any]:
+        """The figures of this process."""
+        return {**self._gauge.stats(), **self._here._asdict()}
+
+    def figures(self) -> dict[str, float]:
+        """What Prometheus is told."""
+        here = {f"lines_{name}": float(value) for name, value in self._here._asdict().items()}
+        job = {"job_lines": float(self._job.plan.lines), "job_lines_committed": self._done}
+        return {**here, **job, **{name: float(value) for name, value in self._gauge.stats().items() if name != "lines"}}
+
+    def _committed(self, task: Task, counts: Counts) -> None:
+        self._here = self._here.plus(counts)
+        self._done += counts.lines
+        if time.monotonic() - self._looked >= INTERVAL:
+            self._look()
+            self._show()
+        elif self._bar is not None:
+            self._show()
+
+    def _look(self) -> None:
+        self._done = float(sum(self._job.units[unit].lines for unit in self._job.done()))
+        self._looked = time.monotonic()
+
+    def _show(self) -> None:
+        rate = self._here.lines / max(time.monotonic() - self._start, 1e-9)
+        bad = self._here.failed + self._here.quarantined
+        here = f"here {self._here.lines} lines, {rate:.1f} lines/s, {bad} without text"
+        if self._bar is not None:
+            self._bar.n = int(self._done)
+            self._bar.set_postfix_str(here)
+        else:
+            share = f"{int(self._done)} of {self._job.plan.lines} lines"
+            print(f"trocr-jax: {share} committed; {here}", file=sys.stderr, flush=True)
+
+
+def _serve(progress: JobProgress, port: int) -> None:
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client.core import GaugeMetricFamily
+    except ImportError:
+        raise JobError("--metrics-port needs prometheus_client: pip install trocr-jax[metrics]") from None
+
+    class Collector:
+        def collect(self) -> Any:
+            for name, value in progress.figures().items():
+                yield GaugeMetricFamily(f"trocr_jax_{name}", f"{name.replace('_', ' ')} of this process", value=value)
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    try:
+        start_http_server(port, registry=registry)
+    except OSError as error:
+        raise JobError(f"--metrics-port {port}: cannot be served ({error.strerror}); choose another") from error

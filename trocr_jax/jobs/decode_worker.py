@@ -1,0 +1,132 @@
+"""A process that decodes images for a job, one at a time, and may be killed by any of them: it shares nothing with the
+process that it works for but a socket and the memory that pixels are written to.
+
+It loads numpy and PIL but not jax, so that another one is there in half a second.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trocr_jax.errors import ImageError, ImageLimitError, SourceError
+from trocr_jax.image import ImageProcessor
+from trocr_jax.image_file import open_rgb
+from trocr_jax.jobs.sources import Source
+
+
+class Limits(NamedTuple):
+    """What one image may take: seconds from request to pixels, and bytes beyond what the process has at its start."""
+
+    seconds: float = 30.0
+    memory: int = 2 << 30
+
+
+class Decoded(NamedTuple):
+    """pixels: uint8 [H, W, 3]. expected: a number that grows with the length of the text to be expected."""
+
+    pixels: np.ndarray
+    expected: float
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a worker does with an image. Picklable."""
+
+    source: Source
+    processor: ImageProcessor
+
+    def __call__(self, id: str, place: Any) -> Decoded:
+        """Raises ImageError for this image, SourceError if the source as a whole has gone."""
+        try:
+            image = self.source.read(place)
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            self.source.check()
+            raise ImageError(f"{id}: {_why(error)}") from error
+        except SourceError:
+            raise
+        except OSError as error:
+            raise SourceError(f"{id}: {_why(error)}; see to the source and run the job again") from error
+        try:
+            picture = open_rgb(image, max_pixels=self.processor.max_pixels)
+        except ImageError as error:
+            what, _, why = str(error).partition(": ")  # bytes have no name
+            raise type(error)(f"{id}: {why}" if what.startswith("<") else str(error)) from error
+        pixels = self.processor.pixels(picture)
+        return Decoded(pixels, picture.width / picture.height * _inked(pixels))
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _inked(pixels: np.ndarray) -> float:
+    """The share of the width that lies between the first and the last column with dark pixels."""
+    columns = pixels[::2, :, 1].min(axis=0)
+    dark = np.flatnonzero(columns < (int(columns.max()) + int(columns.min())) / 2)
+    return (dark[-1] - dark[0] + 1) / len(columns) if len(dark) else 0.0
+
+
+def serve(connection: Connection, memory: mmap.mmap) -> None:
+    """Decodes what it is asked for until the other end closes.
+
+    The first message is (decoder, limits), answered by None; then (id, place) by a (kind, message or expected length).
+    """
+    decoder, limits = connection.recv()
+    _limit_memory(limits.memory)
+    connection.send(None)
+    while True:
+        id, place = connection.recv()
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
+        answer = _answer(decoder, id, place, memory)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
+
+
+def _answer(decoder: Any, id: str, place: Any, memory: mmap.mmap) -> tuple[str, Any]:
+    try:
+        pixels, expected = decoder(id, place)
+        np.frombuffer(memory, np.uint8)[:] = pixels.reshape(-1)
+        return "pixels", float(expected)
+    except SourceError as error:
+        return "source", str(error)
+    except (ImageLimitError, MemoryError) as error:
+        return "quarantined", str(error) or f"{id}: took more memory than it may"
+    except ImageError as error:
+        return "failed", str(error)
+    except Exception as error:  # noqa: BLE001  whatever a damaged archive or picture makes its reader raise
+        return "failed", f"{id}: cannot be read ({type(error).__name__}: {error})"
+
+
+def _limit_memory(more: int) -> None:
+    """Allocations beyond that fail. Linux counts address space, which is what a large image asks for first."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        now = 2 << 30
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Serves the socket and memory whose descriptors the arguments name."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the other end decides
+        signal.signal(number, signal.SIG_IGN)
+    connection, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
+    try:
+        serve(connection, memory)
+    except (EOFError, ConnectionError):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

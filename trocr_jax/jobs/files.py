@@ -1,0 +1,105 @@
+"""Files by path or URL: what jobs need of a file system, the local one or any that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from trocr_jax.errors import SourceError
+from trocr_jax.image_paths import SUFFIXES, expand
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names another file system: "s3://bucket/lines"."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def file_system(url: str) -> Any:
+    """fsspec's file system for a URL. Raises SourceError if fsspec, or what it needs for the protocol, is missing."""
+    try:
+        import fsspec
+    except ImportError:
+        raise SourceError(f"{url}: URLs need fsspec: pip install trocr-jax[fsspec]") from None
+    try:
+        return fsspec.core.url_to_fs(url)[0]
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{url}: {error}") from error
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Opened to be read. Raises OSError."""
+    if is_url(path):
+        return cast(IO[bytes], file_system(path).open(path, "rb"))
+    return open(path, "rb")
+
+
+def read(path: str) -> bytes:
+    """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end."""
+    if is_url(path):
+        return cast(bytes, file_system(path).cat_file(path))
+    with open(path, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise PermissionError(f"{path}: is not a regular file")
+        return file.read()
+
+
+def read_range(path: str, start: int, length: int) -> bytes:
+    """`length` bytes from `start` on. Raises OSError, also where the file is shorter."""
+    if is_url(path):
+        found = cast(bytes, file_system(path).cat_file(path, start=start, end=start + length))
+    else:
+        with open(path, "rb") as file:
+            file.seek(start)
+            found = file.read(length)
+    if len(found) != length:
+        raise FileNotFoundError(f"{path}: ends before byte {start + length}")
+    return found
+
+
+def exists(path: str) -> bool:
+    return bool(file_system(path).exists(path)) if is_url(path) else os.path.exists(path)
+
+
+def is_folder(path: str) -> bool:
+    return bool(file_system(path).isdir(path)) if is_url(path) else os.path.isdir(path)
+
+
+def join(folder: str, path: str) -> str:
+    """`path` as seen from `folder`; an absolute path or URL is itself."""
+    if not folder or is_url(path) or os.path.isabs(path):
+        return path
+    return f"{folder.rstrip('/')}/{path}" if is_url(folder) else os.path.join(folder, path)
+
+
+def parent(path: str) -> str:
+    return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+
+
+def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
+    """What a folder, pattern or file name stands for, as `trocr-jax transcribe` reads it, in the order of names.
+
+    Raises SourceError for one that stands for nothing, or a folder that cannot be read.
+    """
+    if is_url(argument):
+        yield from _remote(argument, suffixes)
+        return
+    for path, error in expand([argument], cast(Any, ())):
+        if error is not None:
+            raise SourceError(error)
+        yield path
+
+
+def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
+    system, protocol = file_system(url), url.partition("://")[0]
+    pattern = any(character in url for character in "*?[")
+    found = system.glob(url) if pattern else system.find(url) if system.isdir(url) else [url]
+    any_found = False
+    for path in sorted(found):
+        if pattern or os.path.splitext(path)[1].lower() in suffixes or path == url:
+            any_found = True
+            yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
+    if not any_found:
+        raise SourceError(f"{url}: no image files there; check the name and the permissions")

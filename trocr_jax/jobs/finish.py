@@ -1,0 +1,69 @@
+"""The end of a job: every part is looked at once, then _SUCCESS says that there is nothing left to do."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import orjson
+
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.job import LEASES, PARTIAL, SUCCESS, Job, part_name, read_success, sha256
+from trocr_jax.jobs.leases import Leases
+from trocr_jax.jobs.rows import Counts
+
+
+def part_counts(part: bytes) -> Counts:
+    """The lines of a part by status. In JSON no text can hold these bytes: its quotes are escaped."""
+    return Counts(
+        *(part.count(b'"status":"%s"' % status.encode()) for status in Counts._fields),
+    )
+
+
+def finish(job: Job) -> Counts | None:
+    """Writes _SUCCESS if all units are committed, and sweeps what a finished job does not need. None if units are left,
+    or another process is doing it. Raises JobError for a part that does not have the lines of its unit."""
+    if read_success(job.store) is None:
+        if len(job.done()) < len(job.units):
+            return None
+        with Leases(job) as leases:
+            if leases.take(len(job.units)) is False:  # the number behind the last unit stands for this
+                return None
+            _write_success(job)
+    sweep(job)
+    values = read_success(job.store) or {}
+    return Counts(*(int(str(values[name])) for name in Counts._fields))
+
+
+def _write_success(job: Job) -> None:
+    total, checksums = Counts(), {}
+    for unit, planned in enumerate(job.units):
+        part = job.read_part(unit)
+        if part.count(b"\n") != planned.lines or part_counts(part).lines != planned.lines:
+            raise JobError(
+                f"{job.store.root}/{part_name(unit)}: does not have the {planned.lines} lines of its unit; delete it "
+                "and run the job again"
+            )
+        total = total.plus(part_counts(part))
+        checksums[part_name(unit)] = sha256(part)
+    success = {
+        "units": len(job.units),
+        "lines": total.lines,
+        **total._asdict(),
+        "configuration": job.plan.fingerprint,
+        "sha256": checksums,
+    }
+    job.store.create(SUCCESS, orjson.dumps(success, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def sweep(job: Job) -> None:
+    """Removes what is left of processes that died: temporary files, leases, pieces of units, lists of lost planners."""
+    done = read_success(job.store) is not None
+    job.store.sweep(all_of_them=done)
+    with suppress(OSError):
+        for name in job.store.names("plan"):
+            if f"plan/{name}" not in (job.plan.inputs, job.plan.units):
+                job.store.remove(f"plan/{name}")
+    if done:
+        for folder in (LEASES, PARTIAL):
+            for name in job.store.names(folder):
+                job.store.remove(f"{folder}/{name}")

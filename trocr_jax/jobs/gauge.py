@@ -1,0 +1,58 @@
+"""What a process that reads has done so far, and how well it was used."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Gauge:
+    """size: lines of a batch. lines: with or without a text. tokens: of the texts. steps: of the batches: those of a
+    batch are the tokens of its longest line. waited: seconds in which no pixels were there to send."""
+
+    size: int
+    lines: int = 0
+    failed: int = 0
+    tokens: int = 0
+    batches: int = 0
+    steps: int = 0
+    waited: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)  # when something was last done, or there was nothing to do
+    _batch: int = 0
+    _longest: int = 0
+
+    def line(self, batch: int, tokens: int | None) -> None:
+        """One line more, of a batch by number; None if it has no text."""
+        self.moved = time.monotonic()
+        self.lines += 1
+        if tokens is None:
+            self.failed += 1
+            return
+        if batch != self._batch:
+            self.batches += 1
+            self._batch, self._longest = batch, 0
+        self.tokens += tokens
+        self.steps += max(tokens - self._longest, 0)
+        self._longest = max(self._longest, tokens)
+
+    def wait(self, since: float) -> None:
+        """There was nothing to send since then (time.monotonic)."""
+        self.moved = time.monotonic()
+        self.waited += self.moved - since
+
+    def stats(self) -> dict[str, float]:
+        """lines_per_second; waiting_share of the time; padding_waste, the share of decoding steps times places of a
+        batch that gave no token of any text; steps_per_line; error_rate."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        read = self.lines - self.failed
+        return {
+            "lines": self.lines,
+            "seconds": round(seconds, 3),
+            "lines_per_second": round(self.lines / seconds, 2),
+            "waiting_share": round(self.waited / seconds, 4),
+            "padding_waste": round(1 - self.tokens / (self.steps * self.size), 4) if self.steps else 0.0,
+            "steps_per_line": round(self.steps * self.size / read, 2) if read else 0.0,
+            "error_rate": round(self.failed / self.lines, 6) if self.lines else 0.0,
+        }

@@ -1,0 +1,171 @@
+"""Planning a job, or going on with it, on this host: one JAX process with all its devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from trocr_jax import checkpoint
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError, OutputError, TrOCRError
+from trocr_jax.jobs.decode_pool import Decode
+from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
+from trocr_jax.jobs.finish import finish, sweep
+from trocr_jax.jobs.job import SUCCESS, Job, Task
+from trocr_jax.jobs.planning import check_same, make_plan, read_plan
+from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
+from trocr_jax.jobs.rows import decode as decode_rows
+from trocr_jax.jobs.sources import Source
+from trocr_jax.jobs.sources import describe as describe_source
+from trocr_jax.jobs.store import open_store
+from trocr_jax.jobs.worker import Resources, Stop, Worker, open_worker
+from trocr_jax.recognizer import Recognizer
+
+UNIT_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What is chosen when a job is planned. None: what the plan says, else 512 lines a unit and the batch size that
+    `Recognizer` takes for the device. columns: those of the output."""
+
+    unit_size: int | None = None
+    batch_size: int | None = None
+    columns: tuple[str, ...] = COLUMNS
+
+    def __post_init__(self) -> None:
+        for name in ("unit_size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise JobError(f"{name} is {value}: give a whole number of at least 1")
+        if unknown := set(self.columns) - {*COLUMNS, *OPTIONAL_COLUMNS}:
+            raise JobError(
+                f"{sorted(unknown)[0]}: no such column; there are {', '.join((*COLUMNS, *OPTIONAL_COLUMNS))}"
+            )
+
+
+def plan(
+    source: Source,
+    folder: str,
+    recognizer: Recognizer,
+    model: str | os.PathLike[str],
+    decode: DecodeConfig | None = None,
+    *,
+    revision: str | None = None,
+    choices: Choices | None = None,
+) -> Job:
+    """The job in `folder`: planned now if there is none, else compared with what is asked for.
+
+    model: the name or folder that the recognizer was loaded from. Raises JobError that shows every difference to the
+    plan, SourceError if the source cannot be listed, OutputError if the folder cannot be written.
+    """
+    choices = Choices() if choices is None else choices
+    with writing(folder):
+        store = open_store(folder)
+        found = read_plan(store)
+        planned: Mapping[str, Any] = {} if found is None else found.configuration
+        unit_size = choices.unit_size or planned.get("unit_size") or UNIT_SIZE
+        configuration = {
+            "source": describe_source(source),
+            "model": {"sha256": model_fingerprint(checkpoint.resolve(model, revision=revision))},
+            "decode": describe(decode),
+            "dtype": str(recognizer.dtype),
+            "batch_size": choices.batch_size or planned.get("batch_size") or recognizer.default_batch_size,
+            "unit_size": unit_size,
+            "columns": list(choices.columns),
+            "software": software(),
+        }
+        if found is None:
+            found = make_plan(store, configuration, source.inputs(), unit_size)
+        check_same(found, configuration, folder)
+        return Job(store, found)
+
+
+def run(
+    job: Job,
+    recognizer: Recognizer,
+    decode: DecodeConfig | None = None,
+    *,
+    resources: Resources | None = None,
+    stop: Stop | None = None,
+    decoder: Decode | None = None,
+    prepare: Callable[[Worker], None] = lambda worker: None,
+) -> Counts | None:
+    """Reads what is left of a job, together with whoever else does so, until nothing is left or a stop is requested.
+
+    Returns the lines of the whole job if it is complete, None if it is not. prepare: is given the worker before it
+    begins, to watch it. Raises OutputError if the folder cannot be written, SourceError if the source has gone,
+    JobError if too many lines have no text; nothing that was committed is lost, and `run` goes on from there.
+    """
+    with writing(job.store.root):
+        sweep(job)
+        stop = Stop() if stop is None else stop
+        if len(job.done()) < len(job.units):
+            with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
+                worker.work()
+        return finish(job)
+
+
+def retry_failed(
+    job: Job,
+    recognizer: Recognizer,
+    decode: DecodeConfig | None = None,
+    *,
+    resources: Resources | None = None,
+    stop: Stop | None = None,
+    decoder: Decode | None = None,
+    prepare: Callable[[Worker], None] = lambda worker: None,
+) -> Counts | None:
+    """Reads the lines of committed units that have no text once more, quarantined ones too. Arguments and result as
+    for `run`. No other process may work on the job meanwhile."""
+    from trocr_jax.jobs.attempts import clear
+
+    def tasks() -> Iterator[Task]:
+        for unit in sorted(job.done()):
+            part = decode_rows(job.read_part(unit))
+            if lines := [number for number, row in enumerate(part) if row["status"] != "ok"]:
+                clear(job, unit)
+                yield Task(unit, lines)
+
+    with writing(job.store.root):
+        stop = Stop() if stop is None else stop
+        job.store.remove(SUCCESS)
+        with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
+            worker.again(tasks())
+        return finish(job)
+
+
+@contextmanager
+def _worker(
+    job: Job,
+    recognizer: Recognizer,
+    decode: DecodeConfig | None,
+    resources: Resources | None,
+    stop: Stop,
+    decoder: Decode | None,
+    prepare: Callable[[Worker], None],
+) -> Iterator[Worker]:
+    resources = Resources() if resources is None else resources
+    with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder) as worker:
+        worker.events.write("start", decoders=resources.decoders, batch_size=worker.reader.gauge.size)
+        prepare(worker)
+        yield worker
+        stopped = stop.requested.is_set()
+        worker.events.write("stop" if stopped else "end", **worker.reader.gauge.stats())
+
+
+@contextmanager
+def writing(folder: str) -> Iterator[None]:
+    """Failures of the disk or network as OutputError. Those of the source are SourceError already."""
+    try:
+        yield
+    except TrOCRError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the job cannot be written or read ({error.strerror or error}); what is committed is safe: "
+            "correct the cause and run the same command again"
+        ) from error

@@ -1,0 +1,129 @@
+"""A planned job: its units, what has been read of them, and how a unit is committed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.planning import Plan, Unit, read_inputs, read_plan, read_units
+from trocr_jax.jobs.rows import Row, decode, encode
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.store import Store, open_store
+
+PARTS, PARTIAL, LEASES, ATTEMPTS, EVENTS, SUCCESS = "parts", "partial", "leases", "attempts", "events", "_SUCCESS"
+
+
+class Task(NamedTuple):
+    """Lines of a unit to read in one go, by their numbers in it: nearly always all of them."""
+
+    unit: int
+    lines: Sequence[int]
+
+    @classmethod
+    def stretch(cls, unit: int, first: int, count: int) -> Task:
+        return cls(unit, range(first, first + count))
+
+
+def unit_name(unit: int) -> str:
+    return f"{unit:08}"
+
+
+def part_name(unit: int) -> str:
+    return f"{PARTS}/{unit_name(unit)}.jsonl"
+
+
+class Job:
+    """A job folder that has a plan.
+
+    Attributes: store; plan; units. Any number of processes may have the same job open.
+    """
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.store, self.plan = store, plan
+        self.units: list[Unit] = read_units(store, plan)
+
+    @classmethod
+    def open(cls, folder: str) -> Job:
+        """Raises JobError if there is no job."""
+        store = open_store(folder)
+        plan = read_plan(store)
+        if plan is None:
+            raise JobError(f"{folder}: holds no job (no plan.json); plan it with `trocr-jax jobs run`")
+        return cls(store, plan)
+
+    def whole(self, unit: int) -> Task:
+        return Task.stretch(unit, 0, self.units[unit].lines)
+
+    def inputs(self, task: Task) -> list[Input]:
+        """Raises JobError if they are not those that were planned."""
+        inputs = read_inputs(self.store, self.plan, self.units[task.unit])
+        return [inputs[i] for i in task.lines]
+
+    def done(self) -> set[int]:
+        """Units that are committed."""
+        return {int(name[:8]) for name in self.store.names(PARTS) if name.endswith(".jsonl") and name[:8].isdecimal()}
+
+    def is_done(self, unit: int) -> bool:
+        return self.store.exists(part_name(unit))
+
+    def commit(self, task: Task, rows: Sequence[Row]) -> None:
+        """Writes the rows of a task, whole or not at all; a second commit of the same task changes nothing.
+
+        Rows of a part of a unit are kept aside until all of it has been read.
+        """
+        content = encode(rows)
+        if task == self.whole(task.unit):
+            self.store.create(part_name(task.unit), content)
+            return
+        self.store.create(_partial_name(task), content)
+        stretches, read = self.partial(task.unit), 0
+        for stretch in stretches:
+            if stretch.lines[0] == read:
+                read += len(stretch.lines)
+        if read == self.units[task.unit].lines == sum(len(stretch.lines) for stretch in stretches):
+            whole = b"".join(self.store.read(_partial_name(stretch)) for stretch in stretches)
+            self.store.create(part_name(task.unit), whole)
+            for stretch in stretches:
+                self.store.remove(_partial_name(stretch))
+
+    def amend(self, task: Task, rows: Sequence[Row]) -> None:
+        """Puts rows that were read again in the place of those that a committed unit has."""
+        part = decode(self.read_part(task.unit))
+        for line, row in zip(task.lines, rows, strict=True):
+            part[line] = row
+        self.store.replace(part_name(task.unit), encode(part), durable=True)
+
+    def partial(self, unit: int) -> list[Task]:
+        """The stretches of a unit that have been read apart from one another, in order."""
+        found = []
+        for name in self.store.names(PARTIAL):
+            number, first, count = name.removesuffix(".jsonl").split("-")
+            if int(number) == unit:
+                found.append(Task.stretch(unit, int(first), int(count)))
+        return found
+
+    def read_part(self, unit: int) -> bytes:
+        """Raises FileNotFoundError for a unit that is not committed."""
+        return self.store.read(part_name(unit))
+
+
+def _partial_name(task: Task) -> str:
+    return f"{PARTIAL}/{unit_name(task.unit)}-{task.lines[0]:06}-{len(task.lines):06}.jsonl"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_success(store: Store) -> dict[str, object] | None:
+    """What _SUCCESS says: counts and checksums of a complete job; None for one that is not."""
+    try:
+        return dict(orjson.loads(store.read(SUCCESS)))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise JobError(f"{store.root}/{SUCCESS}: is damaged ({error}); delete it and run the job again") from error

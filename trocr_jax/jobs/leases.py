@@ -1,0 +1,125 @@
+"""Leases: a small file for each unit that is being read, so that processes which share a job do not read it twice.
+
+A lease never guards a result, which `Job.commit` does: two holders of one lease only waste the time of one of them. So
+no clocks are compared. The holder rewrites its leases now and then; whoever has watched one for `timeout` seconds
+without a change, or knows its holder to be a dead process of this host, takes it over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+import orjson
+
+from trocr_jax.jobs.job import LEASES, Job, Task, unit_name
+from trocr_jax.jobs.owner import Owner, me
+
+TIMEOUT = 60.0
+
+
+class Dead(NamedTuple):
+    """A former holder of a lease, and what it was reading when it died."""
+
+    holder: str
+    tasks: list[Task]
+
+
+class Leases:
+    """The leases of this process. A context manager: while it is entered they are renewed, in the end given back."""
+
+    def __init__(self, job: Job, *, timeout: float = TIMEOUT) -> None:
+        self._job, self._timeout = job, timeout
+        self._held: dict[int, list[Task]] = {}
+        self._beat = 0
+        self._seen: dict[int, tuple[bytes, float]] = {}  # leases of others: content, and when it was first seen so
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="trocr-leases", daemon=True)
+
+    def __enter__(self) -> Leases:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        for unit in list(self._held):
+            with suppress(OSError):  # the disk may be what ended the job
+                self.give_back(unit)
+
+    def take(self, unit: int) -> bool | Dead:
+        """Whether the unit is now this process's; or the dead holder from whom it was taken over."""
+        with self._lock:
+            if self._job.store.create(_name(unit), self._content([]), durable=False):
+                self._held[unit] = []
+                self._seen.pop(unit, None)
+                return True
+        try:
+            content = self._job.store.read(_name(unit))
+        except FileNotFoundError:  # given back this moment; the next round will find it
+            return False
+        return self._take_over(unit, content)
+
+    def reading(self, task: Task) -> None:
+        """Says which stretch of a unit that is held is being read, for the case that it kills this process."""
+        with self._lock:
+            self._held[task.unit] = [task]
+            self._job.store.replace(_name(task.unit), self._content([task]))
+
+    def give_back(self, unit: int) -> None:
+        with self._lock:
+            if self._held.pop(unit, None) is not None:
+                self._job.store.remove(_name(unit))
+
+    def _take_over(self, unit: int, content: bytes) -> bool | Dead:
+        try:
+            lease = orjson.loads(content)
+        except ValueError:
+            lease = {}
+        owner = Owner.parse(str(lease.get("owner", "")))
+        if owner == me():  # of a predecessor in this process that could not give it back
+            died = unit not in self._held
+        else:
+            seen, since = self._seen.get(unit, (b"", 0.0))
+            if seen != content:
+                self._seen[unit] = content, time.monotonic()
+            died = (owner is not None and owner.has_died()) or (
+                seen == content and time.monotonic() - since > self._timeout
+            )
+        if not died:
+            return False
+        with self._lock:
+            self._job.store.replace(_name(unit), self._content([]))
+            self._held[unit] = []
+        self._seen.pop(unit, None)
+        return Dead(
+            str(lease.get("owner", "?")), [Task.stretch(unit, *stretch) for stretch in lease.get("reading", [])]
+        )
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._timeout / 5):
+            with self._lock:
+                self._beat += 1
+                for unit, tasks in self._held.items():
+                    with suppress(OSError):  # a failing disk is told of by the commit
+                        self._job.store.replace(_name(unit), self._content(tasks))
+
+    def _content(self, tasks: list[Task]) -> bytes:
+        reading = [[task.lines[0], len(task.lines)] for task in tasks]
+        return orjson.dumps({"owner": str(me()), "beat": self._beat, "reading": reading})
+
+
+def _name(unit: int) -> str:
+    return f"{LEASES}/{unit_name(unit)}"
+
+
+def holders(job: Job) -> dict[int, str]:
+    """Units that are being read, and by whom."""
+    found = {}
+    for name in job.store.names(LEASES):
+        with suppress(FileNotFoundError, ValueError):
+            found[int(name)] = str(orjson.loads(job.store.read(f"{LEASES}/{name}"))["owner"])
+    return found

@@ -1,0 +1,210 @@
+"""The plan of a job: which lines, in which units, and everything that has to be the same wherever they are read.
+
+Three files in the job folder, none of which ever changes:
+    plan.json                        the configuration, counts, and the names and checksums of the other two
+    plan/inputs-<checksum>.jsonl     a line for each input: [id, place], or [id] where the place is the id
+    plan/units-<checksum>.jsonl      a line for each unit: [first byte, bytes, lines, checksum] of its inputs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from trocr_jax.errors import JobError, SourceError
+from trocr_jax.jobs.fingerprint import differences, short
+from trocr_jax.jobs.owner import me
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.store import LocalStore, Store
+
+PLAN = "plan.json"
+VERSION = 1
+_CHUNK = 1 << 20  # bytes of inputs that are held before they are written
+
+
+class Unit(NamedTuple):
+    """A stretch of the list of inputs. checksum: 16 hexadecimal digits of the sha256 of its bytes."""
+
+    start: int
+    length: int
+    lines: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """configuration: JSON values. inputs, units: names of the files. lines, unit_count: how many."""
+
+    configuration: Mapping[str, Any]
+    fingerprint: str
+    inputs: str
+    units: str
+    units_sha256: str
+    lines: int
+    unit_count: int
+    created: str
+    version: int = VERSION
+
+
+def read_plan(store: Store) -> Plan | None:
+    """The plan of a job folder; None if there is none. Raises JobError for one that cannot be read."""
+    try:
+        values = orjson.loads(store.read(PLAN))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise JobError(f"{store.root}/{PLAN}: is damaged ({error})") from error
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise JobError(f"{store.root}/{PLAN}: was not written by this version of trocr-jax; use the one that wrote it")
+    return Plan(**values)
+
+
+def read_units(store: Store, plan: Plan) -> list[Unit]:
+    """Raises JobError if the file is not the one that was planned."""
+    content = _planned(store, plan.units)
+    if hashlib.sha256(content).hexdigest() != plan.units_sha256:
+        raise JobError(f"{store.root}/{plan.units}: is damaged; its checksum is not that of the plan")
+    return [Unit(*orjson.loads(line)) for line in content.splitlines()]
+
+
+def read_inputs(store: Store, plan: Plan, unit: Unit) -> list[Input]:
+    """The inputs of a unit. Raises JobError if they are not those that were planned."""
+    try:
+        content = store.read_range(plan.inputs, unit.start, unit.length)
+    except FileNotFoundError:
+        content = b""
+    if _checksum(content) != unit.checksum:
+        raise JobError(f"{store.root}/{plan.inputs}: is missing or damaged at byte {unit.start}; plan the job again")
+    return [Input(found[0], found[-1]) for found in map(_loads, content.splitlines())]
+
+
+def check_same(plan: Plan, configuration: Mapping[str, Any], folder: str) -> None:
+    """Raises JobError that shows each difference to the plan."""
+    # as it comes back from JSON: tuples are lists
+    asked = orjson.loads(orjson.dumps(configuration))
+    if found := list(differences(plan.configuration, asked)):
+        shown = "\n  ".join(found)
+        raise JobError(
+            f"{folder}: was planned with another configuration:\n  {shown}\n"
+            "Give the same options and software, or another folder."
+        )
+
+
+def make_plan(store: Store, configuration: Mapping[str, Any], inputs: Iterable[Input], unit_size: int) -> Plan:
+    """Lists the inputs once and writes the plan, or reads the one that another process has written meanwhile.
+
+    Memory: 8 bytes an input. Raises SourceError if there are none, or two with the same id.
+    """
+    with tempfile.TemporaryDirectory() as elsewhere:
+        local = isinstance(store, LocalStore)
+        listed = store.temporary() if isinstance(store, LocalStore) else Path(elsewhere, "inputs")
+        try:
+            units, whole, ids = _list(listed, inputs, unit_size)
+            if not ids:
+                raise SourceError("the source has no lines; check its name and contents")
+            _check_ids(listed, ids)
+            name = f"plan/inputs-{whole[:16]}.jsonl"
+            store.upload(name, listed)
+        finally:
+            if local:
+                listed.unlink(missing_ok=True)
+    index = b"".join(orjson.dumps(list(unit), option=orjson.OPT_APPEND_NEWLINE) for unit in units)
+    sha256 = hashlib.sha256(index).hexdigest()
+    plan = Plan(
+        configuration=configuration,
+        fingerprint=short(configuration),
+        inputs=name,
+        units=f"plan/units-{sha256[:16]}.jsonl",
+        units_sha256=sha256,
+        lines=len(ids),
+        unit_count=len(units),
+        created=f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} by {me()}",
+    )
+    store.create(plan.units, index)
+    store.create(PLAN, orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    found = read_plan(store)
+    assert found is not None
+    return found
+
+
+def _list(listed: Path, inputs: Iterable[Input], unit_size: int) -> tuple[list[Unit], str, array[int]]:
+    """Writes the list; returns the units, the checksum of the whole, and a hash of every id."""
+    units: list[Unit] = []
+    ids = array("q")
+    whole = hashlib.sha256()
+    lines: list[bytes] = []
+    start = 0
+    with open(listed, "wb", buffering=_CHUNK) as file:
+
+        def close() -> int:
+            content = b"".join(lines)
+            file.write(content)
+            whole.update(content)
+            units.append(Unit(start, len(content), len(lines), _checksum(content)))
+            lines.clear()
+            return start + len(content)
+
+        for id, place in inputs:
+            lines.append(_dumps([id] if place == id else [id, place]))
+            ids.append(hash(id))
+            if len(lines) == unit_size:
+                start = close()
+        if lines:
+            close()
+    return units, whole.hexdigest(), ids
+
+
+def _check_ids(listed: Path, ids: array[int]) -> None:
+    """Equal hashes are looked at again: two different ids may share one."""
+    hashes = np.frombuffer(ids, np.int64)
+    ordered = np.sort(hashes)
+    twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    del ordered
+    if not twice:
+        return
+    seen: dict[str, int] = {}
+    with open(listed, "rb") as file:
+        for number, (line, hashed) in enumerate(zip(file, ids, strict=True), 1):
+            if hashed in twice:
+                id = _loads(line)[0]
+                if id in seen:
+                    raise SourceError(
+                        f"{id}: is the id of inputs {seen[id]} and {number}; an id names one line of the output, "
+                        "so leave one of them out, or give ids of their own (--id-column)"
+                    )
+                seen[id] = number
+
+
+def _dumps(value: list[Any]) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a file name that is no Unicode
+        return json.dumps(value).encode() + b"\n"
+
+
+def _loads(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line)
+
+
+def _planned(store: Store, name: str) -> bytes:
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        raise JobError(f"{store.root}/{name}: is missing, so the job cannot go on; plan it in another folder") from None
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""One row of the output for every line, and a part: the rows of a unit as JSONL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from trocr_jax.recognizer import Recognition
+
+Status = Literal["ok", "failed", "quarantined"]
+COLUMNS = (
+    "id",
+    "text",
+    "score",
+    "confidence",
+    "truncated",
+    "status",
+    "error",
+    "model",
+    "configuration",
+)
+OPTIONAL_COLUMNS = ("alternatives", "words", "characters", "token_ids", "token_log_probs")
+
+
+class Failure(NamedTuple):
+    """Why a line has no text. failed: its image cannot be read. quarantined: its image is larger than the limits, or
+    killed what decoded it."""
+
+    status: Literal["failed", "quarantined"]
+    error: str
+
+
+Outcome = Recognition | Failure
+Row = dict[str, Any]
+
+
+def row(id: str, outcome: Outcome, *, model: str, configuration: str, columns: Sequence[str]) -> Row:
+    """A row with `columns`; without a text, all that depend on one are None."""
+    found: Row = {"id": printable(id), "status": "ok", "error": None, "model": model, "configuration": configuration}
+    if isinstance(outcome, Failure):
+        found |= {"status": outcome.status, "error": printable(outcome.error)}
+        return {name: found.get(name) for name in columns}
+    for name in columns:
+        if name in ("alternatives", "words", "characters"):
+            found[name] = [one._asdict() for one in getattr(outcome, name)]
+        elif name not in found:
+            found[name] = getattr(outcome, name)
+    return {name: found[name] for name in columns}
+
+
+def printable(text: str) -> str:
+    """Bytes of a file name that are no Unicode as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def encode(rows: Sequence[Row]) -> bytes:
+    """JSONL."""
+    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def decode(part: bytes) -> list[Row]:
+    """Raises ValueError for what is not JSONL."""
+    return [orjson.loads(line) for line in part.splitlines()]
+
+
+class Counts(NamedTuple):
+    """Lines by their status."""
+
+    ok: int = 0
+    failed: int = 0
+    quarantined: int = 0
+
+    @property
+    def lines(self) -> int:
+        return self.ok + self.failed + self.quarantined
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: Counts) -> Counts:
+        return Counts(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+def sum_of(counts: Iterable[Counts]) -> Counts:
+    return reduce(Counts.plus, counts, Counts())
+
+
+def count(rows: Sequence[Row]) -> Counts:
+    each = [row["status"] for row in rows]
+    return Counts(each.count("ok"), each.count("failed"), each.count("quarantined"))

@@ -1,0 +1,122 @@
+"""Lists of image files: JSONL, CSV, TSV or Parquet with a column of paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import orjson
+
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs import files
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.parquet import read_columns
+
+PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
+"""The column of paths, where none is named: the first of these that a manifest has."""
+ID_COLUMN = "id"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """paths: the manifests. Paths in a manifest are seen from its own folder, or from `root` where that is given.
+
+    path_column: of PATH_COLUMNS the first if None. id_column: "id" if there is such a column, else the path is the id.
+    """
+
+    paths: tuple[str, ...]
+    path_column: str | None = None
+    id_column: str | None = None
+    root: str | None = None
+    kind: ClassVar[str] = "manifest"
+
+    def inputs(self) -> Iterator[Input]:
+        for name in self.paths:
+            root = files.parent(name) if self.root is None else self.root
+            read = _READERS.get(os.path.splitext(name)[1].lower())
+            if read is None:
+                raise SourceError(f"{name}: a manifest is a file that ends in {', '.join(_READERS)}")
+            try:
+                yield from self._rows(name, root, read(name, self))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise SourceError(f"{name}: {error}") from error
+            except OSError as error:
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+    def read(self, place: str) -> bytes:
+        return files.read(place)
+
+    def check(self) -> None:
+        for name in self.paths:
+            root = files.parent(name) if self.root is None else self.root
+            if root and not files.exists(root):
+                raise SourceError(f"{root}: the source of this job has gone; bring it back and run the job again")
+
+    def _rows(self, name: str, root: str, pairs: Iterator[tuple[Any, Any]]) -> Iterator[Input]:
+        join = files.join
+        for number, (path, own) in enumerate(pairs, 1):
+            if not isinstance(path, str) or not path:
+                raise SourceError(f"{name}: row {number} has no path; correct it, or leave the row out")
+            yield Input(path if own is None else str(own), join(root, path))
+
+    def columns(self, name: str, present: list[str]) -> tuple[str, str | None]:
+        """The columns of paths and of ids of a manifest with the columns `present`. Raises SourceError."""
+        wanted = PATH_COLUMNS if self.path_column is None else (self.path_column,)
+        path = next((column for column in wanted if column in present), None)
+        if path is None:
+            raise SourceError(f"{name}: no column {' or '.join(wanted)} among {present}; name it with --path-column")
+        if self.id_column is not None and self.id_column not in present:
+            raise SourceError(f"{name}: no column {self.id_column} among {present}")
+        return path, self.id_column or (ID_COLUMN if ID_COLUMN in present else None)
+
+
+def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
+    loads = orjson.loads
+    path = own = None
+    with files.open_file(name) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = loads(line)
+            except orjson.JSONDecodeError as error:
+                if line.strip():
+                    raise SourceError(f"{name}: line {number} is no JSON ({error})") from None
+                continue
+            if not isinstance(row, dict):
+                raise SourceError(f"{name}: line {number} is no JSON object")
+            if path is None:  # the first row says which columns there are
+                path, own = manifest.columns(name, list(row))
+            yield row.get(path), None if own is None else row.get(own)
+
+
+def _delimited(delimiter: str) -> Any:
+    def read(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
+        with files.open_file(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text, delimiter=delimiter)
+            present = next(rows, [])
+            path, own = manifest.columns(name, present)
+            at, id_at = present.index(path), None if own is None else present.index(own)
+            for row in rows:
+                if row:
+                    yield row[at] if at < len(row) else None, None if id_at is None else row[id_at]
+
+    return read
+
+
+def _parquet(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
+    for path, own in read_columns(name, lambda present: manifest.columns(name, present)):
+        yield from zip(path, own, strict=True)
+
+
+_READERS = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".parquet": _parquet,
+}

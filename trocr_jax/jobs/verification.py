@@ -1,0 +1,56 @@
+"""Whether a job folder holds what it should: every line once, in order, under its own id, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import orjson
+
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.finish import part_counts
+from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, sha256, unit_name
+from trocr_jax.jobs.rows import Counts, printable
+from trocr_jax.jobs.store import TEMPORARY
+
+
+def verify(job: Job) -> Iterator[str]:
+    """Every fault that is found, as a sentence; nothing if all is well. Reads the whole folder."""
+    success = read_success(job.store)
+    if success is None:
+        yield "_SUCCESS is missing: the job is not complete"
+    checksums = (success or {}).get("sha256", {})
+    assert isinstance(checksums, dict)
+    total = Counts()
+    for unit in range(len(job.units)):
+        try:
+            inputs = job.inputs(job.whole(unit))
+        except JobError as error:
+            yield str(error)
+            continue
+        try:
+            part = job.read_part(unit)
+        except FileNotFoundError:
+            if success is not None:
+                yield f"{part_name(unit)} is missing"
+            continue
+        try:
+            ids = [orjson.loads(line)["id"] for line in part.splitlines()]
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"{part_name(unit)} is damaged ({error})"
+            continue
+        if ids != [printable(input.id) for input in inputs]:
+            yield f"{part_name(unit)} does not have the lines of its unit, each once and in order"
+        if success is not None and checksums.get(part_name(unit)) != sha256(part):
+            yield f"{part_name(unit)} has changed since the job was completed"
+        total = total.plus(part_counts(part))
+    known = {f"{unit_name(unit)}.jsonl" for unit in range(len(job.units))}
+    for name in job.store.names("parts"):
+        if name not in known:
+            yield f"parts/{name} is of no unit"
+    if success is not None:
+        for name, value in total._asdict().items():
+            if success.get(name) != value:
+                yield f"_SUCCESS counts {success.get(name)} lines {name}, the parts have {value}"
+        for folder in (TEMPORARY, LEASES, PARTIAL):
+            for name in job.store.names(folder):
+                yield f"{folder}/{name} was left behind"

@@ -1,0 +1,41 @@
+"""Ends a process that does nothing any more, so that whatever started it can start another."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STATUS = 3
+"""Exit status of a process that ended itself."""
+
+
+@contextmanager
+def watchdog(moved: Callable[[], float], seconds: float) -> Iterator[None]:
+    """While the block runs: ends the process with STATUS if the time `moved()`, of time.monotonic, is `seconds` ago.
+
+    A device that hangs cannot be asked to stop. Leases of the process are taken over as those of a dead one.
+    """
+    ended = threading.Event()
+    begun = time.monotonic()
+
+    def watch() -> None:
+        while not ended.wait(min(seconds / 4, 10.0)):
+            if time.monotonic() - max(moved(), begun) > seconds:
+                print(
+                    f"trocr-jax: no line was read for {seconds:g} s; the process ends itself",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(STATUS)
+
+    thread = threading.Thread(target=watch, name="trocr-watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,145 @@
+"""One process that works on a job: it claims tasks, reads them and commits their rows. Engines are made of these."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.claims import Claims
+from trocr_jax.jobs.decode_pool import Decode, DecodePool
+from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.events import Events
+from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.leases import TIMEOUT, Leases
+from trocr_jax.jobs.reader import Reader
+from trocr_jax.jobs.rows import Counts, count
+from trocr_jax.jobs.sources import from_description
+from trocr_jax.jobs.watchdog import watchdog
+from trocr_jax.recognizer import Recognizer
+from trocr_jax.recognizer_batches import threads
+
+LEAST_LINES = 100
+"""Lines before an error rate means something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What does not change a byte of the output.
+
+    decoders: processes that decode images; as many as there are cores, at most 8, if None. lease_timeout: seconds
+    without a sign of life after which another host's unit is taken over. grace: seconds that units which are being read
+    have to end in after a request to stop. hang: seconds without a line after which the process ends itself.
+    max_error_rate: share of lines without a text beyond which the job stops.
+    """
+
+    decoders: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    lease_timeout: float = TIMEOUT
+    grace: float = 20.0
+    hang: float = 1800.0
+    max_error_rate: float = 1.0
+
+
+class Stop:
+    """A request to stop, from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self._since = 0.0
+
+    def request(self) -> None:
+        if not self.requested.is_set():
+            self._since = time.monotonic()
+            self.requested.set()
+
+    def seconds(self) -> float:
+        """Since the request; 0 without one."""
+        return time.monotonic() - self._since if self.requested.is_set() else 0.0
+
+
+class Abandoned(Exception):
+    """The units that were being read did not end within the grace; they are given back."""
+
+
+class Worker:
+    """Reads units of a job. Made by `open_worker`."""
+
+    def __init__(self, job: Job, reader: Reader, leases: Leases, resources: Resources, stop: Stop) -> None:
+        self.job, self.reader, self.leases = job, reader, leases
+        self.events = Events(job.store)
+        self.total = Counts()
+        self.on_commit: Callable[[Task, Counts], None] = lambda task, counts: None
+        self._resources, self._stop = resources, stop
+        reader.look = self._look
+        reader.on_begin = lambda task: self._write("begin", task)
+
+    def work(self, units: Iterable[int] | None = None) -> Counts:
+        """Reads the units that are not committed, of `units` or of the whole job, until there are none or a stop was
+        requested. Returns the lines that were committed. Raises OSError if the job folder cannot be written,
+        SourceError if the source has gone, JobError if too many lines have no text."""
+        claims = Claims(self.job, self.leases, self._stop.requested, units)
+        claims.on_death = lambda task, holder: self._write("death", task, holder=holder)
+        before = self.total
+        with closing(self.reader.read(claims.tasks())) as found, suppress(Abandoned):
+            for task, rows in found:
+                self.job.commit(task, rows)
+                claims.settle(task)
+                self._committed(task, count(rows))
+        return self.total.minus(before)
+
+    def again(self, tasks: Iterable[Task]) -> Counts:
+        """Reads lines of committed units again and puts the new rows in the place of the old."""
+        before = self.total
+        with closing(self.reader.read(tasks)) as found, suppress(Abandoned):
+            for task, rows in found:
+                self.job.amend(task, rows)
+                self._committed(task, count(rows))
+        return self.total.minus(before)
+
+    def _committed(self, task: Task, counts: Counts) -> None:
+        self.total = self.total.plus(counts)
+        self._write("commit", task, **counts._asdict())
+        self.on_commit(task, counts)
+        bad, limit = self.total.failed + self.total.quarantined, self._resources.max_error_rate
+        if self.total.lines >= LEAST_LINES and bad > limit * self.total.lines:
+            raise JobError(
+                f"{bad} of {self.total.lines} lines have no text, more than --max-error-rate {limit:g} allows; their "
+                "rows say why. Correct the cause, then `jobs retry-failed`"
+            )
+
+    def _look(self) -> None:
+        if self._stop.seconds() > self._resources.grace:
+            raise Abandoned
+
+    def _write(self, event: str, task: Task, **values: Any) -> None:
+        self.events.write(event, unit=task.unit, first=task.lines[0], lines=len(task.lines), **values)
+
+
+@contextmanager
+def open_worker(
+    job: Job,
+    recognizer: Recognizer,
+    decode: DecodeConfig | None,
+    resources: Resources,
+    *,
+    stop: Stop,
+    decoder: Decode | None = None,
+) -> Iterator[Worker]:
+    """A worker with its decoders and leases. decoder: what decodes images, in place of the usual; picklable."""
+    if decoder is None:
+        decoder = Decoder(from_description(job.plan.configuration["source"]), recognizer.image_processor)
+    number = threads() if resources.decoders is None else resources.decoders
+    size = recognizer.image_processor.size
+    with (
+        Leases(job, timeout=resources.lease_timeout) as leases,
+        DecodePool(decoder, size, workers=number, limits=resources.limits) as pool,
+    ):
+        reader = Reader(job, recognizer, decode, pool)
+        with watchdog(lambda: reader.gauge.moved, resources.hang):
+            yield Worker(job, reader, leases, resources, stop)
