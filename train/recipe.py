@@ -13,6 +13,10 @@ from trocr_jax.errors import ConfigError
 METHODS = ("adamw", "muon")
 SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
 TYPES = ("float32", "bfloat16")
+LEAST = {
+    0: ("seed", "keep_best", "keep_every", "eval_every", "eval_beams", "eval_worst"),
+    1: ("log_every", "save_every", "keep_last", "eval_lines"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +153,8 @@ def load_recipe(name: str) -> Recipe:
         if error.name != module_name:
             raise
         raise ValueError(f"no recipe {name!r} in train/recipes") from error
+    except TypeError as error:  # what a dataclass says of a field that it does not have or that is missing
+        raise ConfigError(f"{module_name.replace('.', '/')}.py: {error}; the fields are in train/recipe.py") from error
     recipe: Recipe = module.RECIPE
     check(recipe)
     return recipe
@@ -171,9 +177,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name in ("label_smoothing", "token_noise"):
         if not 0 <= getattr(recipe, name) < 1:
             yield f"{name} is {getattr(recipe, name)}; give a share in [0, 1)"
-    for name in ("eval_beams", "eval_worst"):
-        if getattr(recipe, name) < 0:
-            yield f"{name} is {getattr(recipe, name)}; give a number of at least 0"
+    for least, names in LEAST.items():
+        for name in names:
+            if getattr(recipe, name) < least:
+                yield f"{name} is {getattr(recipe, name)}; give at least {least}"
     if recipe.start_from == WarmStart():
         yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:
@@ -198,6 +205,9 @@ def _optimizer_problems(recipe: Recipe) -> Iterator[str]:
         value = getattr(o, name)
         if value is not None and not 0 <= value < 1:
             yield f"optimizer.{name} is {value}; give a number in [0, 1)"
+    for name in ("warmup_steps", "warmup_from", "decay_steps", "eps", "weight_decay"):
+        if getattr(o, name) < 0:
+            yield f"optimizer.{name} is {getattr(o, name)}; give at least 0"
     for name in ("learning_rate", "layer_decay", "clip_norm"):
         value = getattr(o, name)
         if value is not None and not value > 0:
