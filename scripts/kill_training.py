@@ -3,9 +3,10 @@ run left alone: parameters, optimiser state, moving average, step, and which sam
 
     python -m scripts.kill_training [--kills 50] [--terms 10] [--steps 400]
 
-SIGKILL may come at any moment. After SIGTERM the process has to end by itself with status 0. Every run is a process
-forked from one that has imported everything and used no device, so that the moments fall into what is tested:
-compilation, restoring, steps, saving, evaluation.
+SIGKILL may come at any moment. After SIGTERM the process has to end by itself with status 0. The moments are spread
+over the phases of a run: most wait for a phase chosen at random and come at a random moment of it, the others at a
+random time. Some runs have to compile everything, some have a worker process, which ends with the run it belongs to.
+Every run is a process forked from one that has imported everything and used no device.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import tyro
 
 from scripts import toy_training
+from scripts.run_phases import AT_ONCE, PHASES, Board, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,10 @@ class Options:
     kills: int = 50
     terms: int = 10
     steps: int = 400
-    save_every: int = 7
-    eval_every: int = 50
-    workers: int = 0
+    save_every: int = 5
+    eval_every: int = 10
+    cold: float = 0.15  # share of the runs that have to compile everything
+    workers: float = 0.1  # share of the runs whose lines are drawn by a worker process
     seed: int = 0
     folder: Path | None = None  # where it happens; a temporary folder if none
 
@@ -47,56 +50,63 @@ def main(options: Options) -> int:
 
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kill-training-"))
     os.environ.setdefault("TOY_CACHE", str(folder / "compiled"))
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles in half the time
     toy = toy_training.Options(
         folder=folder / "whole",
         steps=options.steps,
         save_every=options.save_every,
         eval_every=options.eval_every,
-        workers=options.workers,
         epoch=64,
         log_samples=True,
     )
     whole, cut = (replace(toy, folder=folder / name, state=folder / f"{name}.json") for name in ("whole", "cut"))
-    begun = time.monotonic()
-    if _wait(_start(whole)) != 0:
+    begun, board = time.monotonic(), Board()
+    if _wait(_start(whole, board)) != 0:
         raise RuntimeError("the uninterrupted run failed")
     print(f"uninterrupted: {time.monotonic() - begun:.0f} s", flush=True)
 
     rng = random.Random(options.seed)
     signals = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
     rng.shuffle(signals)
-    phases: Counter[str] = Counter()
-    for number, what in enumerate(signals, 1):
-        phase, status = _interrupt(cut, what, rng, share=options.steps / (len(signals) + 1))
+    hit: Counter[tuple[str, str]] = Counter()
+    for number, what in enumerate(signals):
+        steps = (options.steps - _saved(cut.folder)) // (len(signals) - number + 1)
+        phase, status = _interrupt(cut, what, rng, board, options=options, steps=steps)
         name = signal.Signals(what).name
-        phases[f"{name} in {phase}"] += 1
-        print(f"{number}/{len(signals)}: {name} in {phase}, status {status}, step {_logged(cut.folder)}", flush=True)
-        if status == 0 and cut.state is not None and cut.state.exists():
-            print(f"the run ended before the last {len(signals) - number} interruptions: raise --steps")
+        hit[name, phase] += 1
+        now = f"{time.monotonic() - begun:.0f} s"
+        print(f"{number + 1}/{len(signals)}: {name} in {phase}, status {status}, step {board.step}, {now}", flush=True)
+        if cut.state is not None and cut.state.exists():
+            print(f"the run ended before the last {len(signals) - number - 1} interruptions: raise --steps")
             return 1
         if status != (0 if what == signal.SIGTERM else -signal.SIGKILL):
-            print(f"{name} in {phase}: the process ended with status {status}")
+            print(f"{name} in {phase}: the process ended with status {status}, see {cut.folder}/stderr")
             return 1
-    if _wait(_start(cut)) != 0:
-        print("the last run failed")
+    if _wait(_start(cut, board)) != 0:
+        print(f"the last run failed, see {cut.folder}/stderr")
         return 1
     same = _same(whole, cut)
-    print(f"{options.kills} SIGKILL, {options.terms} SIGTERM in {time.monotonic() - begun:.0f} s: {dict(phases)}")
+    print(f"{'phase':24} SIGKILL SIGTERM")
+    for phase in dict.fromkeys(phase for _, phase in sorted(hit)):
+        print(f"{phase:24} {hit['SIGKILL', phase]:7d} {hit['SIGTERM', phase]:7d}")
+    print(f"{options.kills} SIGKILL, {options.terms} SIGTERM in {time.monotonic() - begun:.0f} s")
     print("every bit is the same" if same else "DIFFERENT")
     if same and options.folder is None:
         shutil.rmtree(folder)
     return 0 if same else 1
 
 
-def _start(toy: toy_training.Options) -> int:
+def _start(toy: toy_training.Options, board: Board) -> int:
     sys.stdout.flush()
     toy.folder.mkdir(parents=True, exist_ok=True)
+    board.clear()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             with (toy.folder / "stderr").open("a") as file:
                 os.dup2(file.fileno(), 2)
+                watch(board)
                 status = toy_training.main(toy)
         finally:
             os._exit(status)
@@ -107,28 +117,38 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _interrupt(toy: toy_training.Options, what: int, rng: random.Random, *, share: float) -> tuple[str, int]:
-    """Half of the moments are times since the start, the others a number of steps further; on the mean a run gets
-    less than its `share` of all steps."""
-    before, started, pid = _logged(toy.folder), time.monotonic(), _start(toy)
-    seconds = rng.uniform(0.05, 8) if rng.random() < 0.5 else 600.0
-    steps = rng.randrange(1, max(int(1.5 * share), 2))
-    while time.monotonic() - started < seconds and _logged(toy.folder) < before + steps:
-        if os.waitpid(pid, os.WNOHANG) != (0, 0):
-            return "nothing: it ended by itself", 1
-        time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.1))
-    phase = _phase(toy.folder, before)
+def _interrupt(
+    toy: toy_training.Options, what: int, rng: random.Random, board: Board, *, options: Options, steps: int
+) -> tuple[str, int]:
+    """Starts a run and ends it with signal `what`: the phase it was in, and its status. It gets about `steps` steps,
+    those included that it repeats."""
+    if rng.random() < options.cold:
+        shutil.rmtree(os.environ["TOY_CACHE"], ignore_errors=True)
+    toy = replace(toy, workers=int(rng.random() < options.workers))
+    wanted = rng.choice([*PHASES, "any"])
+    first = _saved(toy.folder) + (0 if wanted in AT_ONCE else rng.randint(0, max(steps, 1)))
+    until = time.monotonic() + (rng.uniform(0.05, 15) if wanted == "any" else 600)
+    pid = _start(toy, board)
+    while time.monotonic() < until and (wanted not in board.phases() or board.step < first * (wanted not in AT_ONCE)):
+        if wanted == "any" and board.step >= first + steps:
+            break
+        if wanted in AT_ONCE and board.step > first:  # it came and went
+            break
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return "nothing: it ended by itself", os.waitstatus_to_exitcode(status)
+        time.sleep(0.0003)
+    if rng.random() < 0.8:  # how long phases last: milliseconds to seconds
+        time.sleep(10 ** rng.uniform(-4, -0.3 if wanted in AT_ONCE else -1.5))
+    phase = " + ".join(board.phases())
     os.kill(pid, what)
     return phase, _wait(pid)
 
 
-def _phase(folder: Path, before: int) -> str:
-    """Roughly where a run is, from what it has written."""
-    if _logged(folder) == before:
-        return "start, restore or compilation"
-    newest = max((folder / "checkpoints").glob("[0-9]" * 8), default=None)
-    return "steps" if newest is None or (newest / "MANIFEST.json").exists() else "steps while saving"
+def _saved(folder: Path) -> int:
+    """The step of the newest whole state."""
+    whole = (folder / "checkpoints").glob("[0-9]" * 8 + "/MANIFEST.json")
+    return max((int(path.parent.name) for path in whole), default=0)
 
 
 def _rows(path: Path) -> list[dict[str, object]]:
@@ -140,12 +160,6 @@ def _rows(path: Path) -> list[dict[str, object]]:
         except ValueError:
             continue
     return rows
-
-
-def _logged(folder: Path) -> int:
-    """Steps in the log of samples, repeated ones too."""
-    path = folder / "samples-0.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _same(whole: toy_training.Options, cut: toy_training.Options) -> bool:

@@ -21,13 +21,14 @@ from scripts.toy_training import Bars, FewBars, bars, recipe
 from train import flops, manifest
 from train.checkpoints import Checkpoints
 from train.codec import codec
+from train.export import export
 from train.input import padded
 from train.loop import train
 from train.optimizer import optimizer
 from train.processes import Stop
 from train.recipe import Recipe, Stage
 from train.step import TrainState, init_state
-from trocr_jax.errors import CheckpointError, ConfigError, TrOCRError
+from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
@@ -176,6 +177,20 @@ def test_another_recipe_or_data_set_is_refused(
         train(replace(SHORT, **change), whole, workers=0, lines=lines)
 
 
+def test_the_checkpoint_of_another_recipe_is_not_exported(whole: Path, tmp_path: Path) -> None:
+    encoder = replace(SHORT.config.encoder, num_heads=4)  # the same numbers of parameters, read otherwise
+    other = replace(SHORT, config=replace(SHORT.config, encoder=encoder))
+    with pytest.raises(CheckpointError, match=r"recipe\.config\.encoder\.num_heads was 2 and is 4"):
+        export(other, whole, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"log.jsonl: cannot be written \(No space left on device\); make room"):
+        train(SHORT, tmp_path, workers=0, lines=bars)
+
+
 def test_how_often_is_saved_is_no_other_run(whole: Path) -> None:
     what = replace(SHORT, save_every=100, keep_last=5, log_every=3, eval_every=0)
     assert train(what, whole, workers=0, lines=bars).finished
@@ -226,7 +241,19 @@ def test_flops_are_those_that_xla_counts() -> None:
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     """The short version of what scripts/kill_training does fifty times."""
-    command = [sys.executable, "-m", "scripts.kill_training", "--kills", "3", "--terms", "1", "--steps", "40"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.kill_training",
+        "--kills",
+        "3",
+        "--terms",
+        "1",
+        "--steps",
+        "40",
+        "--cold",
+        "0",
+    ]
     environment = os.environ | {"TOY_CACHE": str(jax.config.jax_compilation_cache_dir)}  # type: ignore[attr-defined]
     done = subprocess.run([*command, "--folder", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()

@@ -50,6 +50,11 @@ def losses(folder: Path) -> dict[int, float]:
     return {row["step"]: row["total"] for row in rows if "total" in row}
 
 
+def error_rates(folder: Path) -> list[tuple[float, float]]:
+    rows = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
+    return [(row["cer"], row["wer"]) for row in rows if "cer" in row]
+
+
 def samples(folder: Path) -> dict[int, list[int]]:
     """Step -> what all processes together took, as often as they took it."""
     taken: dict[int, list[int]] = {}
@@ -63,18 +68,21 @@ def samples(folder: Path) -> dict[int, list[int]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(folder, "--steps", "20", "--short", processes=1, devices=8))
+    finish(start(folder, "--steps", "20", "--short", "--eval-every", "20", processes=1, devices=8))
     return folder
 
 
 @pytest.mark.parametrize("mesh", ["", "data=2,fsdp=2,model=2"])
 def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: Path, mesh: str) -> None:
-    finish(start(tmp_path, "--steps", "20", "--short", "--mesh", mesh, processes=2, devices=4))
+    options = ("--steps", "20", "--short", "--eval-every", "20", "--mesh", mesh)
+    finish(start(tmp_path, *options, processes=2, devices=4))
     found, expected = losses(tmp_path), losses(alone)
     assert list(found) == list(range(1, 21))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
     shared = [json.loads(row) for row in (tmp_path / "samples-1.jsonl").read_text().splitlines()]
     assert {len(row["samples"]) for row in shared} == {8}  # half of each batch is read here
+    assert error_rates(tmp_path) == error_rates(alone)  # of six lines, which do not divide over the devices
+    assert len(error_rates(alone)) == 1
 
 
 def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: Path, alone: Path) -> None:
@@ -100,6 +108,39 @@ def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> 
     last = max(samples(tmp_path))
     assert (tmp_path / "checkpoints" / f"{last:08d}" / "MANIFEST.json").exists()
     assert sorted(samples(tmp_path)[last]) == list(range(16 * (last - 1), 16 * last))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    options = ("--steps", "100000", "--short", "--save-every", "100000", "--workers", "1")
+    (running,) = start(tmp_path, *options, processes=1, devices=1)
+    began = time.monotonic()
+    while not samples(tmp_path):
+        assert time.monotonic() - began < 300
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = children(running.pid)
+    running.kill()
+    running.communicate()
+    assert workers
+    began = time.monotonic()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """Process numbers of the worker processes of a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            worker = b"spawn_main" in (path.parent / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if parent == pid and worker:
+            found.append(int(path.parent.name))
+    return found
 
 
 def test_an_epoch_takes_every_line_once_and_the_next_in_another_order() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -179,6 +180,21 @@ def test_muon_steps_are_optaxs(params: dict[str, Any]) -> None:
 def test_an_unknown_recipe_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="no-such"):
         load_recipe("no-such")
+
+
+def test_a_field_that_a_recipe_does_not_have_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train.recipes
+
+    text = "from train.recipe import Recipe\nRECIPE = Recipe(nmae='x')\n"
+    (tmp_path / "misspelt_recipe.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(train.recipes, "__path__", [*train.recipes.__path__, str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"train/recipes/misspelt_recipe.py: .*'nmae'.*train/recipe.py"):
+        load_recipe("misspelt-recipe")
+
+
+def test_counts_that_would_divide_by_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"log_every is 0; give at least 1; save_every is 0; give at least 1"):
+        check(replace(RECIPE, log_every=0, save_every=0))
 
 
 @pytest.mark.parametrize("name", ["tiny-printed", "tiny-printed-further"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,6 +123,11 @@ def test_a_state_without_manifest_was_never_finished(copy: Path) -> None:
     assert restored(copy) == 2
 
 
+def test_a_manifest_whose_rewriting_was_cut_off_leaves_the_state_whole(copy: Path) -> None:
+    (copy / "00000003" / manifest.PARTIAL).write_text("{")
+    assert restored(copy) == 3
+
+
 def test_all_damaged_is_an_error_and_no_fresh_start(copy: Path) -> None:
     for path in copy.glob(f"*/{manifest.NAME}"):
         path.write_text(path.read_text().replace('"step": ', '"step": 1'))
@@ -174,6 +181,39 @@ def test_a_state_that_cannot_be_written_leaves_the_older_ones(copy: Path) -> Non
     assert restored(copy) == 3
     saved(copy, 4)
     assert restored(copy) == 4
+
+
+FILL_A_DISK = """
+import shutil, sys
+from pathlib import Path
+from tests.test_training_checkpoints import RUN, Checkpoints, restored, saved, state
+folder = Path(sys.argv[1])
+saved(folder, 1, 2)
+free = shutil.disk_usage(folder).free
+(folder / "ballast").write_bytes(bytes(free - 16_384))  # room for the arrays, not for what describes them
+try:
+    saved(folder, 3)
+except Exception as error:
+    print(error)
+assert restored(folder) == 2
+(folder / "ballast").unlink()
+saved(folder, 3)
+assert restored(folder) == 3
+"""
+
+
+def test_a_disk_that_fills_up_is_named_in_one_line_and_damages_nothing(tmp_path: Path) -> None:
+    """On a real file system of one megabyte, which only root can make."""
+    script = f'mount -t tmpfs -o size=1M tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
+    probe = f"mount -t tmpfs -o size=1M tmpfs {tmp_path}"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", probe], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = ["unshare", "--mount", "sh", "-c", script, FILL_A_DISK]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "00000003: cannot be written (the disk is full); make room" in done.stdout
+    assert "States that are whole: 1, 2" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_too_little_room_is_said_before_anything_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@ newest undamaged one read back."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,8 @@ from train.manifest import Manifest
 from train.step import TrainState
 from trocr_jax.errors import CheckpointError
 
+FULL = os.strerror(errno.ENOSPC)
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -38,8 +42,8 @@ class Keep:
 class Checkpoints:
     """The states of one run, by step. A context manager: leaving it waits for what is still being written.
 
-    run: what a later run must be to go on from these states, JSON values (none: not compared). Several processes use
-    one folder that all of them see, and call every method in the same order.
+    run: what a later run must be to go on from these states, JSON values by name; the names given are compared.
+    Several processes use one folder that all of them see, and call every method in the same order.
     """
 
     def __init__(self, folder: Path, *, run: Mapping[str, Any] | None = None, keep: Keep | None = None) -> None:
@@ -51,6 +55,10 @@ class Checkpoints:
         self._damaged: set[Path] = set()
 
     def __enter__(self) -> Checkpoints:
+        # Orbax logs each step through absl, and the traceback of every thread of a failed write, which is raised too.
+        logger = logging.getLogger("absl")
+        self._level = logger.level
+        logger.setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -59,6 +67,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+            logging.getLogger("absl").setLevel(self._level)
 
     @property
     def latest_step(self) -> int | None:
@@ -84,8 +93,7 @@ class Checkpoints:
                 free = shutil.disk_usage(self._folder).free
                 if size > free:
                     raise OSError(f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-            with _quiet():
-                self._orbax.save(path / "state", args=ocp.args.StandardSave(_flat(state)))
+            self._orbax.save(path / "state", args=ocp.args.StandardSave(_flat(state)))
         self._at = step
         self._writing = self._thread.submit(self._finish, path)
 
@@ -121,13 +129,13 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: {wanted} is missing or damaged; nothing to go on from")
         path = self._folder / f"{found:08d}"
         saved = manifest.read(path)
-        if self._run is not None and (changed := list(manifest.differences(saved.run, dict(self._run)))):
+        was = {name: saved.run.get(name) for name in self._run or {}}
+        if changed := list(manifest.differences(was, dict(self._run or {}))):
             raise CheckpointError(
                 f"{path}: of another run: {'; '.join(changed)}. Go back to what it was, or train in another folder"
             )
-        with _quiet():
-            wanted = jax.tree.map(_target, _flat(like))
-            flat = self._orbax.restore(path / "state", args=ocp.args.StandardRestore(wanted))
+        wanted = jax.tree.map(_target, _flat(like))
+        flat = self._orbax.restore(path / "state", args=ocp.args.StandardRestore(wanted))
         self._at = found
         leaves = [flat[jax.tree_util.keystr(path)] for path, _ in jax.tree_util.tree_leaves_with_path(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), saved
@@ -179,9 +187,10 @@ class Checkpoints:
             if isinstance(error, CheckpointError):
                 raise
             older = ", ".join(str(int(p.name)) for p in sorted(self._whole() - {path})) or "none"
+            why = "the disk is full" if FULL in str(error) else f"{type(error).__name__}: {str(error)[:300]}"
             raise CheckpointError(
-                f"{path}: cannot be written ({type(error).__name__}: {str(error)[:300]}); make room or mend the disk"
-                f" and start the run again. States that are whole: {older}"
+                f"{path}: cannot be written ({why}); make room or mend the disk and start the run again. States that"
+                f" are whole: {older}"
             ) from None
 
 
@@ -207,15 +216,3 @@ def _agreed(step: int) -> int:
 def _flat(state: TrainState) -> dict[str, Any]:
     """Path -> array: Orbax meets no class of ours or of optax."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs each step through absl."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from train.checkpoints import Checkpoints
 from train.codec import codec, tokenizer_of
 from train.input import Examples
+from train.loop import describe_recipe
 from train.optimizer import optimizer
 from train.recipe import Recipe
 from train.step import init_state, model_params, with_params
@@ -21,11 +22,12 @@ from trocr_jax.tokenizer import save_tokenizer
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
     """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
-    settings; returns the step. Raises FileNotFoundError if the run has no checkpoint."""
+    settings; returns the step. Raises FileNotFoundError if the run has no checkpoint, CheckpointError if it is another
+    recipe's."""
     if not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / "checkpoints", run={"recipe": describe_recipe(recipe)}) as checkpoints:
         found = checkpoints.restore(like, step=step)
     if found is None:
         raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")

@@ -8,6 +8,9 @@ global index too, but with nothing to save and nothing to restore.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
@@ -182,12 +185,24 @@ def batches(
     mine = _Mine(samples_of(span, step)[0], span.last_step - step, span.stage.batch_size, rows)
     dataset = grain.MapDataset.source(mine).seed(recipe.seed).map(_Read(lines, examples))
     batched = dataset.batch(len(rows), drop_remainder=True)
-    options = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4)
-    iterable = batched.to_iter_dataset(options)
+    iterable = batched.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4))
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain reads its flags when it starts processes; there is no absl.app here
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
+        iterable = iterable.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(iterable)
+
+
+def _end_with_parent(number: int, workers: int) -> None:
+    """Ends this worker process soon after the one that started it, which has no last word if it was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def padded(items: Sequence[Item], size: int) -> Iterator[tuple[list[Item], int]]:

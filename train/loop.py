@@ -217,9 +217,14 @@ def lower(
 def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
     """What decides the parameters a run ends with, as JSON values: the recipe but for what only decides what one sees
     and keeps, and the data."""
+    data: list[Any] = json.loads(json.dumps([lines(stage).fingerprint() for stage in recipe.stages]))
+    return {"recipe": describe_recipe(recipe), "data": data}
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's part of `describe`."""
     fields = {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_RESULT}
-    data = [lines(stage).fingerprint() for stage in recipe.stages]
-    described: dict[str, Any] = json.loads(json.dumps({"recipe": fields, "data": data}))
+    described: dict[str, Any] = json.loads(json.dumps(fields))
     return described
 
 

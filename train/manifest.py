@@ -16,6 +16,7 @@ from trocr_jax.checkpoint.native import _hashes as hashes_of
 from trocr_jax.errors import CheckpointError
 
 NAME = "MANIFEST.json"
+PARTIAL = f".{NAME}"  # one that is being written; a killed run leaves it behind
 FORMAT = "trocr_jax training state 1"
 
 
@@ -32,12 +33,12 @@ class Manifest:
 
 def digest(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a folder but the manifest."""
-    return hashes_of(folder, files_of(folder))
+    return hashes_of(folder, [name for name in files_of(folder) if name != PARTIAL])
 
 
 def write(manifest: Manifest, folder: Path) -> None:
     """All of it or nothing: a manifest is never half written."""
-    partial = folder / f".{NAME}"
+    partial = folder / PARTIAL
     partial.write_text(_text(asdict(manifest)), encoding="utf-8")
     os.replace(partial, folder / NAME)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,7 +22,7 @@ import numpy as np
 from train.flops import peak, step_flops
 from train.recipe import Recipe, Stage, spans
 from train.worst import Misread, grid, write
-from trocr_jax.errors import ConfigError
+from trocr_jax.errors import ConfigError, OutputError
 
 PROFILED = 5  # steps, when a profile is asked for by a signal
 
@@ -53,7 +54,8 @@ class Progress:
         if self._board is not None:
             self._board.close()
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):  # a full disk, which has been said
+                self._log.close()
 
     def begin(self, step: int) -> None:
         """Time counts from here: what came before (compilation, evaluation) belongs to no step."""
@@ -119,7 +121,13 @@ class Progress:
 
     def _write(self, row: dict[str, float]) -> None:
         if self._log is not None:
-            print(json.dumps(row | {"time": round(time.time())}), file=self._log, flush=True)
+            try:
+                print(json.dumps(row | {"time": round(time.time())}), file=self._log, flush=True)
+            except OSError as error:
+                raise OutputError(
+                    f"{self._log.name}: cannot be written ({error.strerror}); make room or mend the disk and start the"
+                    " run again: it goes on from its newest checkpoint"
+                ) from None
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and math.isfinite(value):

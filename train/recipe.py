@@ -18,6 +18,10 @@ from trocr_jax.image import ImageProcessor
 METHODS = ("adamw", "muon")
 SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
 TYPES = ("float32", "bfloat16")
+LEAST = {
+    0: ("seed", "keep_best", "keep_every", "eval_every", "eval_beams", "eval_worst"),
+    1: ("log_every", "save_every", "keep_last", "eval_lines"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +164,8 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
         if error.name != module_name:
             raise
         raise ValueError(f"no recipe {name!r} in train/recipes") from error
+    except TypeError as error:
+        raise _misspelt(module_name, error) from error
     make = getattr(module, "recipe", None)
     if make is None and not hasattr(module, "RECIPE"):
         raise ValueError(f"no recipe {name!r} in train/recipes: {module.__name__} is what others share")
@@ -172,9 +178,17 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
         )
     if "data" in takes:
         given["data"] = data
-    recipe: Recipe = make(**given) if make else module.RECIPE
+    try:
+        recipe: Recipe = make(**given) if make else module.RECIPE
+    except TypeError as error:
+        raise _misspelt(module_name, error) from error
     check(recipe)
     return recipe
+
+
+def _misspelt(module_name: str, error: TypeError) -> ConfigError:
+    """What a dataclass says of a field that it does not have or that is missing."""
+    return ConfigError(f"{module_name.replace('.', '/')}.py: {error}; the fields are in train/recipe.py")
 
 
 def check(recipe: Recipe) -> None:
@@ -194,14 +208,15 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name in ("label_smoothing", "token_noise"):
         if not 0 <= getattr(recipe, name) < 1:
             yield f"{name} is {getattr(recipe, name)}; give a share in [0, 1)"
-    for name in ("eval_beams", "eval_worst"):
-        if getattr(recipe, name) < 0:
-            yield f"{name} is {getattr(recipe, name)}; give a number of at least 0"
     if recipe.processor is not None and recipe.processor.size != recipe.config.encoder.image_size:
         yield (
             f"processor makes pictures of {recipe.processor.size} (height, width); the model takes "
             f"{recipe.config.encoder.image_size}"
         )
+    for least, names in LEAST.items():
+        for name in names:
+            if getattr(recipe, name) < least:
+                yield f"{name} is {getattr(recipe, name)}; give at least {least}"
     if recipe.start_from == WarmStart():
         yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:
@@ -226,6 +241,9 @@ def _optimizer_problems(recipe: Recipe) -> Iterator[str]:
         value = getattr(o, name)
         if value is not None and not 0 <= value < 1:
             yield f"optimizer.{name} is {value}; give a number in [0, 1)"
+    for name in ("warmup_steps", "warmup_from", "decay_steps", "eps", "weight_decay"):
+        if getattr(o, name) < 0:
+            yield f"optimizer.{name} is {getattr(o, name)}; give at least 0"
     for name in ("learning_rate", "layer_decay", "clip_norm"):
         value = getattr(o, name)
         if value is not None and not value > 0:
