@@ -1,4 +1,4 @@
-"""`python -m train run|export|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
+"""`python -m train run|export|log|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
@@ -72,6 +72,21 @@ def export(recipe: tyro.conf.Positional[str], /, output: Path, folder: Path | No
 
     step = write(load_recipe(recipe), folder or Path("runs") / recipe, output)
     print(f"{output}: step {step}")
+
+
+def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = None) -> None:
+    """Prints the last row of each training log, and draws them.
+
+    Args:
+        files: log.jsonl of runs.
+        plot: a picture of every curve over the steps (png, svg, pdf).
+    """
+    from train.curves import plot_logs, read_log
+
+    for file in files:
+        print(f"{file}: " + ", ".join(f"{name} {value:g}" for name, value in read_log(file)[-1].items()))
+    if plot is not None:
+        plot_logs(files, plot)
 
 
 def evaluate(
@@ -172,6 +187,5 @@ if __name__ == "__main__":
         from train.data.__main__ import main as data
 
         sys.exit(data(sys.argv[2:]))
-    tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "export": export, "evaluate": evaluate, "compile": compile_}, prog="python -m train"
-    )
+    commands = {"run": run, "export": export, "log": log, "evaluate": evaluate, "compile": compile_}
+    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m train")

@@ -64,13 +64,14 @@ class Transcribe:
 
 
 _SOURCES = (
-    "A folder of lines with a list of what they say (tsv, csv or jsonl), or such a list; a folder of PAGE or ALTO files; "
-    "a data set in ArrayRecord files; with --protocol the folder of a published data set; with --references the JSONL "
-    "files of finished runs, to be compared."
+    "A folder of lines with a list of what they say (tsv, csv or jsonl), or such a list; a folder of PAGE or ALTO "
+    "files; a data set in ArrayRecord files; with --protocol the folder of a published data set; with --references the "
+    "JSONL files of finished runs, to be compared."
 )
 _RUN = (
-    "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. May "
-    "be given several times; the runs are compared on the same lines. Options outside then count for nothing but --model."
+    "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. "
+    "May be given several times; the runs are compared on the same lines. Options outside do not count then, but "
+    "--model does."
 )
 _PARTIAL = "Score a published data set although the number of its lines is another, or sets are missing."
 _FORM = "Bring both texts to this Unicode form first."

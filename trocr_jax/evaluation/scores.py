@@ -143,9 +143,9 @@ def _groups(
 
 
 def _by_length(references: Sequence[str], errors: metrics.Tally) -> list[dict[str, Any]]:
-    """CER of lines of about equal length: ten groups of equally many lines at most."""
+    """CER of lines of about equal length: six groups of equally many lines at most."""
     lengths = np.array([len(r) for r in references])
-    cuts = np.unique(np.quantile(lengths, np.linspace(0, 1, 11)).round().astype(int)) if len(lengths) else []
+    cuts = np.unique(np.quantile(lengths, np.linspace(0, 1, 7)).round().astype(int)) if len(lengths) else []
     found = []
     for low, high in zip(cuts, [*cuts[1:-1] - 1, cuts[-1]] if len(cuts) > 1 else cuts, strict=False):
         inside = (lengths >= low) & (lengths <= high)

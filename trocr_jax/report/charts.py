@@ -64,7 +64,7 @@ def matrix(counts: Sequence[tuple[str, str, int]], *, most: int = 14) -> str:
     cell, edge = 24, 40
     size = edge + cell * len(shown) + 4
     largest = max(count for reference, read, count in counts if reference in shown and read in shown)
-    parts = [f'<text x="{edge - 6}" y="14" class="label" text-anchor="end">is ↓</text>']
+    parts = [f'<text x="2" y="{edge - 6}" class="label">is ↓</text>']
     parts.append(f'<text x="{edge}" y="10" class="label">read as →</text>')
     for i, character in enumerate(shown):
         middle = edge + cell * i + cell / 2

@@ -31,10 +31,10 @@ def thumbnails(images: Sequence[bytes | Path | None]) -> list[Thumbnail]:
     """A copy of each image, as large as the number of them allows."""
     limit = min(40_000, TOTAL // max(len(images), 1))
     with ThreadPoolExecutor() as pool:  # Pillow works without the interpreter's lock
-        return list(pool.map(lambda image: _thumbnail(image, limit), images))
+        return list(pool.map(lambda image: thumbnail(image, limit), images))
 
 
-def _thumbnail(source: bytes | Path | None, limit: int) -> Thumbnail:
+def thumbnail(source: bytes | Path | None, limit: int) -> Thumbnail:
     """The best copy whose base64 has at most `limit` bytes."""
     if source is None:
         return Thumbnail("", 0, 0)
