@@ -161,7 +161,15 @@ def test_readme_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/architecture.md", "docs/decoding.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "benchmarks/README.md",
+        "docs/architecture.md",
+        "docs/decoding.md",
+        "docs/evaluation.md",
+    ],
 )
 def test_links_lead_somewhere(page: str):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -168,6 +168,6 @@ def test_in_a_browser(browser, tmp_path):
     for width in (380, 1200):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        assert run("return document.documentElement.scrollWidth") == width
+        assert run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
     assert run("return window.owned") is None
     assert browser.get_log("browser") == []
