@@ -122,14 +122,15 @@ function said(outcome, picture) {
 function shot(row, outcome) {
   if (!row.m) return {};
   const image = make("img", { src: `data:image/webp;base64,${row.m}`, alt: row.i, width: row.w, height: row.h, loading: "lazy" });
-  const element = make("div", { className: "shot" }, image);
+  const frame = make("div", { className: "shot" }, image);
+  const element = make("div", { className: "strip" }, frame);
   if (!outcome.b) return { element };
   const drawing = shape("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none" });
   const boxes = outcome.b.map(([left, right]) =>
     shape("rect", { class: "box", x: left, y: 3, width: Math.max(1, right - left), height: 94 }));
   const heat = shape("g", {});
   drawing.append(heat, ...boxes);
-  element.append(drawing);
+  frame.append(drawing);
   const words = [];
   let word = -1, inside = false;
   for (const character of textOf(outcome)) {
