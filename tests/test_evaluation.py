@@ -228,7 +228,7 @@ def test_the_values_of_metrics_json():
     assert one["confidence"]["risk_coverage"][-1]["coverage"] == 1.0
     assert one["confidence"]["risk_coverage"][-1]["wrong_lines"] == pytest.approx(1 - one["scores"]["exact"]["value"])
     review = one["confidence"]["review"]
-    assert review["lines_to_review"] == sum(o.confidence < 0.5 for o in readings[0].outcomes)
+    assert review["lines_to_review"] == sum((o.confidence or 0) < 0.5 for o in readings[0].outcomes)
     comparison = scores["comparisons"][0]
     assert comparison["value"] == pytest.approx(other["scores"]["cer"]["value"] - one["scores"]["cer"]["value"])
     assert comparison["high"] < 0

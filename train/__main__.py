@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -187,5 +188,11 @@ if __name__ == "__main__":
         from train.data.__main__ import main as data
 
         sys.exit(data(sys.argv[2:]))
-    commands = {"run": run, "export": export, "log": log, "evaluate": evaluate, "compile": compile_}
+    commands: dict[str, Callable[..., None]] = {
+        "run": run,
+        "export": export,
+        "log": log,
+        "evaluate": evaluate,
+        "compile": compile_,
+    }
     tyro.extras.subcommand_cli_from_dict(commands, prog="python -m train")

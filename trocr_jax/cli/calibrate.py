@@ -47,6 +47,8 @@ def calibrate(command: Calibrate) -> int:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from None
     after = [calibration.line(p) for p in judged.line.log_probs]
-    error = expected_calibration_error(after, judged.line.right)
-    print(f"{path}: {command.method}, {len(results)} lines, {100 * error:.2f} % calibration error on these same lines")
+    distance = expected_calibration_error(after, judged.line.right)
+    print(
+        f"{path}: {command.method}, {len(results)} lines, {100 * distance:.2f} % calibration error on these same lines"
+    )
     return 1 if progress.failed else 0

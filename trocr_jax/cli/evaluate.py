@@ -101,10 +101,10 @@ def _runs(command: Evaluate) -> dict[str, Transcribe]:
         return {Path(command.model).name or command.model: Transcribe(**options)}
     found: dict[str, Transcribe] = {}
     for text in command.run:
-        name, colon, options = text.partition(":")
+        name, colon, typed = text.partition(":")
         if not colon or not name.strip():
             raise DecodeError(f"--run {text!r}: give a name, a colon and options, such as 'beams: --num-beams 4'")
-        words = shlex.split(options)
+        words = shlex.split(typed)
         own = [] if any(word.split("=")[0] == "--model" for word in words) else ["--model", command.model]
         run = parse(["transcribe", *own, *words])
         assert isinstance(run, Transcribe)

@@ -145,9 +145,10 @@ def _groups(
 def _by_length(references: Sequence[str], errors: metrics.Tally) -> list[dict[str, Any]]:
     """CER of lines of about equal length: six groups of equally many lines at most."""
     lengths = np.array([len(r) for r in references])
-    cuts = np.unique(np.quantile(lengths, np.linspace(0, 1, 7)).round().astype(int)) if len(lengths) else []
+    cuts: list[int] = np.unique(np.quantile(lengths, np.linspace(0, 1, 7)).round().astype(int)).tolist()
+    highest = [cut - 1 for cut in cuts[1:-1]] + cuts[-1:]
     found = []
-    for low, high in zip(cuts, [*cuts[1:-1] - 1, cuts[-1]] if len(cuts) > 1 else cuts, strict=False):
+    for low, high in zip(cuts, highest, strict=False):
         inside = (lengths >= low) & (lengths <= high)
         if inside.any():
             own = errors.select(inside)
