@@ -46,11 +46,22 @@ def test_an_isotonic_map_never_goes_down_and_is_never_certain():
     assert isinstance(found, Isotonic)
     assert len(found.probabilities) == 1
     found = fit(log_probs, [p > -0.5 for p in log_probs], method="isotonic")
+    assert isinstance(found, Isotonic)
+    assert list(found.probabilities) == sorted(found.probabilities)
     values = [found(p) for p in np.linspace(-20, 0, 200)]
     assert values == sorted(values)
     assert 0 < values[0] < 0.05
     assert 0.95 < values[-1] < 1
     assert found(-math.inf) == values[0]
+
+
+def test_what_is_fitted_can_be_read_back(tmp_path):
+    """Few results that were all right, and many that nearly all were."""
+    log_probs = [*np.linspace(-5, -1, 40), *np.linspace(-0.9, 0, 4000)]
+    right = [True] * 40 + [i % 500 > 0 for i in range(4000)]
+    found = fit(log_probs, right, method="isotonic")
+    (tmp_path / FILE).write_text(Calibration(found, found, found).to_json())
+    assert Calibration.from_folder(tmp_path) is not None
 
 
 def test_too_little_to_fit_on_is_refused():
