@@ -2,6 +2,7 @@
 other such lines: drawn with another seed; and, fitted on half of the families, in the families of the other half.
 
     python -m scripts.calibrate_tiny_printed --fit 2500 --test 2000
+    python -m scripts.calibrate_tiny_printed --fit 0 --test 6000      # measures the calibration that is there
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
 from train.data.line import Line
 from train.data.render import Renderer
-from trocr_jax.calibration import FILE
+from trocr_jax.calibration import FILE, Calibration
 from trocr_jax.evaluation.fitting import Evidence, Judged, calibrate, judge
 from trocr_jax.metrics import adaptive_calibration_error, expected_calibration_error
 from trocr_jax.recognizer import Recognizer
@@ -55,6 +58,12 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     options = parser.parse_args()
     recognizer = Recognizer.from_pretrained("tiny-printed")
+    if options.fit == 0:
+        if recognizer.calibration is None:
+            raise SystemExit(f"{MODEL / FILE} is not there: fit it first")
+        test = judged(recognizer, drawn(Renderer.create("heldout", seed=0), options.test))
+        measure("the calibration of the model", recognizer.calibration, test)
+        return
     one, other = (judged(recognizer, drawn(r, options.fit)) for r in halves(Renderer.create("heldout", seed=FIT_SEED)))
     test = judged(recognizer, drawn(Renderer.create("heldout", seed=0), options.test))
     report("fitted on one half of the families, measured on the other", one, other)
@@ -66,15 +75,22 @@ def main() -> None:
 
 
 def report(title: str, fitted: Judged, measured: Judged) -> None:
-    print(title)
     for method in ("temperature", "isotonic"):
-        calibration = calibrate(fitted, method=method, fitted_on="")
-        for name, evidence in measured._asdict().items():
-            found = [getattr(calibration, name)(p) for p in evidence.log_probs]
-            even, same = (f(found, evidence.right) for f in (expected_calibration_error, adaptive_calibration_error))
-            share, count = sum(evidence.right) / len(evidence.right), len(evidence.right)
-            errors = f"ECE {100 * even:.2f} %, of equally large bins {100 * same:.2f} %"
-            print(f"  {method}, {name}: {errors}; {100 * share:.2f} % of {count} are right", flush=True)
+        measure(f"{title}, {method}", calibrate(fitted, method=method, fitted_on=""), measured)
+
+
+def measure(title: str, calibration: Calibration, measured: Judged) -> None:
+    """Prints the errors, and what a perfect calibration would show: results drawn with the confidences themselves."""
+    print(title)
+    for name, evidence in measured._asdict().items():
+        found = [getattr(calibration, name)(p) for p in evidence.log_probs]
+        even, same = (f(found, evidence.right) for f in (expected_calibration_error, adaptive_calibration_error))
+        rng = np.random.default_rng(0)
+        draws = [(rng.random(len(found)) < np.asarray(found)).tolist() for _ in range(20)]
+        perfect = float(np.mean([expected_calibration_error(found, right) for right in draws]))
+        share, count = sum(evidence.right) / len(evidence.right), len(evidence.right)
+        errors = f"ECE {100 * even:.2f} % (perfect: {100 * perfect:.2f} %), of equally large bins {100 * same:.2f} %"
+        print(f"  {name}: {errors}; {100 * share:.2f} % of {count} are right", flush=True)
 
 
 if __name__ == "__main__":

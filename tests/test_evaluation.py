@@ -15,11 +15,10 @@ from scripts import score_check
 from train.curves import plot_logs, read_log
 from trocr_jax.cli import main
 from trocr_jax.errors import DataError, OutputError
-from trocr_jax.evaluation.outcome import Outcome
+from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
-from trocr_jax.evaluation.read import Reading
 from trocr_jax.evaluation.results import open_results
-from trocr_jax.evaluation.samples import Sample, Samples, open_samples
+from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate
 from trocr_jax.report.figures import plot_bars, plot_curves, plot_evaluation
 

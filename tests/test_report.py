@@ -15,9 +15,7 @@ import pytest
 from PIL import Image
 
 from trocr_jax.confidence import Alternative
-from trocr_jax.evaluation.outcome import Looked, Outcome
-from trocr_jax.evaluation.read import Reading
-from trocr_jax.evaluation.samples import Sample, Samples
+from trocr_jax.evaluated import Looked, Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.scores import evaluate
 from trocr_jax.report.page import page
 from trocr_jax.report.thumbnails import TOTAL, thumbnail, thumbnails

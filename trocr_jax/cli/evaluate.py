@@ -16,12 +16,13 @@ from trocr_jax.cli.decode import check_options, decode_config
 from trocr_jax.cli.options import given
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
+from trocr_jax.evaluated import Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
-from trocr_jax.evaluation.read import Reading, read
+from trocr_jax.evaluation.read import read
 from trocr_jax.evaluation.results import open_results
-from trocr_jax.evaluation.samples import Samples, open_samples
-from trocr_jax.evaluation.scores import TITLES
+from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate as score
+from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.page import page
 

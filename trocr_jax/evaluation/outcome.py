@@ -1,48 +1,14 @@
-"""What came of one line with one model: small enough to keep ten thousand of them."""
+"""From a Recognition to what is scored and shown: small enough to keep ten thousand of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from trocr_jax.confidence import Alternative
+from trocr_jax.evaluated import Looked, Outcome
 from trocr_jax.recognizer import Recognition
-from trocr_jax.word_boxes import Box
 
 PEAKS = 5  # patches of each token that are kept
 FAINT = 0.04  # share of a token's attention below which a patch is not kept
-
-
-@dataclass(frozen=True)
-class Looked:
-    """Where a model looked, reduced to its peaks. words: boxes in pixels of the image, whose size is (width, height);
-    grid: rows and columns of patches; span: the part of the image that the columns show, from left to right, in pixels;
-    peaks: for each token of the text (patch, share of the token's attention), the largest first; tokens: how many
-    characters each spells."""
-
-    words: list[Box]
-    size: tuple[int, int]
-    grid: tuple[int, int]
-    span: tuple[float, float]
-    peaks: list[list[tuple[int, float]]]
-    tokens: list[int]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """text: "" where nothing could be read, and then `error` says why. words, characters: their confidences; empty
-    where they are not known."""
-
-    text: str
-    confidence: float | None = None
-    truncated: bool = False
-    error: str | None = None
-    words: Sequence[tuple[str, float]] = ()
-    characters: Sequence[tuple[str, float]] = ()
-    alternatives: Sequence[Alternative] = ()
-    looked: Looked | None = field(default=None, repr=False)
 
 
 def outcome(result: Recognition) -> Outcome:

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 from trocr_jax.datasets import Bad, Iam, Record, SceneText, Sroie
 from trocr_jax.datasets.base import Dataset
 from trocr_jax.errors import DataError
-from trocr_jax.evaluation.samples import Sample, Samples, listed, missing_images
+from trocr_jax.evaluated import Sample, Samples
+from trocr_jax.evaluation.samples import listed, missing_images
 
 Protocol = Literal["iam", "sroie", "str"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
-from trocr_jax.evaluation.outcome import Outcome, outcome
-from trocr_jax.evaluation.samples import Sample
+from trocr_jax.evaluated import Outcome, Sample
+from trocr_jax.evaluation.outcome import outcome
 from trocr_jax.recognizer import Recognizer
-
-
-class Reading(NamedTuple):
-    """What a run made of each sample, in their order, and the seconds that it took; None for texts read elsewhere.
-    name: what the run is called. model, decode: what it was, for people."""
-
-    name: str
-    outcomes: list[Outcome]
-    seconds: float | None
-    model: str = ""
-    decode: str = ""
 
 
 def read(

@@ -9,8 +9,8 @@ from typing import Any
 
 from trocr_jax.confidence import Alternative
 from trocr_jax.errors import DataError
-from trocr_jax.evaluation.outcome import Outcome
-from trocr_jax.evaluation.samples import Sample, listed
+from trocr_jax.evaluated import Outcome, Sample
+from trocr_jax.evaluation.samples import listed
 
 
 def open_results(path: Path, samples: Sequence[Sample]) -> list[Outcome]:

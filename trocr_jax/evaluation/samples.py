@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from trocr_jax.datasets import Bad, Dataset, Folder, Pages, Record, array_record
 from trocr_jax.errors import DataError
+from trocr_jax.evaluated import Sample, Samples
 
 LISTED = 20  # files that a message names; it counts the others
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A line: `image` is a file, the bytes of one, or None where there is only a text that was read elsewhere; `group`
-    is the set it belongs to where a protocol has several."""
-
-    id: str
-    reference: str
-    image: bytes | Path | None
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What is scored, what it is called, and lines that could not be used, with the reason."""
-
-    name: str
-    samples: list[Sample]
-    left_out: list[Bad] = field(default_factory=list)
 
 
 def open_samples(source: Path, *, split: str | None = None, limit: int | None = None) -> Samples:

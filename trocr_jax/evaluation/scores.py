@@ -11,26 +11,12 @@ from typing import Any
 import numpy as np
 
 from trocr_jax import metrics
-from trocr_jax.evaluation.outcome import Outcome
-from trocr_jax.evaluation.read import Reading
-from trocr_jax.evaluation.samples import Sample, Samples
+from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.metrics.rates import UnicodeForm
 
 TallyOf = Callable[[list[str], list[str]], metrics.Tally]
 CURVE = 200  # points of a risk-coverage curve that are kept
 CONFUSIONS = 200  # entries of each table that are kept
-LOWER_IS_BETTER = {"cer", "cer_jiwer", "wer", "wer_jiwer"}
-TITLES = {
-    "cer": "CER",
-    "cer_jiwer": "CER, ends stripped (jiwer)",
-    "wer": "WER",
-    "wer_jiwer": "WER, jiwer's spaces",
-    "exact": "lines without a mistake",
-    "word_precision": "word precision (SROIE)",
-    "word_recall": "word recall (SROIE)",
-    "word_f1": "word F1 (SROIE)",
-    "scene_text_accuracy": "word accuracy (scene text)",
-}
 
 
 def evaluate(

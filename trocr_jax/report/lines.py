@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trocr_jax.evaluation.outcome import Looked, Outcome
-from trocr_jax.evaluation.read import Reading
-from trocr_jax.evaluation.samples import Sample
+from trocr_jax.evaluated import Looked, Outcome, Reading, Sample
 from trocr_jax.metrics import edits
 from trocr_jax.metrics.rates import character_edits
 from trocr_jax.report.thumbnails import Thumbnail

@@ -9,9 +9,8 @@ from typing import Any
 
 import orjson
 
-from trocr_jax.evaluation.read import Reading
-from trocr_jax.evaluation.samples import Samples
-from trocr_jax.evaluation.scores import TITLES
+from trocr_jax.evaluated import Reading, Samples
+from trocr_jax.metrics.titles import TITLES
 from trocr_jax.report.lines import rows
 from trocr_jax.report.sections import comparisons, confusions, groups, plots, summary
 from trocr_jax.report.thumbnails import thumbnails

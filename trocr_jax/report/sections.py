@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from trocr_jax.evaluation.scores import LOWER_IS_BETTER, TITLES
+from trocr_jax.metrics.titles import LOWER_IS_BETTER, TITLES
 from trocr_jax.report.charts import Series, bars, lines, matrix
 
 
