@@ -169,6 +169,7 @@ def test_readme_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         "docs/architecture.md",
         "docs/decoding.md",
         "docs/jobs.md",
+        "docs/evaluation.md",
     ],
 )
 def test_links_lead_somewhere(page: str):

@@ -50,6 +50,7 @@ FLOORS = [
     },
     {
         "encoder",
+        "evaluated",
         "decoder",
         "decoding.sample",
         "decoding.beam",

@@ -1,4 +1,4 @@
-"""`python -m train run|export|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
+"""`python -m train run|export|log|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
@@ -130,6 +130,21 @@ def export(
     print(f"{output}: step {step}")
 
 
+def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = None) -> None:
+    """Prints the last row of each training log, and draws them.
+
+    Args:
+        files: log.jsonl of runs.
+        plot: a picture of every curve over the steps (png, svg, pdf).
+    """
+    from train.curves import plot_logs, read_log
+
+    for file in files:
+        print(f"{file}: " + ", ".join(f"{name} {value:g}" for name, value in read_log(file)[-1].items()))
+    if plot is not None:
+        plot_logs(files, plot)
+
+
 def evaluate(
     model: tyro.conf.Positional[str],
     /,
@@ -241,7 +256,7 @@ if __name__ == "__main__":
 
         sys.exit(data(sys.argv[2:]))
     try:
-        named: dict[str, Callable[..., None]] = {"run": run, "export": export, "evaluate": evaluate}
+        named: dict[str, Callable[..., None]] = {"run": run, "export": export, "log": log, "evaluate": evaluate}
         commands = named | {"compile": compile_}
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m train", config=(tyro.conf.OmitArgPrefixes,))
     except Exception as error:

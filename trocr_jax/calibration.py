@@ -131,8 +131,10 @@ def _isotonic(x: np.ndarray, y: np.ndarray) -> Isotonic:
             last = blocks.pop()
             blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
     places = tuple(total / count for _, count, total in blocks)
-    # Laplace's rule of succession: never certain, however often it was right.
-    return Isotonic(places, tuple((good + 1) / (count + 2) for good, count, _ in blocks))
+    # Laplace's rule of succession: never certain, however often it was right. A large step below a small one may come
+    # out above it then.
+    values = np.maximum.accumulate([(good + 1) / (count + 2) for good, count, _ in blocks])
+    return Isotonic(places, tuple(values.tolist()))
 
 
 _KIND = {Temperature: "temperature", Isotonic: "isotonic"}

@@ -64,33 +64,34 @@ class Recognition:
         """Each character of the text and how probable it is that it is right, for a model with a calibration; otherwise
         its share in the probability of its tokens (`trocr_jax.confidence` says how). Raises TokenizerError if it is not
         known what the tokens spell."""
-        own = self._own_characters
+        own = self.own_characters
         return own if self.calibration is None else _calibrated(own, self.calibration.character)
 
     @cached_property
     def words(self) -> tuple[Confidence, ...]:
         """Each word of the text and how probable it is that it is right, for a model with a calibration; otherwise the
         product of what the model itself gives to its characters. Raises as `characters` does."""
-        own = word_confidences(self._own_characters)
+        own = word_confidences(self.own_characters)
         return own if self.calibration is None else _calibrated(own, self.calibration.word)
 
     @cached_property
     def character_boxes(self) -> list[Box]:
         """Where each character of the text stands in the image. Raises DecodeError without the attention, and as
         `characters` does."""
-        return character_boxes(self.text, self._token_spans, self._attention)
+        return character_boxes(self.text, self.token_spans, self._attention)
 
     @cached_property
     def word_boxes(self) -> list[Box]:
         """Where each word of the text stands in the image. Raises as `character_boxes` does."""
-        return word_boxes(self.text, self._token_spans, self._attention)
+        return word_boxes(self.text, self.token_spans, self._attention)
 
     @cached_property
-    def _own_characters(self) -> tuple[Confidence, ...]:
+    def own_characters(self) -> tuple[Confidence, ...]:
         return character_confidences(self.text, self._known_spellings, self.model_log_probs)
 
     @property
-    def _token_spans(self) -> list[tuple[int, int]]:
+    def token_spans(self) -> list[tuple[int, int]]:
+        """Which characters of the text each token spells, from and to. Raises as `characters` does."""
         return token_spans(self.text, self._known_spellings)
 
     @property

@@ -48,6 +48,90 @@ class Transcribe(Reading):
     ] = None
 
 
+_SOURCES = (
+    "A folder of lines with a list of what they say (tsv, csv or jsonl), or such a list; a folder of PAGE or ALTO "
+    "files; a data set in ArrayRecord files; with --protocol the folder of a published data set; with --references the "
+    "JSONL files of finished runs, to be compared."
+)
+_RUN = (
+    "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. "
+    "May be given several times; the runs are compared on the same lines. Options outside do not count then, but "
+    "--model does."
+)
+_PARTIAL = "Score a published data set although the number of its lines is another, or sets are missing."
+_FORM = "Bring both texts to this Unicode form first."
+_REVIEW = "Mark lines that are less sure than this for review, and say what that would find."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Reading):
+    """Score models on lines whose text is known: metrics.json and report.html.
+
+    The report is one file that works offline. Exit status: 0 all lines were read, 1 some were not (they count as empty
+    texts), 2 wrong usage, or a model, data set or output that cannot be used.
+    """
+
+    sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCES, "(required)")]] = ()
+    output: Annotated[str, argument("DIR", "Folder for metrics.json and report.html.", "(required)")]
+    run: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], argument("NAME:OPTIONS", _RUN, "(default: one run)")
+    ] = ()
+    protocol: Annotated[
+        Literal["iam", "sroie", "str"] | None,
+        argument("{iam,sroie,str}", "A published test set, checked to be complete.", "(default: none)"),
+    ] = None
+    partial: Annotated[bool, argument(None, _PARTIAL, "(default: no)")] = False
+    split: Annotated[str | None, argument("NAME", "Which split of the source.", "(default: test, or the only one)")] = (
+        None
+    )
+    references: Annotated[str | None, argument("FILE", "List of what the lines of finished runs say.", "")] = None
+    limit: Annotated[int | None, argument("N", "Only the first N lines.", "(default: all)")] = None
+    unicode_form: Annotated[
+        Literal["NFC", "NFD", "NFKC", "NFKD"] | None, argument("FORM", _FORM, "(default: as they are)")
+    ] = None
+    min_confidence: Annotated[float | None, argument("P", _REVIEW, "(default: none)")] = None
+    level: Annotated[float, argument("P", "How often the intervals shall hold the true score.", "(default: 0.95)")] = (
+        0.95
+    )
+    no_attention: Annotated[
+        bool,
+        argument(None, "No attention and word boxes in the report: reads faster.", "(default: those of the first run)"),
+    ] = False
+    plot: Annotated[str | None, argument("FILE", "Also a picture of the plots (png, svg, pdf).", "(default: none)")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Fit what a model's confidences mean on lines whose text is known: calibration.json.
+
+    The lines should be like those that will be read, and none that the model was trained on or is scored on.
+    """
+
+    sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCES, "(required)")]] = ()
+    model: Annotated[str, argument("MODEL", MODEL, "(default: tiny-printed)")] = "tiny-printed"
+    revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
+    output: Annotated[
+        str | None, argument("FILE", "Where to write it.", "(default: calibration.json in the model's folder)")
+    ] = None
+    method: Annotated[
+        Literal["isotonic", "temperature"],
+        argument(
+            "{isotonic,temperature}",
+            "A step function, or one number, for each of lines, words and characters.",
+            "(default: isotonic)",
+        ),
+    ] = "isotonic"
+    split: Annotated[str | None, argument("NAME", "Which split of the source.", "(default: test, or the only one)")] = (
+        None
+    )
+    limit: Annotated[int | None, argument("N", "Only the first N lines.", "(default: all)")] = None
+    batch_size: Annotated[
+        int | None, argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Print what a model is: its configuration, parameters, image size, vocabulary and files."""
@@ -56,8 +140,11 @@ class Info:
     revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
 
 
+Command = Transcribe | Evaluate | Calibrate | Info | JobCommand
 _Command = (
     Annotated[Transcribe, tyro.conf.subcommand("transcribe")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[JobCommand, tyro.conf.subcommand("jobs", description=_JOBS)]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
@@ -77,6 +164,14 @@ def main(args: Sequence[str] | None = None) -> int:
             from trocr_jax.cli.transcribe import transcribe
 
             return transcribe(command)
+        if isinstance(command, Evaluate):
+            from trocr_jax.cli.evaluate import evaluate
+
+            return evaluate(command)
+        if isinstance(command, Calibrate):
+            from trocr_jax.cli.calibrate import calibrate
+
+            return calibrate(command)
         if isinstance(command, Info):
             from trocr_jax.cli.info import info
 
@@ -93,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
         _end_by(signal.SIGPIPE)
 
 
-def parse(args: Sequence[str]) -> Transcribe | Info | JobCommand:
+def parse(args: Sequence[str]) -> Command:
     """The command that the arguments ask for. Raises SystemExit with status 2 if they cannot be parsed."""
     description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)

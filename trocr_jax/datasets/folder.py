@@ -34,7 +34,7 @@ class Folder(Dataset):
         return [] if self._lists() else ["a list: train.tsv, train.csv or train.jsonl"]
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
-        return {split: self._split(path) for split, path in self._lists().items()}
+        return {split: self.read(path) for split, path in self._lists().items()}
 
     def _lists(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
@@ -45,7 +45,8 @@ class Folder(Dataset):
             found[split] = path
         return found
 
-    def _split(self, path: Path) -> Iterator[Record | Bad]:
+    def read(self, path: Path) -> Iterator[Record | Bad]:
+        """The rows of one list; its pictures are found from the source."""
         rows = _json_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
         for number, row in rows:
             image, text = _value(row, _IMAGE), _value(row, _TEXT)

@@ -43,9 +43,11 @@ class Iam(Dataset):
 
     Attributes:
         partition: whose lists of lines; "aachen" is the one that results are published on.
+        only: the splits that are needed; all if empty.
     """
 
     partition: Literal["aachen", "large-writer-independent"] = "aachen"
+    only: tuple[str, ...] = ()
 
     name: ClassVar[str] = "iam"
     where: ClassVar[str] = (
@@ -59,20 +61,22 @@ class Iam(Dataset):
         found = [] if (self.source / "lines").is_dir() else ["lines/ (a01/a01-000u/a01-000u-00.png …)"]
         if not (self.source / "xml").is_dir() and self._ascii() is None:
             found.append("ascii/lines.txt, or xml/*.xml (what the lines say)")
-        for split, names in _LISTS[self.partition].items():
+        for split in self._splits():
             if self._list(split) is None:
-                found.append(f"splits/{' or splits/'.join(names)} (the lines of {split})")
+                names = " or splits/".join(_LISTS[self.partition][split])
+                found.append(f"splits/{names} (the lines of {split})")
         return found
 
     def published(self) -> Mapping[str, tuple[int, int]]:
-        have = {split: len(self._ids(split)) for split in _LISTS[self.partition]}
-        known = _COUNTS[self.partition]
+        have = {split: len(self._ids(split)) for split in self._splits()}
+        places = [list(_LISTS[self.partition]).index(split) for split in have]
+        known = [tuple(counts[i] for i in places) for counts in _COUNTS[self.partition]]
         # of several published variants the one that agrees most is the one that is meant
         best = max(known, key=lambda counts: sum(a == b for a, b in zip(counts, have.values(), strict=True)))
         return {f"lines of {split}": (n, want) for (split, n), want in zip(have.items(), best, strict=True)}
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
-        ids = {split: self._ids(split) for split in _LISTS[self.partition]}
+        ids = {split: self._ids(split) for split in self._splits()}
         seen: dict[str, str] = {}
         for split, own in ids.items():
             for line in own:
@@ -92,6 +96,9 @@ class Iam(Dataset):
                 continue
             image = self.source / "lines" / form.split("-")[0] / form / f"{line}.png"
             yield Record(line, texts[line], image, writer=writers.get(form, ""), page=form)
+
+    def _splits(self) -> list[str]:
+        return [split for split in _LISTS[self.partition] if not self.only or split in self.only]
 
     def _ascii(self) -> Path | None:
         return _first(self.source, ("ascii/lines.txt", "lines.txt"))

@@ -28,7 +28,13 @@ _BOXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sroie(Dataset):
-    """SROIE task 2: lines of receipts. The box files are "x1,y1,x2,y2,x3,y3,x4,y4,text", a line each."""
+    """SROIE task 2: lines of receipts. The box files are "x1,y1,x2,y2,x3,y3,x4,y4,text", a line each.
+
+    Attributes:
+        only: the splits that are needed; both if empty.
+    """
+
+    only: tuple[str, ...] = ()
 
     name: ClassVar[str] = "sroie"
     where: ClassVar[str] = (
@@ -38,23 +44,27 @@ class Sroie(Dataset):
 
     def missing(self) -> list[str]:
         found = []
-        for split in _RECEIPTS:
+        for split in self._splits():
             if not self._images(split):
                 found.append(f"{split}/img/*.jpg (the receipts)")
             if not self._boxes(split):
                 found.append(f"{split}/box/*.txt (boxes and texts of task 1)")
         return found or [
             f"{split}/box/{stem}.txt (the boxes of {image.name})"
-            for split in _RECEIPTS
+            for split in self._splits()
             for stem, image in self._images(split).items()
             if stem not in self._boxes(split)
         ]
 
     def published(self) -> Mapping[str, tuple[int, int]]:
-        return {f"receipts of {split}": (len(self._images(split)), count) for split, count in _RECEIPTS.items()}
+        return {
+            f"receipts of {split}": (len(self._images(split)), count)
+            for split, count in _RECEIPTS.items()
+            if split in self._splits()
+        }
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
-        return {split: self._split(split) for split in _RECEIPTS}
+        return {split: self._split(split) for split in self._splits()}
 
     def _split(self, split: str) -> Iterator[Record | Bad]:
         boxes = self._boxes(split)
@@ -80,6 +90,9 @@ class Sroie(Dataset):
                     yield Bad(name, str(error))
                     continue
                 yield Record(name, fields[8], image, page=stem)
+
+    def _splits(self) -> list[str]:
+        return [split for split in _RECEIPTS if not self.only or split in self.only]
 
     def _images(self, split: str) -> dict[str, Path]:
         folder = next((self.source / name for name in _IMAGES[split] if images_in(self.source / name)), None)

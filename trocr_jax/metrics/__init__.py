@@ -7,7 +7,7 @@ paired test. docs/evaluation.md writes the definitions down.
 
 from __future__ import annotations
 
-from trocr_jax.metrics.bootstrap import Difference, Interval, interval, paired_difference
+from trocr_jax.metrics.bootstrap import Difference, Interval, interval, intervals, paired_difference
 from trocr_jax.metrics.calibration import (
     Bin,
     Coverage,
@@ -43,6 +43,7 @@ __all__ = [
     "exact_matches",
     "expected_calibration_error",
     "interval",
+    "intervals",
     "paired_difference",
     "reliability",
     "risk_coverage",

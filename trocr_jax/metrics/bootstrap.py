@@ -8,6 +8,7 @@ resemble each other, the true uncertainty is larger than what stands here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -43,17 +44,22 @@ def interval(tally: Tally, *, level: float = 0.95, resamples: int = 2000, seed: 
     replacement. All lines alike (or one line, or none): the interval has no width, and says nothing.
     Raises ValueError for a level outside 0 to 1.
     """
+    return intervals([tally], level=level, resamples=resamples, seed=seed)[0]
+
+
+def intervals(tallies: Sequence[Tally], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> list[Interval]:
+    """The `interval` of each of several scores of the same lines, from the same draws. Raises ValueError also if the
+    lines are not equally many."""
     _check(level)
-    value = tally.value
-    if len(tally) < 2 or not math.isfinite(value):
-        return Interval(value, value, value)
-    low, high = _ends(
-        _resampled(tally, resamples=resamples, seed=seed),
-        value,
-        _without_each(tally),
-        level=level,
-    )
-    return Interval(value, low, high)
+    draws = _resampled(tallies, resamples=resamples, seed=seed)
+    found = []
+    for tally, drawn in zip(tallies, draws, strict=True):
+        value = tally.value
+        if len(tally) < 2 or not math.isfinite(value):
+            found.append(Interval(value, value, value))
+        else:
+            found.append(Interval(value, *_ends(drawn, value, _without_each(tally), level=level)))
+    return found
 
 
 def paired_difference(
@@ -71,7 +77,8 @@ def paired_difference(
     value = second.value - first.value
     if len(first) < 2 or not math.isfinite(value):
         return Difference(value, value, value, 1.0)
-    draws = _resampled(second, resamples=resamples, seed=seed) - _resampled(first, resamples=resamples, seed=seed)
+    one, other = _resampled([first, second], resamples=resamples, seed=seed)
+    draws = other - one
     low, high = _ends(draws, value, _without_each(second) - _without_each(first), level=level)
     return Difference(value, low, high, _exchanged(first, second, value, resamples=resamples, seed=seed))
 
@@ -81,15 +88,21 @@ def _check(level: float) -> None:
         raise ValueError(f"level is {level}: give a probability between 0 and 1, such as 0.95")
 
 
-def _resampled(tally: Tally, *, resamples: int, seed: int) -> np.ndarray:
-    """The score of as many lines drawn with replacement: [resamples]. Equal seeds draw equal lines."""
-    rng, count = np.random.default_rng(seed), len(tally)
+def _resampled(tallies: Sequence[Tally], *, resamples: int, seed: int) -> np.ndarray:
+    """The scores of as many lines drawn with replacement, the same for all: [tallies, resamples]."""
+    rng, lengths = np.random.default_rng(seed), {len(tally) for tally in tallies}
+    if len(lengths) != 1:
+        raise ValueError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
+    count = lengths.pop()
+    sums = np.stack([side for tally in tallies for side in (tally.numerators, tally.denominators)], axis=1)
     found = []
-    for start in range(0, resamples, max(1, _BLOCK // count)):
-        rows = min(max(1, _BLOCK // count), resamples - start)
-        lines = rng.integers(0, count, (rows, count))
-        found.append(_quotients(tally.numerators[lines].sum(axis=1), tally.denominators[lines].sum(axis=1)))
-    return np.concatenate(found)
+    for start in range(0, resamples, max(1, _BLOCK // max(count, 1))):
+        rows = min(max(1, _BLOCK // max(count, 1)), resamples - start)
+        lines = rng.integers(0, max(count, 1), (rows, count)) + np.arange(rows)[:, None] * count
+        times = np.bincount(lines.reshape(-1), minlength=rows * count).reshape(rows, count)
+        drawn = times.astype(np.float64) @ sums
+        found.append(_quotients(drawn[:, ::2], drawn[:, 1::2]))
+    return np.concatenate(found).T
 
 
 def _without_each(tally: Tally) -> np.ndarray:

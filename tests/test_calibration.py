@@ -1,0 +1,130 @@
+"""Calibrations: fitted maps against what they are defined to be, and what a Recognition makes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trocr_jax.calibration import FILE, Calibration, Isotonic, Temperature, fit
+from trocr_jax.errors import CheckpointError, DataError
+from trocr_jax.evaluation.fitting import calibrate, judge, kept_characters
+from trocr_jax.metrics import expected_calibration_error
+from trocr_jax.recognizer import Recognition, Recognizer
+
+
+def results(count: int, *, power: float, seed: int = 0) -> tuple[list[float], list[bool]]:
+    """Probabilities of a model that are right with the probability p ** power."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.02, 1, count)
+    return np.log(p).tolist(), (rng.random(count) < p**power).tolist()
+
+
+def test_the_likeliest_temperature_is_found():
+    found = fit(*results(40_000, power=0.5), method="temperature")
+    assert isinstance(found, Temperature)
+    assert found.value == pytest.approx(2, rel=0.05)
+    assert found(math.log(0.25)) == pytest.approx(0.25 ** (1 / found.value))
+
+
+@pytest.mark.parametrize("power", [0.3, 3.0])
+@pytest.mark.parametrize("method", ["isotonic", "temperature"])
+def test_a_fit_is_calibrated_on_other_results(method, power):
+    found = fit(*results(20_000, power=power), method=method)
+    log_probs, right = results(20_000, power=power, seed=1)
+    assert expected_calibration_error(np.exp(log_probs).tolist(), right) > 0.1
+    assert expected_calibration_error([found(p) for p in log_probs], right) < 0.02
+
+
+def test_an_isotonic_map_never_goes_down_and_is_never_certain():
+    log_probs, right = results(3000, power=1.0)
+    found = fit(log_probs, [not r for r in right], method="isotonic")  # surer is worse: pooled into one step
+    assert isinstance(found, Isotonic)
+    assert len(found.probabilities) == 1
+    found = fit(log_probs, [p > -0.5 for p in log_probs], method="isotonic")
+    assert isinstance(found, Isotonic)
+    assert list(found.probabilities) == sorted(found.probabilities)
+    values = [found(p) for p in np.linspace(-20, 0, 200)]
+    assert values == sorted(values)
+    assert 0 < values[0] < 0.05
+    assert 0.95 < values[-1] < 1
+    assert found(-math.inf) == values[0]
+
+
+def test_what_is_fitted_can_be_read_back(tmp_path):
+    """Few results that were all right, and many that nearly all were."""
+    log_probs = [*np.linspace(-5, -1, 40), *np.linspace(-0.9, 0, 4000)]
+    right = [True] * 40 + [i % 500 > 0 for i in range(4000)]
+    found = fit(log_probs, right, method="isotonic")
+    (tmp_path / FILE).write_text(Calibration(found, found, found).to_json())
+    assert Calibration.from_folder(tmp_path) is not None
+
+
+def test_too_little_to_fit_on_is_refused():
+    with pytest.raises(ValueError, match="1 probabilities and 1 results"):
+        fit([0.0], [True], method="isotonic")
+    with pytest.raises(DataError, match="3 lines are too few"):
+        calibrate(judge(["a"] * 3, [recognition("a")] * 3), method="isotonic", fitted_on="")
+
+
+def recognition(text: str, calibration: Calibration | None = None) -> Recognition:
+    """Every character has the probability 1/2, the end too."""
+    log_probs = [math.log(0.5)] * (len(text) + 1)
+    spellings = [c.encode() for c in text] + [None]
+    ids = list(range(len(log_probs)))
+    return Recognition(text, -1.0, ids, log_probs, False, log_probs, spellings, (), calibration)
+
+
+def test_every_confidence_of_a_recognition_is_mapped():
+    plain = recognition("ab c")
+    assert plain.confidence == pytest.approx(0.5)
+    assert [w.confidence for w in plain.words] == pytest.approx([0.25, 0.5])
+    mapped = recognition("ab c", Calibration(Temperature(5.0), Temperature(2.0), Temperature(0.5)))
+    assert mapped.confidence == pytest.approx(0.5)  # (1/2) ** 5 to the power of 1/5
+    assert [w.confidence for w in mapped.words] == pytest.approx([0.5, 0.5**0.5])
+    assert [c.confidence for c in mapped.characters] == pytest.approx([0.25] * 4)
+    assert [w.text for w in mapped.words] == ["ab", "c"]
+
+
+def test_what_counts_as_right():
+    assert kept_characters("modern", "modem") == [True, True, True, True, False]
+    found = judge(["the cat sat", "x"], [recognition("the cut sat"), recognition("x")])
+    assert found.line.right == [False, True]
+    assert found.line.log_probs[1] == pytest.approx(2 * math.log(0.5))
+    assert found.word.right == [True, False, True, True]
+    assert found.word.log_probs[0] == pytest.approx(3 * math.log(0.5))
+    assert found.character.right.count(False) == 1
+    assert judge(["ab c"], [recognition("a b c")]).word.right == [False, False, True]  # "a" and "b" are no words of it
+
+
+def test_a_file_reads_back_and_a_damaged_one_is_named(tmp_path):
+    assert Calibration.from_folder(tmp_path) is None
+    line = Isotonic((-3.0, -1.0), (0.1, 0.9))
+    saved = Calibration(line, Temperature(1.5), Temperature(2.0), fitted_on="200 lines")
+    (tmp_path / FILE).write_text(saved.to_json())
+    assert Calibration.from_folder(tmp_path) == saved
+    for change in (
+        {"format": "other"},
+        {"line": {"kind": "spline"}},
+        {"line": {"kind": "isotonic", "log_probs": [0, -1], "probabilities": [0, 1]}},
+        {"line": {"kind": "isotonic", "log_probs": [-1, 0], "probabilities": [0, 2]}},
+        {"word": {"kind": "temperature", "value": 0}},
+    ):
+        (tmp_path / FILE).write_text(json.dumps(json.loads(saved.to_json()) | change))
+        with pytest.raises(CheckpointError, match="not a calibration"):
+            Calibration.from_folder(tmp_path)
+
+
+def test_a_model_folder_keeps_its_calibration(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(Path("trocr_jax/models/tiny-printed"), folder)
+    saved = Calibration(Temperature(3.0), Temperature(1.0), Temperature(1.0), fitted_on="a test")
+    (folder / FILE).write_text(saved.to_json())
+    recognizer = Recognizer.from_pretrained(folder)
+    assert recognizer.calibration == saved
+    (result,) = recognizer("samples/line_1.png")
+    assert result.confidence == pytest.approx(math.exp(math.fsum(result.model_log_probs) / 3))

@@ -1,0 +1,307 @@
+"""From sources of every kind to metrics.json: protocols on small fakes of the published layouts, results of finished
+runs, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.tables import table
+from scripts import score_check
+from train.curves import plot_logs, read_log
+from trocr_jax.cli import main
+from trocr_jax.errors import DataError, OutputError
+from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
+from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
+from trocr_jax.evaluation.results import open_results
+from trocr_jax.evaluation.samples import open_samples
+from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.report.figures import plot_bars, plot_curves, plot_evaluation
+
+
+def picture(path: Path, size: tuple[int, int] = (60, 20)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, 200).save(path)
+
+
+IAM = {
+    "a01-000u-00": "A MOVE to stop Mr. Gaitskell",
+    "a01-000u-01": "from nominating any more",
+    "b02-045-03": "Labour life",
+}
+
+
+def fake_iam(folder: Path) -> Path:
+    (folder / "splits").mkdir(parents=True)
+    (folder / "splits" / "te.lst").write_text("\n".join(IAM) + "\n")
+    (folder / "ascii").mkdir()
+    rows = [f"{i} ok 154 1 408 768 27 51 {text.replace(' ', '|')}" for i, text in IAM.items()]
+    (folder / "ascii" / "lines.txt").write_text("#--- lines.txt\n" + "\n".join(rows) + "\n")
+    for name in IAM:
+        form = name.rpartition("-")[0]
+        picture(folder / "lines" / form.split("-")[0] / form / f"{name}.png")
+    return folder
+
+
+def read_as(samples: Samples, texts: list[str]) -> Reading:
+    return Reading("run", [Outcome(text, confidence=0.9) for text in texts], 2.0)
+
+
+def test_iam_gives_the_hand_computed_score(tmp_path):
+    samples = open_protocol("iam", fake_iam(tmp_path), partial=True)
+    assert {s.id: s.reference for s in samples.samples} == IAM
+    # 1 of 28 characters, 2 of 24, 0 of 11
+    texts = ["A MOVE to stop Mr, Gaitskell", "from nominating any mo", "Labour life"]
+    scores = evaluate(samples, [read_as(samples, texts)], headline="cer")
+    assert scores["runs"][0]["scores"]["cer"]["value"] == pytest.approx(3 / 63)
+    assert scores["runs"][0]["scores"]["exact"]["value"] == pytest.approx(1 / 3)
+
+
+def test_iam_names_exactly_what_is_missing(tmp_path):
+    folder = fake_iam(tmp_path)
+    with pytest.raises(DataError, match="lines of test: 3 instead of 2915"):
+        open_protocol("iam", folder)
+    gone = folder / "lines/a01/a01-000u/a01-000u-01.png"
+    gone.unlink()
+    with pytest.raises(DataError) as caught:
+        open_protocol("iam", folder, partial=True)
+    assert [line for line in str(caught.value).splitlines() if line.startswith("  - ")] == [f"  - {gone}"]
+    (folder / "ascii/lines.txt").write_text("a01-000u-00 ok 1 1 1 1 1 1 A\n")
+    with pytest.raises(DataError, match="a01-000u-01: its text is not in"):
+        open_protocol("iam", folder, partial=True)
+    (folder / "splits/te.lst").unlink()
+    with pytest.raises(DataError, match=r"splits/te.lst or splits/test.txt") as caught:
+        open_protocol("iam", folder, partial=True)
+    assert "tr.lst" not in str(caught.value)  # training is not scored
+
+
+def test_sroie_gives_the_hand_computed_score_and_names_missing_boxes(tmp_path):
+    picture(tmp_path / "test/img/X1.jpg", (200, 100))
+    (tmp_path / "test/box").mkdir()
+    (tmp_path / "test/box/X1.txt").write_text("5,5,90,5,90,20,5,20,TOTAL 9.90\n5,30,90,30,90,50,5,50,CASH, 10\n")
+    samples = open_protocol("sroie", tmp_path, partial=True)
+    assert [s.reference for s in samples.samples] == ["TOTAL 9.90", "CASH, 10"]
+    scores = evaluate(samples, [read_as(samples, ["9.90 TOTAL", "CASH 10 x"])], headline="word_f1")
+    # 3 of 4 written, 3 of 5 read
+    assert scores["runs"][0]["scores"]["word_f1"]["value"] == pytest.approx(6 / 9)
+    with pytest.raises(DataError, match="receipts of test: 1 instead of 361"):
+        open_protocol("sroie", tmp_path)
+    picture(tmp_path / "test/img/X2.jpg")
+    with pytest.raises(DataError, match=r"test/box/X2.txt"):
+        open_protocol("sroie", tmp_path, partial=True)
+
+
+def test_scene_text_is_scored_set_by_set_and_names_missing_sets(tmp_path):
+    for name in STR_SETS:
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "gt.txt").write_text("1.png Hello-1\n")
+    with pytest.raises(DataError, match="words of svt: 1 instead of 647"):
+        open_protocol("str", tmp_path)
+    samples = open_protocol("str", tmp_path, partial=True)
+    texts = ["hello1" if s.group != "svt" else "hell01" for s in samples.samples]
+    run = evaluate(samples, [read_as(samples, texts)], headline="scene_text_accuracy")["runs"][0]
+    assert run["scores"]["scene_text_accuracy"]["value"] == pytest.approx(7 / 8)
+    assert {g: v["scores"]["scene_text_accuracy"]["value"] for g, v in run["groups"].items()} == {
+        name: float(name != "svt") for name in STR_SETS
+    }
+    (tmp_path / "cute80" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"cute80/1.png"):
+        open_protocol("str", tmp_path, partial=True)
+    for file in (tmp_path / "cute80").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="words of") as caught:
+        open_protocol("str", tmp_path)
+    assert open_protocol("str", tmp_path, partial=True).name.count("cute80") == 0
+    assert "cute80: 1" not in str(caught.value)
+
+
+def test_a_missing_set_is_named(tmp_path):
+    for name in STR_SETS[1:]:
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "labels.txt").write_text("1.png\tA\n")
+    for name in STR_SETS[1:]:
+        (tmp_path / name / "labels.txt").rename(tmp_path / name / "unused")
+    with pytest.raises(DataError, match="missing"):
+        open_protocol("str", tmp_path, partial=True)
+
+
+def folder_of(folder: Path, rows: dict[str, str]) -> Path:
+    for name in rows:
+        picture(folder / name)
+    lines = [json.dumps({"image": name, "text": text}) for name, text in rows.items()]
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_a_folder_a_list_and_splits(tmp_path):
+    folder = folder_of(tmp_path / "a", {"1.png": "one", "2.png": "two"})
+    assert [s.reference for s in open_samples(folder).samples] == ["one", "two"]
+    assert [s.reference for s in open_samples(folder / "manifest.jsonl", limit=1).samples] == ["one"]
+    for split in ("train", "test", "validation"):
+        (folder / f"{split}.tsv").write_text(f"1.png\t{split}\n")
+    (folder / "manifest.jsonl").unlink()
+    assert [s.reference for s in open_samples(folder).samples] == ["test"]
+    assert [s.reference for s in open_samples(folder, split="validation").samples] == ["validation"]
+    with pytest.raises(DataError, match="no split 'dev'; give --split with one of test, train, validation"):
+        open_samples(folder, split="dev")
+    with pytest.raises(DataError, match="no such folder"):
+        open_samples(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="looked for a list"):
+        open_samples(tmp_path / "empty")
+
+
+def test_page_xml(tmp_path):
+    picture(tmp_path / "p.png", (300, 200))
+    line = (
+        '<TextLine id="l{0}"><Coords points="10,{1} 200,{1} 200,{2} 10,{2}"/>'
+        "<TextEquiv><Unicode>{3}</Unicode></TextEquiv></TextLine>"
+    )
+    lines = line.format(1, 10, 40, "first") + line.format(2, 60, 90, "second")
+    region = f'<Page imageFilename="p.png"><TextRegion>{lines}</TextRegion></Page>'
+    (tmp_path / "p.xml").write_text(f"<PcGts>{region}</PcGts>")
+    samples = open_samples(tmp_path).samples
+    assert [(s.id, s.reference) for s in samples] == [("p/l1", "first"), ("p/l2", "second")]
+    assert all(isinstance(s.image, bytes) for s in samples)
+
+
+def test_array_records(tmp_path):
+    data = pytest.importorskip("train.data.build")
+    source = folder_of(tmp_path / "source", {f"{i}.png": f"line {i}" for i in range(5)})
+    from train.data.builders import Folder
+
+    data.build(Folder(source=source), tmp_path / "built")
+    samples = open_samples(tmp_path / "built").samples
+    assert sorted(s.reference for s in samples) == [f"line {i}" for i in range(5)]
+    assert {s.id for s in samples} == {f"{i}.png" for i in range(5)}
+    assert all(isinstance(s.image, bytes) for s in samples)
+
+
+def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once(tmp_path):
+    samples = [Sample(name, "x", tmp_path / name) for name in ("a/1.png", "b/1.png", "c/2.png")]
+    rows = [
+        {"id": str(tmp_path / "b/1.png"), "text": "b", "confidence": 0.5, "truncated": True},
+        {"id": "a/1.png", "text": "a", "words": [{"text": "a", "confidence": 0.25}]},
+        {"id": "elsewhere/2.png", "text": None, "error": "gone"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = open_results(path, samples)
+    assert [o.text for o in found] == ["a", "b", ""]
+    assert found[1].truncated
+    assert found[0].words == [("a", 0.25)]
+    assert found[2].error == "gone"
+    with pytest.raises(DataError, match=r"1 of 4 references have no row in it:\n  - d/3.png"):
+        open_results(path, [*samples, Sample("d/3.png", "x", None)])
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    with pytest.raises(DataError, match="came before"):
+        open_results(path, samples)
+    path.write_text("text only\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1"):
+        open_results(path, samples)
+
+
+def many(count: int = 300) -> tuple[Samples, list[Reading]]:
+    pairs = [(r[:20], h[:20]) for r, h in score_check.random_pairs(count, seed=3)]
+    samples = Samples("many", [Sample(str(i), r, None) for i, (r, _) in enumerate(pairs)])
+    sure = np.random.default_rng(0).random(count)
+    one = Reading("one", [Outcome(h, confidence=float(c)) for (_, h), c in zip(pairs, sure, strict=True)], 3.0)
+    other = Reading("other", [Outcome(h if i % 3 else r) for i, (r, h) in enumerate(pairs)], None)
+    return samples, [one, other]
+
+
+def test_the_values_of_metrics_json():
+    samples, readings = many()
+    scores = evaluate(samples, readings, min_confidence=0.5)
+    one, other = scores["runs"]
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+    assert one["scores"]["cer"]["low"] < one["scores"]["cer"]["value"] < one["scores"]["cer"]["high"]
+    assert one["throughput"]["lines_per_second"] == 100
+    assert other["throughput"] is None
+    assert other["confidence"] is None
+    assert sum(b["lines"] for b in one["errors_by_length"]) == 300
+    assert one["confidence"]["risk_coverage"][-1]["coverage"] == 1.0
+    assert one["confidence"]["risk_coverage"][-1]["wrong_lines"] == pytest.approx(1 - one["scores"]["exact"]["value"])
+    review = one["confidence"]["review"]
+    assert review["lines_to_review"] == sum((o.confidence or 0) < 0.5 for o in readings[0].outcomes)
+    comparison = scores["comparisons"][0]
+    assert comparison["value"] == pytest.approx(other["scores"]["cer"]["value"] - one["scores"]["cer"]["value"])
+    assert comparison["high"] < 0
+    assert comparison["p"] < 0.01
+    assert one["confusions"]["characters"][0]["count"] >= one["confusions"]["characters"][-1]["count"]
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    samples, readings = many(60)
+    for name in ("e.png", "e.svg", "e.pdf"):
+        plot_evaluation(evaluate(samples, readings), tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    log = Path("trocr_jax/models/tiny-printed/training_log_2.jsonl")
+    assert read_log(log)[-1]["step"] == 3200
+    plot_logs([log], tmp_path / "log.png")
+    rows = table(Path("benchmarks/README.md").read_text(encoding="utf-8"), "Beam search on base shapes")
+    assert rows["encoder"]["trocr_jax"] > 0
+    plot_bars(rows, tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as bars:
+        assert bars.size[0] > 500
+    with pytest.raises(OutputError, match="cannot be written"):
+        plot_curves({"a": {"b": [(0, 1)]}}, tmp_path / "x.unknown")
+    (tmp_path / "bad.jsonl").write_text('{"loss": 1}\n')
+    with pytest.raises(DataError, match="has no step"):
+        read_log(tmp_path / "bad.jsonl")
+
+
+def test_the_command_writes_scores_and_a_report(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["evaluate", "samples", "--output", str(out), "--limit", "3", "--min-confidence", "0.5"]
+    runs = ["--run", "greedy: --max-new-tokens 64", "--run", "few: --max-new-tokens 8"]
+    assert main([*arguments, *runs, "--batch-size", "3"]) == 0
+    scores = json.loads((out / "metrics.json").read_text())
+    assert [run["name"] for run in scores["runs"]] == ["greedy", "few"]
+    assert scores["runs"][1]["truncated"] == 3
+    assert scores["runs"][0]["scores"]["cer"]["value"] < scores["runs"][1]["scores"]["cer"]["value"]
+    assert scores["seconds"]["scoring"] >= 0
+    report = (out / "report.html").read_text()
+    assert report.startswith("<!doctype html>")
+    assert "greedy: CER" in capsys.readouterr().out
+    rows = json.loads(report.split('id="data">')[1].split("</script>")[0])["rows"]
+    read = "".join(part if isinstance(part, str) else part[1] for part in rows[0]["o"][0]["d"])
+    assert len(rows[0]["o"][0]["b"]) == len(read.split()) > 5  # boxes of the first run alone
+    assert "b" not in rows[0]["o"][1]
+
+
+def test_finished_runs_are_compared(tmp_path, capsys):
+    folder = folder_of(tmp_path / "lines", {"1.png": "one", "2.png": "two"})
+    for name, texts in (("first", ["one", "two"]), ("second", ["one", "twa"])):
+        rows = [{"id": f"{i + 1}.png", "text": text, "confidence": 0.9} for i, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = [str(tmp_path / f"{name}.jsonl") for name in ("first", "second")]
+    out = str(tmp_path / "out")
+    assert main(["evaluate", *sources, "--references", str(folder / "manifest.jsonl"), "--output", out]) == 0
+    assert "second: CER 16.67 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-folder"], "no-such-folder: no such folder"),
+        ([], "no source"),
+        (["a", "b"], "several sources need --references"),
+        (["samples", "--partial"], "--partial needs --protocol"),
+        (["samples", "--run", "beams 3"], "give a name, a colon and options"),
+        (["samples", "--run", "a:", "--run", "a:"], "came before"),
+        (["samples", "--run", "a: --output x"], "are those of evaluate"),
+        (["samples", "--min-confidence", "2"], "--min-confidence is 2"),
+        (["samples", "--level", "95"], "--level is 95"),
+        (["samples", "--protocol", "iam"], "iam is not complete"),
+        (["samples", "--n-best", "3"], "--n-best 3 needs --num-beams"),
+    ],
+)
+def test_wrong_usage_is_named(arguments, message, tmp_path, capsys):
+    assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err

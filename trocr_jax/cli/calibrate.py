@@ -1,0 +1,54 @@
+"""`trocr-jax calibrate`: what a model's confidences mean, fitted on lines whose text is known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trocr_jax import checkpoint
+from trocr_jax.calibration import FILE
+from trocr_jax.cli import Calibrate
+from trocr_jax.cli.progress import Progress
+from trocr_jax.errors import CheckpointError, DataError, ImageError, OutputError
+from trocr_jax.evaluation.fitting import calibrate as fitted
+from trocr_jax.evaluation.fitting import judge
+from trocr_jax.evaluation.samples import open_samples
+from trocr_jax.metrics import expected_calibration_error
+from trocr_jax.recognizer import Recognition, Recognizer
+
+
+def calibrate(command: Calibrate) -> int:
+    """Returns the exit status. Raises TrOCRError for a model, data set or output that cannot be used."""
+    if len(command.sources) != 1:
+        raise DataError("give one source: a folder of lines with a list of what they say, as for evaluate")
+    folder = checkpoint.resolve(command.model, revision=command.revision)
+    if command.output is None and checkpoint.is_native(folder):
+        raise CheckpointError(
+            f"{folder}: the files of a native checkpoint are listed with their checksums; write the calibration "
+            "elsewhere (--output FILE) and save the checkpoint with it"
+        )
+    samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
+    recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
+    references, results = list[str](), list[Recognition]()
+    images = (s.image if isinstance(s.image, bytes) else str(s.image) for s in samples.samples)
+    with Progress(len(samples.samples), bar=sys.stderr.isatty()) as progress:
+        for sample, found in zip(samples.samples, recognizer.read(images, None, command.batch_size), strict=True):
+            if isinstance(found, ImageError):
+                progress.say(str(found))
+            else:
+                references.append(sample.reference)
+                results.append(found)
+            progress.update(failed=isinstance(found, ImageError))
+    judged = judge(references, results)
+    calibration = fitted(judged, method=command.method, fitted_on=f"{len(results)} lines of {samples.name}")
+    path = Path(command.output) if command.output else folder / FILE
+    try:
+        path.write_text(calibration.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from None
+    after = [calibration.line(p) for p in judged.line.log_probs]
+    distance = expected_calibration_error(after, judged.line.right)
+    print(
+        f"{path}: {command.method}, {len(results)} lines, {100 * distance:.2f} % calibration error on these same lines"
+    )
+    return 1 if progress.failed else 0

@@ -1,0 +1,177 @@
+"""`trocr-jax evaluate`: lines with a known text through models, to metrics.json and report.html."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import orjson
+
+from trocr_jax.cli import Evaluate, Transcribe, parse
+from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.options import given
+from trocr_jax.cli.progress import Progress
+from trocr_jax.errors import DataError, DecodeError, OutputError
+from trocr_jax.evaluated import Reading, Samples
+from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
+from trocr_jax.evaluation.read import read
+from trocr_jax.evaluation.results import open_results
+from trocr_jax.evaluation.samples import open_samples
+from trocr_jax.evaluation.scores import evaluate as score
+from trocr_jax.metrics.titles import TITLES
+from trocr_jax.recognizer import Recognizer
+from trocr_jax.report.page import page
+
+_GROUPS = ("search", "sampling", "penalty", "constraint", "language_model", "score")
+
+
+def evaluate(command: Evaluate) -> int:
+    """Returns the exit status. Raises TrOCRError for a model, option, data set or output that cannot be used."""
+    runs = _runs(command)
+    for run in runs.values():
+        check_options(run)
+    _check(command)
+    folder = Path(command.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); give a folder that can be written") from None
+    samples = _samples(command)
+    for bad in samples.left_out:
+        print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
+    readings = _finished(command, samples) if command.references else _read(command, runs, samples)
+
+    begun = time.perf_counter()
+    scores = score(
+        samples,
+        readings,
+        headline=HEADLINE.get(command.protocol or "", "cer"),
+        unicode_form=command.unicode_form,
+        min_confidence=command.min_confidence,
+        level=command.level,
+    )
+    scored = time.perf_counter()
+    title = f"Evaluation: {samples.name}" if len(readings) > 1 else f"{readings[0].name} on {samples.name}"
+    report = page(title, samples, readings, scores)
+    scores["seconds"] = {
+        "reading": sum(r.seconds or 0.0 for r in readings),
+        "scoring": scored - begun,
+        "report": time.perf_counter() - scored,
+    }
+    _write(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    _write(folder / "report.html", report.encode("utf-8", "backslashreplace"))
+    if command.plot is not None:
+        from trocr_jax.report.figures import plot_evaluation
+
+        plot_evaluation(scores, Path(command.plot))
+    for run in scores["runs"]:
+        found = run["scores"][scores["headline"]]
+        value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
+        print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
+    print(f"trocr-jax: {folder / 'report.html'}", file=sys.stderr)
+    return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
+
+
+def _check(command: Evaluate) -> None:
+    if not command.sources:
+        raise DataError("no source: give a folder of lines, or the results of finished runs with --references")
+    if len(command.sources) > 1 and command.references is None:
+        raise DataError(
+            "several sources need --references: they are results to be compared; models are compared by --run"
+        )
+    if command.references is not None and (command.protocol or command.run):
+        raise DataError("--references is for finished runs: --protocol and --run read lines anew")
+    if command.partial and command.protocol is None:
+        raise DataError("--partial needs --protocol: other sources have no published number of lines")
+    if not 0 < command.level < 1:
+        raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
+    if command.min_confidence is not None and not 0 <= command.min_confidence <= 1:
+        raise DecodeError(f"--min-confidence is {command.min_confidence}: give a probability from 0 to 1")
+    if command.limit is not None and command.limit < 1:
+        raise DecodeError(f"--limit is {command.limit}: give a number of lines")
+
+
+def _runs(command: Evaluate) -> dict[str, Transcribe]:
+    """Name -> the options of transcribe that it stands for."""
+    if not command.run:
+        options = {name: getattr(command, name) for name in (*_GROUPS, "model", "revision", "batch_size", "dtype")}
+        return {Path(command.model).name or command.model: Transcribe(**options)}
+    found: dict[str, Transcribe] = {}
+    for text in command.run:
+        name, colon, typed = text.partition(":")
+        if not colon or not name.strip():
+            raise DecodeError(f"--run {text!r}: give a name, a colon and options, such as 'beams: --num-beams 4'")
+        words = shlex.split(typed)
+        own = [] if any(word.split("=")[0] == "--model" for word in words) else ["--model", command.model]
+        run = parse(["transcribe", *own, *words])
+        assert isinstance(run, Transcribe)
+        if run.inputs or run.output is not None:
+            raise DecodeError(f"--run {text!r}: inputs and --output are those of evaluate; give options of the search")
+        if name.strip() in found:
+            raise DecodeError(f"--run {text!r}: the name {name.strip()!r} came before; give each run its own")
+        found[name.strip()] = run
+    return found
+
+
+def _samples(command: Evaluate) -> Samples:
+    if command.references is not None:
+        return open_samples(Path(command.references), split=command.split, limit=command.limit)
+    (source,) = command.sources
+    if command.protocol is None:
+        return open_samples(Path(source), split=command.split, limit=command.limit)
+    samples = open_protocol(command.protocol, Path(source), partial=command.partial)
+    return samples if command.limit is None else Samples(samples.name, samples.samples[: command.limit])
+
+
+def _finished(command: Evaluate, samples: Samples) -> list[Reading]:
+    names = [Path(source).stem for source in command.sources]
+    if len(set(names)) < len(names):
+        names = list(command.sources)
+    return [
+        Reading(name, open_results(Path(source), samples.samples), None, decode=f"read before: {source}")
+        for name, source in zip(names, command.sources, strict=True)
+    ]
+
+
+def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:
+    readings, bar, known = list[Reading](), sys.stderr.isatty(), dict[str, Recognizer]()
+    for name, run in runs.items():
+        key = f"{run.model} {run.revision} {run.dtype}"
+        if key not in known:
+            known = {key: Recognizer.from_pretrained(run.model, revision=run.revision, dtype=run.dtype)}
+        decode = decode_config(run, known[key])
+        with Progress(len(samples.samples), bar=bar) as progress:
+            outcomes, seconds = read(
+                known[key],
+                samples.samples,
+                decode,
+                run.batch_size or command.batch_size,
+                attention=not readings and not command.no_attention,
+                progress=lambda found, progress=progress: progress.update(failed=found.error is not None),  # type: ignore[misc]
+            )
+            for sample, found in zip(samples.samples, outcomes, strict=True):
+                if found.error is not None:
+                    progress.say(f"{sample.id}: {found.error}")
+        readings.append(Reading(name, outcomes, seconds, model=run.model, decode=_described(run)))
+    return readings
+
+
+def _described(run: Transcribe) -> str:
+    """The options of a run that were given."""
+    options = {k: v for group in _GROUPS for k, v in given(getattr(run, group)).items()}
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "greedy"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Complete or not at all. Raises OutputError."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(content)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,81 @@
+"""Lines with a known text, from wherever people keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from trocr_jax.datasets import Bad, Dataset, Folder, Pages, Record, array_record
+from trocr_jax.errors import DataError
+from trocr_jax.evaluated import Sample, Samples
+
+LISTED = 20  # files that a message names; it counts the others
+_T = TypeVar("_T")
+
+
+def open_samples(source: Path, *, split: str | None = None, limit: int | None = None) -> Samples:
+    """A folder of pictures with a list (tsv, csv, jsonl), a folder of PAGE or ALTO files with their pictures, or a data
+    set of tensorflow-datasets in ArrayRecord files; or such a list itself.
+
+    split: needed where there are several. limit: only the first lines. Raises DataError saying what was looked for.
+    """
+    if source.is_file():
+        return _of_list(source, limit)
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder or file; give a folder of lines with a list of what they say")
+    if (built := array_record.find(source)) is not None:
+        name = choose(source, {name: name for name in array_record.splits(built)}, split)[0]
+        return collect(f"{source} ({name})", array_record.records(built, name), limit=limit)
+    kinds: tuple[type[Dataset], ...] = (Folder, Pages)
+    for kind in kinds:
+        dataset = kind(source=source)
+        if not dataset.missing():
+            name, records = choose(source, dataset.records(), split)
+            return collect(f"{source} ({name})", records, limit=limit)
+    raise DataError(
+        f"{source}: nothing to score in it; looked for a list of pictures and texts (*.tsv, *.csv, *.jsonl), for PAGE "
+        "or ALTO files (*.xml), and for a data set in ArrayRecord files (dataset_info.json)"
+    )
+
+
+def collect(name: str, records: Iterable[Record | Bad], *, group: str = "", limit: int | None = None) -> Samples:
+    """Records as samples. Raises DataError if there are none."""
+    good, bad = list[Sample](), list[Bad]()
+    for record in islice(records, limit):
+        if isinstance(record, Bad):
+            bad.append(record)
+        else:
+            good.append(Sample(record.id, record.text, record.image, group))
+    if not good:
+        first = f"; the first of {len(bad)} that cannot be used: {bad[0].id}: {bad[0].reason}" if bad else ""
+        raise DataError(f"{name}: no lines to score{first}")
+    return Samples(name, good, bad)
+
+
+def choose(source: Path, splits: Mapping[str, _T], split: str | None) -> tuple[str, _T]:
+    """The split that was asked for, or the only one, or that with the name test. Raises DataError naming them all."""
+    if split is None and len(splits) > 1:
+        split = "test" if "test" in splits else None
+    elif split is None:
+        split = next(iter(splits), None)
+    if split is None or split not in splits:
+        asked = "it has several splits" if split is None else f"no split {split!r}"
+        raise DataError(f"{source}: {asked}; give --split with one of {', '.join(splits)}")
+    return split, splits[split]
+
+
+def missing_images(samples: Iterable[Sample]) -> list[str]:
+    """The image files that are not there."""
+    return [str(s.image) for s in samples if isinstance(s.image, Path) and not s.image.is_file()]
+
+
+def listed(what: list[str]) -> str:
+    """Names under each other, as many as a message can hold."""
+    more = [f"… and {len(what) - LISTED} more"] if len(what) > LISTED else []
+    return "".join(f"\n  - {name}" for name in [*what[:LISTED], *more])
+
+
+def _of_list(path: Path, limit: int | None) -> Samples:
+    return collect(str(path), Folder(source=path.parent).read(path), limit=limit)

@@ -1,0 +1,70 @@
+"""The lines of a report as compact values of JSON; report.js draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trocr_jax.evaluated import Looked, Outcome, Reading, Sample
+from trocr_jax.metrics import edits
+from trocr_jax.metrics.rates import character_edits
+from trocr_jax.report.thumbnails import Thumbnail
+
+
+def rows(
+    samples: Sequence[Sample], readings: Sequence[Reading], images: Sequence[Thumbnail], min_confidence: float | None
+) -> list[dict[str, Any]]:
+    """A row for each line: i id, g group, r reference, m image, w and h its size, o what each run made of it."""
+    return [
+        {
+            "i": _clean(sample.id),
+            "g": sample.group,
+            "r": _clean(sample.reference),
+            "m": image.data,
+            "w": image.width,
+            "h": image.height,
+            "o": [_outcome(sample.reference, r.outcomes[number], min_confidence) for r in readings],
+        }
+        for number, (sample, image) in enumerate(zip(samples, images, strict=True))
+    ]
+
+
+def _outcome(reference: str, found: Outcome, min_confidence: float | None) -> dict[str, Any]:
+    """e: wrong characters; d: differences, a text that is right or [reference, read]; c: confidence; k: of each
+    character, two digits each; x: marks; n: n-best; b: word boxes; a: attention. What is empty is left out."""
+    marks = [*(["cut off"] if found.truncated else []), *(["unreadable"] if found.error else [])]
+    if min_confidence is not None and (found.confidence is None or found.confidence < min_confidence):
+        marks.append("review")
+    row = {
+        "e": int(character_edits(reference, found.text).numerators[0]),
+        "d": [
+            _clean(e.reference) if e.equal else [_clean(e.reference), _clean(e.hypothesis)]
+            for e in edits(reference, found.text)
+        ],
+        "c": None if found.confidence is None else round(found.confidence, 4),
+        "k": "".join(f"{min(99, int(100 * c)):02}" for _, c in found.characters),
+        "x": marks,
+        "f": _clean(found.error) if found.error else "",
+        "n": [[_clean(a.text), round(a.probability, 4)] for a in found.alternatives],
+    }
+    if found.looked is not None:
+        row |= _looked(found.looked)
+    return {key: value for key, value in row.items() if value not in ("", [], None)}
+
+
+def _looked(looked: Looked) -> dict[str, Any]:
+    """b: [left, right] of each word in thousandths of the image's width. a: for each token its number of characters and
+    its peaks, as patch and hundredths. q: rows and columns of patches, and where the columns begin and end, in
+    thousandths of the width."""
+    width = looked.size[0] or 1
+    tokens = zip(looked.tokens, looked.peaks, strict=True)
+    return {
+        "b": [[round(1000 * box.left / width), round(1000 * box.right / width)] for box in looked.words],
+        "a": [[count, *(v for i, share in peaks for v in (i, round(100 * share)))] for count, peaks in tokens],
+        "q": [*looked.grid, *(round(1000 * side / width) for side in looked.span)],
+    }
+
+
+def _clean(text: str) -> str:
+    """Valid Unicode: what JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
