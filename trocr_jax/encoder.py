@@ -16,8 +16,8 @@ from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, atten
 from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
 
-# Of 2 cores with 32 MiB of shared cache: base is fastest with 2 images at a time, small with 4, large with 1, each half
-# again as fast as with 8 (benchmarks/README.md).
+# On 2 cores with 32 MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1
+# (benchmarks/README.md).
 SCORES_BYTES = 32 << 20
 
 
