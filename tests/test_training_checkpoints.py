@@ -202,7 +202,7 @@ assert restored(folder) == 3
 """
 
 
-def test_a_disk_that_fills_up_is_named_in_one_line_and_damages_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_named_and_damages_nothing(tmp_path: Path) -> None:
     """On a real file system of one megabyte, which only root can make."""
     script = f'mount -t tmpfs -o size=1M tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
     probe = f"mount -t tmpfs -o size=1M tmpfs {tmp_path}"
@@ -213,7 +213,7 @@ def test_a_disk_that_fills_up_is_named_in_one_line_and_damages_nothing(tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "00000003: cannot be written (the disk is full); make room" in done.stdout
     assert "States that are whole: 1, 2" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert "ERROR:absl" not in done.stderr  # what Orbax logs of each of its threads
 
 
 def test_too_little_room_is_said_before_anything_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
