@@ -10,11 +10,12 @@ import tyro
 from trocr_jax.cli.options import Reading, argument
 
 _SOURCE = (
-    "What to read, all of one kind: folders, quoted patterns or image files; manifests (.jsonl, .csv, .tsv, .parquet) "
-    "with a column of paths. Local paths, or URLs of fsspec."
+    "What to read, all of one kind: folders, quoted patterns or image files; manifests (.jsonl, .csv, .tsv) with a "
+    "column of paths; archives (.tar, .zip); .parquet with images; folders of Hugging Face datasets or TFDS; "
+    "PAGE XML or ALTO."
 )
 _JOB = "The job folder: a path, or a URL of fsspec."
-_KIND = "What the source is, where its name does not tell."
+_KIND = "What it is: folder, manifest, tar, zip, parquet, huggingface, tfds, tiff (a line a page), pages."
 _DECODERS = "Processes that decode images."
 _MAX_ERRORS = "Stop when more than this share of the lines has no text."
 _METRICS = "Serve the figures to Prometheus on this port."
@@ -34,6 +35,10 @@ class SourceOptions:
     id_column: Annotated[
         str | None, argument("NAME", "Column of ids in a manifest.", "(default: id if there is one, else the path)")
     ] = None
+    image_column: Annotated[
+        str | None, argument("NAME", "Column of images in Parquet and data sets.", "(default: image, img or picture)")
+    ] = None
+    split: Annotated[str | None, argument("NAME", "Split of a TFDS data set.", "(default: train)")] = None
     root: Annotated[
         str | None, argument("DIR", "What paths in a manifest are relative to.", "(default: its own folder)")
     ] = None

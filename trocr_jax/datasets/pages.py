@@ -4,7 +4,7 @@ PAGE: schema.primaresearch.org/PAGE/gts/pagecontent; ALTO: www.loc.gov/standards
 local names, so every version of the schemas is read.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,9 @@ _ABOVE, _BELOW = 0.75, 0.3  # of the distance of baselines: what a line reaches 
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """What a file says of a line. An outline or a baseline may be missing: empty."""
+
     id: str
     text: str
     outline: Sequence[Point]
@@ -61,23 +63,38 @@ class Pages(Dataset):
         for path in paths:
             name = path.relative_to(self.source).with_suffix("").as_posix()
             try:
-                root = ElementTree.parse(path).getroot()
-                picture, lines = _alto(root) if _local(root) == "alto" else _page(root)
-                page = open_rgb(_find_picture(path, picture))
-            except (ElementTree.ParseError, ValueError) as error:  # DataError and ImageError among them
+                picture, lines = read_page(path)
+                page = open_rgb(find_picture(path, picture))
+            except ValueError as error:  # DataError and ImageError among them
                 yield Bad(name, f"{error} (all lines of the page)")
                 continue
-            spacing = _spacing(lines)
+            outlines = outline_of(lines)
             for number, line in enumerate(lines, 1):
                 own = f"{name}/{line.id or number}"
                 try:
-                    outline = line.outline or _around(line.baseline, spacing)
-                    yield Record(own, line.text, cut_line(page, outline).png(), page=name)
+                    yield Record(own, line.text, cut_line(page, outlines(line)).png(), page=name)
                 except (DataError, ImageError) as error:
                     yield Bad(own, str(error))
 
 
-def _page(root: Element) -> tuple[str, list[_Line]]:
+def read_page(xml: Path) -> tuple[str, list[Line]]:
+    """The name of the picture and the lines of a PAGE XML or ALTO file. Raises DataError, or ValueError for a point
+    that is no number."""
+    try:
+        root = ElementTree.parse(xml).getroot()
+    except ElementTree.ParseError as error:
+        raise DataError(f"{xml}: is no XML ({error})") from error
+    return _alto(root) if _local(root) == "alto" else _page(root)
+
+
+def outline_of(lines: list[Line]) -> Callable[[Line], Sequence[Point]]:
+    """Gives the outline of a line of a page with these `lines`; around its baseline if it has none. It raises DataError
+    where there is neither."""
+    spacing = _spacing(lines)
+    return lambda line: line.outline or _around(line.baseline, spacing)
+
+
+def _page(root: Element) -> tuple[str, list[Line]]:
     page = next((element for element in root.iter() if _local(element) == "Page"), None)
     if page is None:
         raise DataError(f"neither PAGE XML nor ALTO: its root is {_local(root)}")
@@ -87,11 +104,11 @@ def _page(root: Element) -> tuple[str, list[_Line]]:
         unicode = next((e for e in own["TextEquiv"] if _local(e) == "Unicode"), None) if "TextEquiv" in own else None
         text = "" if unicode is None else unicode.text or ""
         outline, baseline = (_points(own.get(kind)) for kind in ("Coords", "Baseline"))
-        lines.append(_Line(element.get("id", ""), text.strip(), outline, baseline))
+        lines.append(Line(element.get("id", ""), text.strip(), outline, baseline))
     return page.get("imageFilename", ""), lines
 
 
-def _alto(root: Element) -> tuple[str, list[_Line]]:
+def _alto(root: Element) -> tuple[str, list[Line]]:
     unit = next((e.text or "" for e in root.iter() if _local(e) == "MeasurementUnit"), "pixel").strip()
     if unit != "pixel":
         raise DataError(f"its unit is {unit}; export ALTO with the measurement unit pixel")
@@ -111,7 +128,7 @@ def _alto(root: Element) -> tuple[str, list[_Line]]:
             left, top, width, height = (float(side or 0) for side in sides)
             outline = list(box(left, top, left + width - 1, top + height - 1))
         baseline = _numbers(element.get("BASELINE", ""))
-        lines.append(_Line(element.get("ID", ""), "".join(parts).strip(), outline, baseline))
+        lines.append(Line(element.get("ID", ""), "".join(parts).strip(), outline, baseline))
     return picture, lines
 
 
@@ -130,7 +147,7 @@ def _numbers(points: str) -> list[Point]:
     return list(zip(numbers[::2], numbers[1::2], strict=True)) if len(numbers) > 1 else []
 
 
-def _find_picture(xml: Path, name: str) -> Path:
+def find_picture(xml: Path, name: str) -> Path:
     """The picture that a page names, whatever folders stand before the name, or the one with the name of the XML."""
     wanted = PurePosixPath(name.replace("\\", "/")).name
     names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
@@ -143,7 +160,7 @@ def _find_picture(xml: Path, name: str) -> Path:
     return found
 
 
-def _spacing(lines: list[_Line]) -> float | None:
+def _spacing(lines: list[Line]) -> float | None:
     """The usual distance of neighbouring baselines; None for a page with fewer than two."""
     heights = sorted(median(y for _, y in line.baseline) for line in lines if line.baseline)
     steps = [b - a for a, b in pairwise(heights) if b - a > 1]

@@ -48,8 +48,17 @@ class Source(Protocol):
 KINDS = {
     "folder": "trocr_jax.jobs.sources.folder:Folder",
     "manifest": "trocr_jax.jobs.sources.manifest:Manifest",
+    "tar": "trocr_jax.jobs.sources.tar:Tar",
+    "zip": "trocr_jax.jobs.sources.zip:Zip",
+    "parquet": "trocr_jax.jobs.sources.images_in_parquet:ImagesInParquet",
+    "huggingface": "trocr_jax.jobs.sources.arrow:Arrow",
+    "tfds": "trocr_jax.jobs.sources.tfds:Tfds",
+    "tiff": "trocr_jax.jobs.sources.tiff:Tiff",
+    "pages": "trocr_jax.jobs.sources.pages:Pages",
 }
 _SUFFIXES = {".jsonl": "manifest", ".ndjson": "manifest", ".csv": "manifest", ".tsv": "manifest"}
+_SUFFIXES |= {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".xml": "pages"}
+_FILES = {"state.json": "huggingface", "dataset_dict.json": "huggingface", "features.json": "tfds"}
 
 
 def open_source(arguments: Sequence[str], kind: str | None = None, **options: Any) -> Source:
@@ -88,7 +97,9 @@ def _make(fields: dict[str, Any]) -> Source:
 
 def _kind(argument: str) -> str:
     if files.is_folder(argument):
-        return "folder"
+        return next((kind for name, kind in _FILES.items() if files.exists(files.join(argument, name))), "folder")
     if not any(character in argument for character in "*?[") and not files.exists(argument):
         raise SourceError(f"{argument}: no such file or folder; check the path")
+    # A pattern counts by what it ends in; .parquet holds images, or paths with --source manifest; pages of a .tif are
+    # lines with --source tiff.
     return _SUFFIXES.get(os.path.splitext(argument)[1].lower(), "folder")

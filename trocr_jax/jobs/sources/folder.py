@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,4 @@ class Folder:
         return files.read(place)
 
     def check(self) -> None:
-        for argument in self.paths:
-            root = argument
-            while any(character in root for character in "*?["):
-                root = files.parent(root)
-            if root and not files.exists(root):
-                raise SourceError(f"{root}: the source of this job has gone; bring it back and run the job again")
+        check_paths(self.paths)

@@ -1,0 +1,61 @@
+"""Folders that `datasets` of Hugging Face saved to disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.images_in_parquet import encoded, image_column
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """paths: folders of `save_to_disk`, local. image_column: as for Parquet. The id of a line is the file and the
+    number of its row, from 0."""
+
+    paths: tuple[str, ...]
+    image_column: str | None = None
+    kind: ClassVar[str] = "huggingface"
+
+    def inputs(self) -> Iterator[Input]:
+        for folder in self.paths:
+            found = sorted(
+                os.path.join(parent, name)
+                for parent, _, names in os.walk(folder)
+                for name in names
+                if name.endswith(".arrow") and not name.startswith("cache-")
+            )
+            if not found:
+                raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
+            for path in found:
+                table = _open(path)
+                image_column(path, table.schema.names, self.image_column)
+                for row in range(table.num_rows):
+                    yield Input(f"{path}#{row}", [path, row])
+
+    def read(self, place: tuple[str, int]) -> bytes:
+        path, row = place
+        table = _open(path)
+        column = image_column(path, table.schema.names, self.image_column)
+        return encoded(table.column(column)[row].as_py(), f"{path}: row {row}")
+
+    def check(self) -> None:
+        check_paths(self.paths)
+
+
+@lru_cache(4)
+def _open(path: str) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise SourceError(f"{path}: Arrow files need pyarrow: pip install trocr-jax[parquet]") from None
+    try:
+        return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()  # mapped, not loaded
+    except pyarrow.ArrowInvalid as error:
+        raise SourceError(f"{path}: cannot be read as Arrow ({error}); save it again") from error

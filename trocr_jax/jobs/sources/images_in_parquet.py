@@ -1,0 +1,71 @@
+"""Parquet files with a column of images, as data sets on the Hugging Face hub have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from trocr_jax.errors import ImageError, SourceError
+from trocr_jax.jobs import files
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths, shards
+from trocr_jax.jobs.sources.parquet import open_parquet
+
+IMAGE_COLUMNS = ("image", "img", "picture", "image_bytes", "bytes")
+
+
+@dataclass(frozen=True)
+class ImagesInParquet:
+    """paths: files, folders or patterns of them. image_column: of bytes, or of {"bytes", "path"}; the first of
+    IMAGE_COLUMNS if None. The id of a line is the file and the number of its row, from 0."""
+
+    paths: tuple[str, ...]
+    image_column: str | None = None
+    kind: ClassVar[str] = "parquet"
+
+    def inputs(self) -> Iterator[Input]:
+        for path in shards(self.paths, ".parquet"):
+            table = _open(path)
+            image_column(path, table.schema_arrow.names, self.image_column)
+            number = 0
+            for group in range(table.num_row_groups):
+                for row in range(table.metadata.row_group(group).num_rows):
+                    yield Input(f"{path}#{number}", [path, group, row])
+                    number += 1
+
+    def read(self, place: tuple[str, int, int]) -> bytes:
+        path, group, row = place
+        column = image_column(path, _open(path).schema_arrow.names, self.image_column)
+        return encoded(_group(path, group, column)[row].as_py(), f"{path}: row {row} of group {group}")
+
+    def check(self) -> None:
+        check_paths(self.paths)
+
+
+def image_column(path: str, present: list[str], wanted: str | None) -> str:
+    """The column of images. Raises SourceError."""
+    names = IMAGE_COLUMNS if wanted is None else (wanted,)
+    if (found := next((name for name in names if name in present), None)) is None:
+        raise SourceError(f"{path}: no column {' or '.join(names)} among {present}; name it with --image-column")
+    return found
+
+
+def encoded(value: Any, name: str) -> bytes:
+    """The bytes of a picture in a cell: themselves, or those of {"bytes", "path"}. Raises ImageError."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or (files.read(value["path"]) if value.get("path") else None)
+    if not isinstance(value, bytes):
+        raise ImageError(f"{name}: holds no image")
+    return value
+
+
+@lru_cache(4)
+def _open(path: str) -> Any:
+    return open_parquet(files.open_file(path), path)
+
+
+@lru_cache(2)
+def _group(path: str, group: int, column: str) -> Any:
+    return _open(path).read_row_group(group, columns=[column]).column(0)

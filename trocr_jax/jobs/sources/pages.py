@@ -1,0 +1,58 @@
+"""Lines of pages: PAGE XML and ALTO, each line cut from the picture of its page by its outline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from trocr_jax.datasets.crop import cut_line
+from trocr_jax.datasets.pages import Line, find_picture, outline_of, read_page
+from trocr_jax.errors import DataError, ImageError, SourceError
+from trocr_jax.image_file import open_rgb
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths, shards
+
+
+@dataclass(frozen=True)
+class Pages:
+    """paths: XML files, folders or patterns of them, local; the picture stands beside its XML, one folder up, or in
+    images/. The id of a line is the XML file, # and the id that it has there (its number, from 1, if none)."""
+
+    paths: tuple[str, ...]
+    kind: ClassVar[str] = "pages"
+
+    def inputs(self) -> Iterator[Input]:
+        for path in shards(self.paths, ".xml"):
+            if Path(path).name.lower() in ("mets.xml", "metadata.xml"):
+                continue
+            try:
+                _, lines = read_page(Path(path))
+            except (ValueError, OSError) as error:
+                raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
+            for number, line in enumerate(lines):
+                yield Input(f"{path}#{line.id or number + 1}", [path, number])
+
+    def read(self, place: tuple[str, int]) -> Image.Image:
+        path, number = place
+        picture, lines = _page(path)
+        try:
+            return cut_line(picture, outline_of(lines)(lines[number])).image
+        except (DataError, IndexError) as error:
+            raise ImageError(f"{path}: line {number + 1}: {error}") from error
+
+    def check(self) -> None:
+        check_paths(self.paths)
+
+
+@lru_cache(1)  # lines of a page come one after another
+def _page(path: str) -> tuple[Image.Image, list[Line]]:
+    try:
+        name, lines = read_page(Path(path))
+        return open_rgb(find_picture(Path(path), name)), lines
+    except DataError as error:
+        raise ImageError(f"{path}: {error}") from error

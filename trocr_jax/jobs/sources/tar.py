@@ -1,0 +1,47 @@
+"""Tar archives of images, WebDataset shards among them."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trocr_jax.errors import SourceError
+from trocr_jax.image_paths import SUFFIXES
+from trocr_jax.jobs import files
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths, shards
+
+
+@dataclass(frozen=True)
+class Tar:
+    """paths: archives, or patterns of them. Members that are no images by their names (texts, JSON) are passed over.
+    The id of a line is the archive and the member. A place is [archive, first byte, bytes]: nothing is unpacked."""
+
+    paths: tuple[str, ...]
+    kind: ClassVar[str] = "tar"
+
+    def inputs(self) -> Iterator[Input]:
+        for archive in shards(self.paths, ".tar"):
+            try:
+                with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                    for member in tar:
+                        tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+                        if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
+                            yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
+            except tarfile.TarError as error:
+                raise SourceError(
+                    f"{archive}: cannot be read as an uncompressed tar archive ({error}); a compressed one has to be "
+                    "unpacked first, since its members cannot be found without reading all before them"
+                ) from error
+            except OSError as error:
+                raise SourceError(f"{archive}: cannot be read ({error.strerror or error})") from error
+
+    def read(self, place: tuple[str, int, int]) -> bytes:
+        archive, start, length = place
+        return files.read_range(archive, start, length)
+
+    def check(self) -> None:
+        check_paths(self.paths)

@@ -1,0 +1,47 @@
+"""Data sets of TensorFlow Datasets in ArrayRecord files, read without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """paths: folders of a version, with features.json. split: which; image_column: the feature. The id of a line is the
+    folder, the split and the number of the example, from 0."""
+
+    paths: tuple[str, ...]
+    split: str = "train"
+    image_column: str | None = None
+    kind: ClassVar[str] = "tfds"
+
+    def inputs(self) -> Iterator[Input]:
+        for folder in self.paths:
+            for number in range(len(_open(folder, self.split))):
+                yield Input(f"{folder}/{self.split}#{number}", [folder, number])
+
+    def read(self, place: tuple[str, int]) -> Any:
+        folder, number = place
+        return _open(folder, self.split)[number][self.image_column or "image"]
+
+    def check(self) -> None:
+        check_paths(self.paths)
+
+
+@lru_cache(4)
+def _open(folder: str, split: str) -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise SourceError(f"{folder}: needs tensorflow-datasets: pip install trocr-jax[train]") from None
+    try:
+        return tensorflow_datasets.builder_from_directory(folder).as_data_source(split)
+    except Exception as error:
+        raise SourceError(f"{folder}: cannot be read as a data set of ArrayRecord files ({error})") from error

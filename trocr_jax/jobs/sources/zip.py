@@ -1,0 +1,54 @@
+"""Zip archives of images."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from trocr_jax.errors import ImageError, SourceError
+from trocr_jax.image_paths import SUFFIXES
+from trocr_jax.jobs import files
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.archives import check_paths, shards
+
+
+@dataclass(frozen=True)
+class Zip:
+    """paths: archives, or patterns of them. The id of a line is the archive and the member; so is its place."""
+
+    paths: tuple[str, ...]
+    kind: ClassVar[str] = "zip"
+
+    def inputs(self) -> Iterator[Input]:
+        for archive in shards(self.paths, ".zip"):
+            try:
+                with _archive(archive) as file:
+                    names = file.namelist()
+            except (zipfile.BadZipFile, OSError) as error:
+                raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
+            for name in names:
+                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                    yield Input(f"{archive}/{name}", [archive, name])
+
+    def read(self, place: tuple[str, str]) -> bytes:
+        archive, name = place
+        try:
+            return _open(archive).read(name)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError) as error:
+            raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
+
+    def check(self) -> None:
+        check_paths(self.paths)
+
+
+@lru_cache(4)
+def _open(archive: str) -> zipfile.ZipFile:
+    return _archive(archive)
+
+
+def _archive(archive: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(files.open_file(archive) if files.is_url(archive) else archive)
