@@ -1,0 +1,98 @@
+"""Jobs whose lines and folder are in an object store that speaks S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import save_lines, save_tiny
+from trocr_jax import jobs
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.jobs.store import open_store
+from trocr_jax.recognizer import Recognizer
+
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("s3fs", reason="needs s3fs and moto[server]")
+pytest.importorskip("moto.server", reason="needs s3fs and moto[server]")
+
+DECODE = DecodeConfig(max_new_tokens=12)
+SERVER = """
+import time
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+time.sleep(1e6)
+"""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A server with the buckets `lines` and `jobs`; its file system. Workers find it by the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            assert server.stdout is not None
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            patch.setenv("FSSPEC_S3_ENDPOINT_URL", url)
+            patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+            system = fsspec.filesystem("s3")
+            for bucket in ("lines", "jobs"):
+                system.mkdir(bucket)
+            yield system
+        finally:
+            server.kill()
+            server.wait()
+            server.stdout.close()  # type: ignore[union-attr]
+            fsspec.filesystem("s3").clear_instance_cache()
+
+
+def test_of_two_that_create_an_object_one_does(s3):
+    store = open_store("s3://jobs/store")
+    assert store.create("parts/a", b"1") is True
+    assert store.create("parts/a", b"2") is False
+    blind = open_store("s3://jobs/store")
+    blind.exists = lambda name: False  # type: ignore[method-assign]  # the other has come in between
+    assert blind.create("parts/a", b"3") is False
+    assert store.read("parts/a") == b"1"
+    assert store.read_range("parts/a", 0, 1) == b"1"
+    store.replace("parts/b", b"4")
+    store.append("log", b"5")
+    store.append("log", b"6")
+    assert store.names("parts") == ["a", "b"]
+    assert store.names("nothing") == []
+    assert store.read("log") == b"56"
+    store.remove("parts/b")
+    store.remove("parts/b")
+    assert not store.exists("parts/b")
+    with pytest.raises(FileNotFoundError):
+        store.read("parts/b")
+
+
+def test_a_job_in_a_store_is_that_of_a_folder(s3, tmp_path: Path):
+    paths = save_lines(tmp_path / "lines", 6)
+    for path in paths:
+        s3.put_file(str(path), f"lines/{path.name}")
+    model = save_tiny(tmp_path / "tiny")
+    recognizer = Recognizer.from_pretrained(model)
+    choices, resources = jobs.Choices(unit_size=4, batch_size=4), jobs.Resources(decoders=1)
+    parts = []
+    for source, folder in (("s3://lines", "s3://jobs/job"), (str(tmp_path / "lines"), str(tmp_path / "job"))):
+        job = jobs.plan(jobs.open_source([source]), folder, recognizer, model, DECODE, choices=choices)
+        counts = jobs.run(job, recognizer, DECODE, resources=resources)
+        assert counts is not None
+        assert counts.ok == 6
+        assert list(jobs.verify(job)) == []
+        assert jobs.status(job).counts == counts
+        rows = [json.loads(line) for unit in range(2) for line in job.read_part(unit).splitlines()]
+        parts.append([{**row, "id": os.path.basename(row["id"]), "configuration": ""} for row in rows])
+    assert parts[0] == parts[1]
