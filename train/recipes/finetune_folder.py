@@ -5,7 +5,8 @@ Command:   python -m train run finetune-folder --data LINES --model tiny-printed
 Hardware:  2 cores of an AMD EPYC
 Time:      4 minutes (2026-11-26), 300 lines seen 43 times
 Score:     CER 44.90 % before, 23.59 % after, on 300 lines of sentences that were not trained on, in the same 21 faces
-           (python -m scripts.make_handwriting, its validation list); 2,000 steps gave 24.53 %
+           (python -m scripts.make_handwriting, its validation list); 2,000 steps gave 24.53 %. A development score: the
+           settings are the best of five tries on these same lines
 """
 
 from pathlib import Path
