@@ -1,6 +1,6 @@
 """Tables of benchmarks/README.md, or of any Markdown file, as pictures.
 
-python -m benchmarks.tables "Beam search on base shapes" --plot beams.png
+python -m benchmarks.tables "Base shapes beside transformers" --plot beams.png
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_pictures(tmp_path):
     log = Path("trocr_jax/models/tiny-printed/training_log_2.jsonl")
     assert read_log(log)[-1]["step"] == 3200
     plot_logs([log], tmp_path / "log.png")
-    rows = table(Path("benchmarks/README.md").read_text(encoding="utf-8"), "Beam search on base shapes")
+    rows = table(Path("benchmarks/README.md").read_text(encoding="utf-8"), "Base shapes beside transformers")
     assert rows["encoder"]["trocr_jax"] > 0
     plot_bars(rows, tmp_path / "bars.png")
     with Image.open(tmp_path / "bars.png") as bars:
