@@ -21,13 +21,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from PIL import Image
+
+from scripts.s3_server import s3_server
+
+if TYPE_CHECKING:
+    from trocr_jax.jobs.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class Options:
     distinct: int = 2000  # images that are drawn; lines beyond that are the same images under other ids
     kills: int = 100
     driver_share: float = 0.5  # of the kills; the others hit workers that decode
+    store: Literal["folder", "s3"] = "folder"  # where the jobs are; s3 is a server on this machine, in memory
     processes: int = 2
     decoders: int = 2
     unit_size: int = 32
@@ -49,6 +55,17 @@ class Options:
     folder: Path | None = None  # where it happens; a temporary folder if none. What is there is gone on with
 
 
+@dataclass(frozen=True)
+class Target:
+    """A job. progress: a file with a byte for each commit that a driver has told of."""
+
+    url: str
+    progress: Path
+
+    def committed(self) -> int:
+        return self.progress.stat().st_size if self.progress.exists() else 0
+
+
 def main(options: Options) -> int:
     """0 if the job that was killed is the same as the other."""
     import trocr_jax.jobs.all_devices
@@ -56,14 +73,17 @@ def main(options: Options) -> int:
 
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kill-jobs-"))
     manifest = draw(folder, options)
-    begun = time.monotonic()
-    if _wait(_start(options, manifest, folder / "whole")) != 0:
-        raise RuntimeError(f"the undisturbed run failed: see {folder / 'stderr'}")
-    print(f"undisturbed: {options.lines} lines in {time.monotonic() - begun:.0f} s", flush=True)
-    begun = time.monotonic()
-    killed = _disturb(options, manifest, folder / "cut")
-    print(f"{sum(killed.values())} SIGKILL in {time.monotonic() - begun:.0f} s: {dict(killed)}", flush=True)
-    faults = [*_faults(folder)]
+    with s3_server(["jobs"]) if options.store == "s3" else nullcontext():
+        where = "s3://jobs" if options.store == "s3" else str(folder)
+        whole, cut = (Target(f"{where}/{name}", folder / f"{name}.committed") for name in ("whole", "cut"))
+        begun = time.monotonic()
+        if _wait(_start(options, manifest, whole)) != 0:
+            raise RuntimeError(f"the undisturbed run failed: see {folder / 'stderr'}")
+        print(f"undisturbed: {options.lines} lines in {time.monotonic() - begun:.0f} s", flush=True)
+        begun = time.monotonic()
+        killed = _disturb(options, manifest, cut)
+        print(f"{sum(killed.values())} SIGKILL in {time.monotonic() - begun:.0f} s: {dict(killed)}", flush=True)
+        faults = [*_faults(whole, cut)]
     if sum(killed.values()) < options.kills:
         faults.append(f"the job was complete after {sum(killed.values())} of {options.kills} kills: use smaller units")
     print("\n".join(faults) if faults else "0 missing, 0 twice, the same bytes, nothing left behind")
@@ -94,14 +114,14 @@ def draw(folder: Path, options: Options) -> Path:
     return manifest
 
 
-def _start(options: Options, manifest: Path, job: Path) -> int:
+def _start(options: Options, manifest: Path, job: Target) -> int:
     """Forks a driver; its standard error is appended to a file."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            with (job.parent / "stderr").open("a") as file:
+            with (job.progress.parent / "stderr").open("a") as file:
                 os.dup2(file.fileno(), 2)
                 status = _drive(options, manifest, job)
         finally:
@@ -109,7 +129,7 @@ def _start(options: Options, manifest: Path, job: Path) -> int:
     return pid
 
 
-def _drive(options: Options, manifest: Path, folder: Path) -> int:
+def _drive(options: Options, manifest: Path, target: Target) -> int:
     from trocr_jax import jobs
     from trocr_jax.decoding.config import DecodeConfig
     from trocr_jax.jobs.all_devices import load
@@ -118,12 +138,17 @@ def _drive(options: Options, manifest: Path, folder: Path) -> int:
     decode = DecodeConfig(max_new_tokens=options.max_new_tokens)
     source = jobs.open_source([str(manifest)])
     choices = jobs.Choices(unit_size=options.unit_size)
-    job = jobs.plan(source, str(folder), recognizer, options.model, decode, choices=choices)
-    jobs.run(job, recognizer, decode, resources=jobs.Resources(decoders=options.decoders))
+    job = jobs.plan(source, target.url, recognizer, options.model, decode, choices=choices)
+    with target.progress.open("ab", buffering=0) as progress:
+
+        def watch(worker: Worker) -> None:
+            worker.on_commit = lambda task, counts: progress.write(b".")
+
+        jobs.run(job, recognizer, decode, resources=jobs.Resources(decoders=options.decoders), prepare=watch)
     return 0
 
 
-def _disturb(options: Options, manifest: Path, job: Path) -> Counter[str]:
+def _disturb(options: Options, manifest: Path, job: Target) -> Counter[str]:
     """Kills by kind. A moment is a number of units that are committed or, for every other one, at most some seconds
     away, so that starting, planning and compiling are not spared."""
     rng = random.Random(options.seed)
@@ -133,9 +158,9 @@ def _disturb(options: Options, manifest: Path, job: Path) -> Counter[str]:
     per_kill = units / (options.kills + 1)
     while drivers:
         target = per_kill * (sum(killed.values()) + rng.random())
-        seconds = rng.uniform(0, 4) if rng.random() < 0.5 else 600.0
+        seconds = rng.uniform(0, 4) if not killed or rng.random() < 0.5 else 600.0
         begun = time.monotonic()
-        while time.monotonic() - begun < seconds and _committed(job) < target:
+        while time.monotonic() - begun < seconds and job.committed() < target:
             if any(_ended(drivers)):
                 break
             time.sleep(0.01)
@@ -144,7 +169,7 @@ def _disturb(options: Options, manifest: Path, job: Path) -> Counter[str]:
             drivers.remove(pid)
             status = _wait(pid)
             if status != 0:
-                raise RuntimeError(f"a driver ended with status {status}: see {job.parent / 'stderr'}")
+                raise RuntimeError(f"a driver ended with status {status}: see {job.progress.parent / 'stderr'}")
         if not drivers or sum(killed.values()) >= options.kills:
             continue
         driver = rng.choice(drivers)
@@ -154,23 +179,26 @@ def _disturb(options: Options, manifest: Path, job: Path) -> Counter[str]:
                 os.kill(rng.choice(decoders), signal.SIGKILL)
                 killed["decoder"] += 1
         else:
-            killed["driver " + ("that plans" if not (job / "plan.json").exists() else "that reads")] += 1
+            killed["driver that reads" if job.committed() else "driver before the first commit"] += 1
             os.kill(driver, signal.SIGKILL)
             _wait(driver)
             drivers[drivers.index(driver)] = _start(options, manifest, job)
         if sum(killed.values()) % 10 == 0:
-            print(f"{sum(killed.values())} kills, {_committed(job)} of {units} units", flush=True)
+            print(f"{sum(killed.values())} kills, {job.committed()} of {units} units", flush=True)
     return killed
 
 
-def _faults(folder: Path) -> Iterator[str]:
+def _faults(undisturbed: Target, disturbed: Target) -> Iterator[str]:
     from trocr_jax import jobs
     from trocr_jax.jobs.events import read_events
 
-    whole, cut = (jobs.Job.open(str(folder / name)) for name in ("whole", "cut"))
+    whole, cut = (jobs.Job.open(target.url) for target in (undisturbed, disturbed))
     yield from jobs.verify(whole)
     yield from jobs.verify(cut)
     ids = Counter[str]()
+    if missing := whole.done() - cut.done():
+        yield f"units {sorted(missing)} are missing"
+        return
     for unit in range(len(cut.units)):
         part = cut.read_part(unit)
         ids.update(json.loads(line)["id"] for line in part.splitlines())
@@ -189,13 +217,6 @@ def _faults(folder: Path) -> Iterator[str]:
     )
     if max(lost.values()) > 1:
         yield f"a driver lost {max(lost.values())} units"
-
-
-def _committed(job: Path) -> int:
-    try:
-        return len(os.listdir(job / "parts"))
-    except FileNotFoundError:
-        return 0
 
 
 def _children(pid: int) -> list[int]:

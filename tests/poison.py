@@ -38,3 +38,19 @@ class Poison:
                 with open(mark, "x"):
                     os.kill(os.getpid(), signal.SIGKILL)
         return self.decoder(id, place)
+
+
+@dataclass(frozen=True)
+class Slow:
+    """As `decoder`, a tenth of a second later."""
+
+    decoder: Decoder
+
+    def __call__(self, id: str, place: Any) -> Decoded:
+        time.sleep(0.1)
+        return self.decoder(id, place)
+
+
+def slowed(*arguments: Any) -> Slow:
+    """In the place of Decoder."""
+    return Slow(Decoder(*arguments))

@@ -312,6 +312,29 @@ def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, mode
     second = plan(lines, tmp_path / "second", recognizer, model)
     for _ in range(ATTEMPTS):
         Attempts(second, 0).process_died(second.whole(0), "it ended")
+    ok = [orjson.loads(line) for line in first.read_part(0).splitlines()]
+    second.commit(Task(0, range(4, 8)), ok[4:8])  # by a process that died before it could say so:
+    Attempts(second, 0).process_died(Task(0, range(4, 8)), "it ended")
+    second.commit(Task(0, range(6, 8)), ok[6:8])  # then its halves are read as well
     run(second, recognizer)
     assert second.read_part(0) == first.read_part(0)
     assert second.store.names("partial") == []
+    assert list(jobs.verify(second)) == []
+
+
+def test_pieces_that_are_all_there_are_put_together_without_reading(tmp_path, lines, recognizer, model):
+    first = plan(lines, tmp_path / "first", recognizer, model)
+    run(first, recognizer)
+    second = plan(lines, tmp_path / "second", recognizer, model)
+    for _ in range(ATTEMPTS):
+        Attempts(second, 0).process_died(second.whole(0), "it ended")
+    for unit in (1, 2):
+        second.store.create(f"parts/{unit:08}.jsonl", first.read_part(unit))
+    for start, part in (
+        (0, first.read_part(0).splitlines(keepends=True)[:4]),
+        (4, first.read_part(0).splitlines(True)[4:]),
+    ):
+        second.store.create(f"partial/00000000-{start:06}-000004.jsonl", b"".join(part))
+    run(second, recognizer)
+    assert second.read_part(0) == first.read_part(0)
+    assert list(jobs.verify(second)) == []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.s3_server import s3_server
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
@@ -23,37 +22,15 @@ pytest.importorskip("s3fs", reason="needs s3fs and moto[server]")
 pytest.importorskip("moto.server", reason="needs s3fs and moto[server]")
 
 DECODE = DecodeConfig(max_new_tokens=12)
-SERVER = """
-import time
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-time.sleep(1e6)
-"""
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     """A server with the buckets `lines` and `jobs`; its file system. Workers find it by the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        try:
-            assert server.stdout is not None
-            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            patch.setenv("FSSPEC_S3_ENDPOINT_URL", url)
-            patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
-            system = fsspec.filesystem("s3")
-            for bucket in ("lines", "jobs"):
-                system.mkdir(bucket)
-            yield system
-        finally:
-            server.kill()
-            server.wait()
-            server.stdout.close()  # type: ignore[union-attr]
-            fsspec.filesystem("s3").clear_instance_cache()
+    with s3_server(["lines", "jobs"]) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+        yield fsspec.filesystem("s3")
+        fsspec.filesystem("s3").clear_instance_cache()
 
 
 def test_of_two_that_create_an_object_one_does(s3):

@@ -28,8 +28,7 @@ class JobProgress:
         self._done = self._looked = 0.0
         self._bar = tqdm(total=job.plan.lines, unit=" lines", file=sys.stderr, dynamic_ncols=True, leave=True) \
             if sys.stderr.isatty() else None  # fmt: skip
-        if port is not None:
-            _serve(self, port)
+        self._serving = None if port is None else _serve(self, port)
 
     def __enter__(self) -> JobProgress:
         return self
@@ -39,6 +38,16 @@ class JobProgress:
             self._show()
         if self._bar is not None:
             self._bar.close()
+        if self._serving is not None:
+            server, thread = self._serving
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    @property
+    def port(self) -> int | None:
+        """Where the figures are served, if so."""
+        return None if self._serving is None else int(self._serving[0].server_port)
 
     def watch(self, worker: Worker) -> None:
         """Shows what this worker does."""
@@ -81,7 +90,8 @@ class JobProgress:
             print(f"trocr-jax: {share} committed; {here}", file=sys.stderr, flush=True)
 
 
-def _serve(progress: JobProgress, port: int) -> None:
+def _serve(progress: JobProgress, port: int) -> tuple[Any, Any]:
+    """The server and its thread. Port 0 is any that is free."""
     try:
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.core import GaugeMetricFamily
@@ -96,6 +106,6 @@ def _serve(progress: JobProgress, port: int) -> None:
     registry = CollectorRegistry()
     registry.register(Collector())
     try:
-        start_http_server(port, registry=registry)
+        return start_http_server(port, registry=registry)
     except OSError as error:
         raise JobError(f"--metrics-port {port}: cannot be served ({error.strerror}); choose another") from error

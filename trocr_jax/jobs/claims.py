@@ -74,13 +74,14 @@ class Claims:
         if len(tasks) == 1:
             yield self._begin(tasks[0])
             return
-        read = {stretch.lines[0] for stretch in self.job.partial(unit)}
+        read = {line for piece in self.job.partial(unit) for line in piece.lines}
         for task in tasks:
-            if task.lines[0] not in read:  # each by itself, so that what kills the process is known
+            if not read.issuperset(task.lines):  # each by itself, so that what kills the process is known
                 if not self._alone():
                     return
                 yield self._begin(task)
-        self._alone()
+        if self._alone() and self.job.assemble(unit):  # a predecessor may have died between its last piece and this
+            self.leases.give_back(unit)
 
     def _begin(self, task: Task) -> Task:
         self.leases.reading(task)

@@ -80,15 +80,26 @@ class Job:
             self.store.create(part_name(task.unit), content)
             return
         self.store.create(_partial_name(task), content)
-        stretches, read = self.partial(task.unit), 0
-        for stretch in stretches:
-            if stretch.lines[0] == read:
-                read += len(stretch.lines)
-        if read == self.units[task.unit].lines == sum(len(stretch.lines) for stretch in stretches):
-            whole = b"".join(self.store.read(_partial_name(stretch)) for stretch in stretches)
-            self.store.create(part_name(task.unit), whole)
-            for stretch in stretches:
-                self.store.remove(_partial_name(stretch))
+        self.assemble(task.unit)
+
+    def assemble(self, unit: int) -> bool:
+        """Makes the part of a unit of its pieces, if they are all there; says whether it is committed.
+
+        Pieces may overlap: whoever read one may have died before it could say so, and then its halves are read too.
+        """
+        pieces = self.partial(unit)
+        longest = {piece.lines[0]: piece for piece in sorted(pieces, key=lambda piece: len(piece.lines))}
+        chosen: list[Task] = []
+        line = 0
+        while line < self.units[unit].lines:
+            if line not in longest:
+                return self.is_done(unit)
+            chosen.append(longest[line])
+            line += len(chosen[-1].lines)
+        self.store.create(part_name(unit), b"".join(self.store.read(_partial_name(piece)) for piece in chosen))
+        for piece in pieces:
+            self.store.remove(_partial_name(piece))
+        return True
 
     def amend(self, task: Task, rows: Sequence[Row]) -> None:
         """Puts rows that were read again in the place of those that a committed unit has."""

@@ -74,7 +74,7 @@ class Worker:
         self.job, self.reader, self.leases = job, reader, leases
         self.events = Events(job.store)
         self.total = Counts()
-        self.on_commit: Callable[[Task, Counts], None] = lambda task, counts: None
+        self.on_commit: Callable[[Task, Counts], object] = lambda task, counts: None
         self._resources, self._stop = resources, stop
         reader.look = self._look
         reader.on_begin = lambda task: self._write("begin", task)

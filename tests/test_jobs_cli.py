@@ -1,0 +1,166 @@
+"""`trocr-jax jobs` as it is typed, and what ends a whole process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from tests.tiny import save_lines, save_tiny
+from trocr_jax import jobs
+from trocr_jax.cli import main
+from trocr_jax.cli.jobs_progress import JobProgress
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
+from trocr_jax.jobs.job import Job, Task
+from trocr_jax.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def run(model: Path, source: Path, job: Path, *options: str, command: str = "run") -> int:
+    fixed = ["--max-new-tokens", "12", "--unit-size", "4", "--batch-size", "4", "--decoders", "1"]
+    return main(["jobs", command, str(source), "--output", str(job), "--model", str(model), *fixed, *options])
+
+
+def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
+    lines = tmp_path / "lines"
+    save_lines(lines, 6)
+    (lines / "line-002.png").write_bytes(b"no image")
+    job = tmp_path / "job"
+    assert run(model, lines, job, "--plan-only") == 0
+    assert main(["jobs", "merge", str(job)]) == 2
+    assert "is not complete, 2 of 2 units are left" in capsys.readouterr().err
+    assert main(["jobs", "verify", str(job)]) == 1
+    assert run(model, lines, job, "--stats") == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out[out.index("{") :])["failed"] == 1
+    assert "complete. 6 lines: 5 read, 1 failed, 0 quarantined" in err
+    assert main(["jobs", "status", str(job)]) == 0
+    assert "lines: 6 of 6 (100.0 %), complete" in capsys.readouterr().out
+    assert main(["jobs", "status", str(job), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["units_done"], status["lines_done"], status["failed"]) == (2, 6, 1)
+    assert main(["jobs", "verify", str(job)]) == 0
+    assert run(model, lines, job, "--num-beams", "2") == 2
+    assert "decode.num_beams: 1 in the plan, 2 now" in capsys.readouterr().err
+
+    for name in ("rows.jsonl", "rows.csv", "rows.parquet"):
+        assert main(["jobs", "merge", str(job), "--output", str(tmp_path / name)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert parquet.read_table(tmp_path / "rows.parquet").to_pylist() == rows
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == [row["text"] or "" for row in rows]
+    assert main(["transcribe", str(lines), "--model", str(model), "--max-new-tokens", "12", "--format", "jsonl"]) == 1
+    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [(row["id"], row["text"]) for row in alone] == [(row["id"], row["text"]) for row in rows]
+
+    save_lines(lines, 6)
+    assert run(model, lines, job, command="retry-failed") == 0
+    assert "complete. 6 lines: 6 read" in capsys.readouterr().err
+
+
+def test_columns_that_are_asked_for(tmp_path, model):
+    save_lines(tmp_path / "lines", 2)
+    options = ("--num-beams", "2", "--n-best", "2", "--token-log-probs", "--confidences")
+    assert run(model, tmp_path / "lines", tmp_path / "job", *options) == 0
+    row = json.loads((tmp_path / "job/parts/00000000.jsonl").read_text().splitlines()[0])
+    assert len(row["token_ids"]) == len(row["token_log_probs"])
+    assert row["alternatives"][0]["text"] == row["text"]
+    assert "".join(character["text"] for character in row["characters"]) == row["text"]
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+SLOW = """
+import sys, time
+from trocr_jax import jobs
+from trocr_jax.cli import main
+from tests.poison import slowed
+import trocr_jax.jobs.worker as worker
+worker.Decoder = slowed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_ends_a_run_that_says_what_is_left(tmp_path, model):
+    save_lines(tmp_path / "lines", 40)
+    job = tmp_path / "job"
+    command = ["jobs", "run", tmp_path / "lines", "--output", job, "--model", model, "--max-new-tokens", "12"]
+    process = start(SLOW, *command, "--unit-size", "2", "--batch-size", "2", "--decoders", "1")
+    deadline = time.monotonic() + 120
+    while not any((job / "parts").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopped" in err
+    assert "of 20 units are left: the same command goes on with them" in err
+    assert 0 < len(Job.open(str(job)).done()) < 20
+    assert list((job / "leases").iterdir()) == []
+
+
+MURDER = """
+import sys
+from tests.poison import Poison
+from trocr_jax import jobs
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.recognizer import Recognizer
+model, lines, folder = sys.argv[1:]
+recognizer, decode = Recognizer.from_pretrained(model), DecodeConfig(max_new_tokens=12)
+source = jobs.open_source([lines])
+job = jobs.plan(source, folder, recognizer, model, decode, choices=jobs.Choices(unit_size=4, batch_size=4))
+poison = Poison(Decoder(source, recognizer.image_processor))
+jobs.run(job, recognizer, decode, decoder=poison, resources=jobs.Resources(decoders=1, limits=Limits(seconds=1.0)))
+"""
+
+
+def test_a_line_that_ends_the_whole_process_is_found_and_quarantined(tmp_path, model):
+    lines = save_lines(tmp_path / "lines", 4)
+    lines[2].rename(lines[2].with_name("line-002-murder.png"))
+    recognizer = Recognizer.from_pretrained(model)
+    choices = jobs.Choices(unit_size=4, batch_size=4)
+    source = jobs.open_source([str(tmp_path / "lines")])
+    job = jobs.plan(source, str(tmp_path / "job"), recognizer, model, DecodeConfig(max_new_tokens=12), choices=choices)
+    attempts = Attempts(job, 0)
+    for task in (job.whole(0), Task(0, range(2, 3))):  # two of three attempts are made already: starting takes seconds
+        for _ in range(ATTEMPTS - 1):
+            attempts.process_died(task, "it ended")
+    ends: list[int] = []
+    while not ends or (ends[-1] == -signal.SIGKILL and len(ends) < 12):
+        process = start(MURDER, model, tmp_path / "lines", tmp_path / "job")
+        _, err = process.communicate(timeout=120)
+        ends.append(process.returncode)
+    assert ends == [-signal.SIGKILL] * 3 + [0], err  # the unit, a half of it, the line; then all others
+    rows = [json.loads(line) for line in (tmp_path / "job/parts/00000000.jsonl").read_text().splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "ok", "quarantined", "ok"]
+    assert "the process that read it ended" in rows[2]["error"]
+    assert main(["jobs", "verify", str(tmp_path / "job")]) == 0
+
+
+def test_figures_are_served_to_prometheus(tmp_path, model):
+    save_lines(tmp_path / "lines", 2)
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 0
+    served: Any = JobProgress(Job.open(str(tmp_path / "job")), port=0)
+    with served:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{served.port}/metrics").read().decode()
+    assert "trocr_jax_job_lines 2.0" in text
+    assert "trocr_jax_lines_per_second" in text
