@@ -1,12 +1,14 @@
-"""`trocr-jax jobs merge`: the parts of a job, in order, as one stream; a part is held at a time."""
+"""`trocr-jax jobs merge`: the parts of a job, in order, as one stream, or its pages; one part or page is held at a
+time."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
 from trocr_jax.cli.output import format_of, open_bytes, open_values
-from trocr_jax.errors import JobError
+from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.jobs.rows import decode
 
@@ -19,6 +21,8 @@ def merge(job: Job, command: Merge) -> int:
             f"{command.job}: is not complete, {len(job.units) - len(units)} of {len(job.units)} units are left; "
             "`jobs run` goes on with it, --incomplete merges what there is"
         )
+    if command.format == "pages":
+        return _pages(job, command, units)
     format = command.format or (format_of(command.output) if command.output else "jsonl")
     if format == "txt":
         format = "jsonl"
@@ -33,3 +37,26 @@ def merge(job: Job, command: Merge) -> int:
                     put(row)
     print(f"trocr-jax: {command.job}: {len(units)} units merged", file=sys.stderr)
     return 0
+
+
+def _pages(job: Job, command: Merge, units: list[int]) -> int:
+    """A file for each page. Status 1 if one of them could not be filled in: the others are."""
+    from trocr_jax.jobs.pages_filled import filled_pages
+
+    if command.output is None:
+        raise JobError("--format pages needs --output FOLDER: a file for each page is written there")
+    written = failed = 0
+    for page in filled_pages(job, Path(command.output), units=units):
+        if page.error is not None:
+            failed += 1
+            print(f"trocr-jax: {page.error}", file=sys.stderr)
+            continue
+        try:
+            page.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{page.output.parent}: cannot be made ({error.strerror})") from error
+        with open_bytes(str(page.output)) as write:
+            write(page.content)
+        written += 1
+    print(f"trocr-jax: {command.job}: {written} pages written, {failed} left out", file=sys.stderr)
+    return 1 if failed else 0

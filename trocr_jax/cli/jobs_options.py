@@ -20,7 +20,8 @@ _DECODERS = "Processes that decode images."
 _MAX_ERRORS = "Stop when more than this share of the lines has no text."
 _METRICS = "Serve the figures to Prometheus on this port."
 _UNIT = "Lines a unit: what is committed together, and lost at most when a process is killed."
-_FORMAT = "jsonl, csv or parquet."
+_FORMAT = "Rows as jsonl, csv or parquet; pages: the PAGE XML or ALTO files that were read, with the texts in them."
+_MERGED = "File to write, which appears when complete; for pages, a folder."
 _HANG = "Seconds without a line after which the process ends itself, status 3."
 
 
@@ -88,15 +89,13 @@ class RetryFailed(Run):
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Write the rows of a job to one file, in the order of the source."""
+    """Write the rows of a job to one file, in the order of the source, or its texts into copies of its pages."""
 
     job: tyro.conf.Positional[Annotated[str, argument("JOBDIR", _JOB, "(required)")]]
-    output: Annotated[str | None, argument("FILE", "File to write. It appears when complete.", "(default: stdout)")] = (
-        None
-    )
+    output: Annotated[str | None, argument("FILE", _MERGED, "(default: stdout)")] = None
     format: Annotated[
-        Literal["jsonl", "csv", "parquet"] | None,
-        argument("{jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else jsonl)"),
+        Literal["jsonl", "csv", "parquet", "pages"] | None,
+        argument("{jsonl,csv,parquet,pages}", _FORMAT, "(default: as the name of --output ends, else jsonl)"),
     ] = None
     incomplete: Annotated[bool, argument(None, "Also of a job that is not complete.", "(default: refused)")] = False
 

@@ -81,9 +81,14 @@ def read_page(xml: Path) -> tuple[str, list[Line]]:
     """The name of the picture and the lines of a PAGE XML or ALTO file. Raises DataError, or ValueError for a point
     that is no number."""
     try:
-        root = ElementTree.parse(xml).getroot()
+        return parse_page(xml.read_bytes())
     except ElementTree.ParseError as error:
         raise DataError(f"{xml}: is no XML ({error})") from error
+
+
+def parse_page(content: bytes) -> tuple[str, list[Line]]:
+    """As `read_page`. Raises ElementTree.ParseError for what is no XML."""
+    root = ElementTree.fromstring(content)
     return _alto(root) if _local(root) == "alto" else _page(root)
 
 
@@ -100,8 +105,10 @@ def _page(root: Element) -> tuple[str, list[Line]]:
         raise DataError(f"neither PAGE XML nor ALTO: its root is {_local(root)}")
     lines = []
     for element in (e for e in page.iter() if _local(e) == "TextLine"):
-        own = {_local(child): child for child in reversed(element)}  # of several readings the first
-        unicode = next((e for e in own["TextEquiv"] if _local(e) == "Unicode"), None) if "TextEquiv" in own else None
+        own = {_local(child): child for child in reversed(element)}
+        readings = [child for child in element if _local(child) == "TextEquiv"]
+        main = min(enumerate(readings), key=lambda e: _index(*e), default=(0, ()))[1]
+        unicode = next((e for e in main if _local(e) == "Unicode"), None)
         text = "" if unicode is None else unicode.text or ""
         outline, baseline = (_points(own.get(kind)) for kind in ("Coords", "Baseline"))
         lines.append(Line(element.get("id", ""), text.strip(), outline, baseline))
@@ -130,6 +137,12 @@ def _alto(root: Element) -> tuple[str, list[Line]]:
         baseline = _numbers(element.get("BASELINE", ""))
         lines.append(Line(element.get("ID", ""), "".join(parts).strip(), outline, baseline))
     return picture, lines
+
+
+def _index(place: int, reading: Element) -> int:
+    """The lowest is the text, says the schema; readings without one are in order."""
+    index = reading.get("index", "")
+    return int(index) if index.isdecimal() else place
 
 
 def _points(element: Element | None) -> list[Point]:

@@ -26,16 +26,20 @@ class Pages:
     paths: tuple[str, ...]
     kind: ClassVar[str] = "pages"
 
-    def inputs(self) -> Iterator[Input]:
+    def files(self) -> Iterator[str]:
+        """The XML files, those without lines too. Raises SourceError."""
         for path in shards(self.paths, ".xml"):
-            if Path(path).name.lower() in ("mets.xml", "metadata.xml"):
-                continue
+            if Path(path).name.lower() not in ("mets.xml", "metadata.xml"):
+                yield path
+
+    def inputs(self) -> Iterator[Input]:
+        for path in self.files():
             try:
                 _, lines = read_page(Path(path))
             except (ValueError, OSError) as error:
                 raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
             for number, line in enumerate(lines):
-                yield Input(f"{path}#{line.id or number + 1}", [path, number])
+                yield Input(line_id(path, number, line), [path, number])
 
     def read(self, place: tuple[str, int]) -> Image.Image:
         path, number = place
@@ -47,6 +51,10 @@ class Pages:
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def line_id(path: str, number: int, line: Line) -> str:
+    return f"{path}#{line.id or number + 1}"
 
 
 @lru_cache(1)  # lines of a page come one after another

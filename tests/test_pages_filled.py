@@ -1,0 +1,202 @@
+"""Texts written into PAGE XML and ALTO: valid, in their places, and nothing else touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scripts.page_check import check
+from tests.random_pages import random_page, schema
+from tests.tiny import save_tiny
+from trocr_jax.cli import main
+from trocr_jax.datasets.pages import parse_page
+from trocr_jax.datasets.pages_filled import LineText, fill
+from trocr_jax.errors import DataError
+
+PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
+ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
+
+
+@pytest.mark.parametrize("seed", range(0, 100, 10))
+def test_random_pages(seed):
+    schemas = {kind: schema(kind) for kind in ("page", "alto")}
+    for number in range(seed, seed + 10):
+        check(random_page(number), schemas)
+
+
+def page(line: str, version: str = "2019-07-15") -> bytes:
+    start = f'<?xml version="1.0"?>\n<!-- & --><PcGts xmlns="{PAGE}{version}"><Page imageFilename="a.png"><TextRegion>'
+    return f"{start}\n\t<TextLine id='l' custom=\"&#x41;\">{line}</TextLine ></TextRegion></Page></PcGts>\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            '\n\t\t<Coords points="0,0 1,1"/>\n\t',
+            '\n\t\t<Coords points="0,0 1,1"/>\n\t\t{}\n\t',
+            id="first",
+        ),
+        pytest.param("<TextEquiv><Unicode/></TextEquiv>", "{}", id="empty"),
+        pytest.param("<TextEquiv conf='1'><Unicode>a &lt; b</Unicode></TextEquiv>", "{}", id="same"),
+        pytest.param("<Coords/><TextStyle/><Labels/>", "<Coords/>{}<TextStyle/><Labels/>", id="before what follows"),
+        pytest.param(
+            "<TextEquiv ><Unicode>old</Unicode></TextEquiv>",
+            '<TextEquiv index="0" conf="0.2500"><Unicode>a &lt; b</Unicode></TextEquiv>'
+            '<TextEquiv index="1" ><Unicode>old</Unicode></TextEquiv>',
+            id="kept",
+        ),
+        pytest.param(
+            "<TextEquiv index='5'><Unicode>v</Unicode></TextEquiv> "
+            "<TextEquiv index='2'><Unicode>i</Unicode></TextEquiv> "
+            "<TextEquiv index='3'><Unicode> </Unicode></TextEquiv>",
+            '<TextEquiv index="0" conf="0.2500"><Unicode>a &lt; b</Unicode></TextEquiv>'
+            "<TextEquiv index='2'><Unicode>v</Unicode></TextEquiv> "
+            "<TextEquiv index='1'><Unicode>i</Unicode></TextEquiv>",
+            id="ranked",
+        ),
+    ],
+)
+def test_a_line_of_page(before, after):
+    alone = '<TextEquiv conf="0.2500"><Unicode>a &lt; b</Unicode></TextEquiv>'
+    assert fill(page(before), {0: LineText("a < b", 0.25)}, {}) == page(after.format(alone))
+
+
+@pytest.mark.parametrize(
+    ("version", "after"),
+    [
+        ("2010-03-19", "<TextEquiv><PlainText>new</PlainText><Unicode>new</Unicode></TextEquiv>"),
+        ("2013-07-15", '<TextEquiv conf="0.5000"><Unicode>new</Unicode></TextEquiv>'),
+        (
+            "2017-07-15",
+            '<TextEquiv index="0" conf="0.5000"><Unicode>new</Unicode></TextEquiv>'
+            '<TextEquiv index="1"><Unicode>old</Unicode></TextEquiv>',
+        ),
+    ],
+)
+def test_versions_of_page_keep_their_rules(version, after):
+    old = "<TextEquiv><Unicode>old</Unicode></TextEquiv>"
+    assert fill(page(old, version), {0: LineText("new", 0.5)}, {}) == page(after, version)
+
+
+def test_the_lowest_index_is_the_text():
+    two = "<TextEquiv index='4'><Unicode>second</Unicode></TextEquiv>"
+    two += "<TextEquiv index='1'><Unicode>first</Unicode></TextEquiv>"
+    assert [line.text for line in parse_page(page(two))[1]] == ["first"]
+
+
+def alto(line: str, version: int = 4, attributes: str = 'HPOS="10" VPOS="5" WIDTH="100" HEIGHT="20"') -> bytes:
+    start = f"<a:alto xmlns:a='{ALTO.format(version)}'><a:Layout><a:TextLine ID=\"l\" {attributes}>"
+    return f"{start}{line}</a:TextLine></a:Layout></a:alto>".encode("utf-16")
+
+
+def test_a_line_of_alto():
+    before = "<a:Shape/>\r\n <a:String ID='w1' CONTENT='old'><a:Glyph ID='g' CONTENT='o'/></a:String>\r\n <a:SP/>"
+    before += "<!-- c --><a:HYP CONTENT='-'/>\r\n"
+    after = (
+        "<a:Shape/>\r\n "
+        '<a:String ID="w1" CONTENT="a&amp;b" HPOS="10" VPOS="5" WIDTH="30" HEIGHT="20" WC="0.5000"/>\r\n '
+        '<a:SP HPOS="40" VPOS="5" WIDTH="20"/>\r\n '
+        '<a:String CONTENT="cdefg" HPOS="60" VPOS="5" WIDTH="50" HEIGHT="20" WC="1.0000"/><!-- c -->\r\n'
+    )
+    text = LineText("a&b  cdefg", 0.25, [0.5, 1.0])
+    outline = parse_page(alto(before))[1][0].outline
+    assert fill(alto(before), {0: text}, {0: outline}) == alto(after)
+    assert fill(alto(before), {0: None}, {0: outline}) == alto(before)
+
+
+def test_words_from_right_to_left_have_their_places_from_the_right():
+    text = LineText("(שלום אב", None)
+    filled = fill(alto("<a:String CONTENT=''/>"), {0: text}, {0: [(0, 0), (79, 0), (79, 9)]}).decode("utf-16")
+    assert '<a:String CONTENT="(שלום" HPOS="30" VPOS="0" WIDTH="50" HEIGHT="10"/>' in filled
+    assert '<a:String CONTENT="אב" HPOS="0" VPOS="0" WIDTH="20" HEIGHT="10"/>' in filled
+
+
+def test_alto_lines_without_strings():
+    bare = f'<alto xmlns="{ALTO.format(3)}"><TextLine VPOS="1" /><TextLine></TextLine><TextLine/></alto>'.encode()
+    filled = fill(bare, {0: LineText("a"), 1: LineText("  "), 2: None}, {})
+    assert filled == bare.replace(
+        b'<TextLine VPOS="1" /><TextLine></TextLine><TextLine/>',
+        b'<TextLine VPOS="1" ><String CONTENT="a"/></TextLine><TextLine><String CONTENT=""/></TextLine>'
+        b'<TextLine><String CONTENT=""/></TextLine>',
+    )
+
+
+def test_what_cannot_be_filled_in_is_named():
+    text = {0: LineText("a")}
+    strings = b"<String ID='w1' CONTENT=''/><String ID='w2' CONTENT=''/>"
+    order = b"<alto><R REF='w2 l'/><TextLine ID='l'>" + strings + b"</TextLine></alto>"
+    with pytest.raises(DataError, match=r"line l has parts that another element refers to \(w2\)"):
+        fill(order, text, {})
+    assert b'ID="w2"' in fill(order, {0: LineText("a b")}, {})
+    with pytest.raises(DataError, match="declares the entity e"):
+        fill(b"<!DOCTYPE PcGts [<!ENTITY e '<TextLine/>'>]><PcGts><Page>&e;</Page></PcGts>", text, {})
+    with pytest.raises(DataError, match="is no XML"):
+        fill(b"<?xml version='1.0' encoding='klingon'?><PcGts/>", text, {})
+    with pytest.raises(DataError, match="is no XML"):
+        fill(b"<PcGts><Page>", text, {})
+
+
+def save_pages(folder: Path) -> None:
+    """Two pages with a picture each, one page without a line."""
+    folder.mkdir()
+    for name, version, count in (("a", "2013-07-15", 3), ("b", "2019-07-15", 2), ("c", "2019-07-15", 0)):
+        Image.effect_noise((120, 90), 80).convert("RGB").save(folder / f"{name}.png")
+        tops = [20 * i for i in range(count)]
+        lines = "".join(
+            f'<TextLine id="l{i}"><Coords points="0,{y} 110,{y} 110,{y + 18} 0,{y + 18}"/></TextLine>'
+            for i, y in enumerate(tops)
+        )
+        xml = f'<PcGts xmlns="{PAGE}{version}"><Page imageFilename="{name}.png">{lines}</Page></PcGts>'
+        (folder / "page").mkdir(exist_ok=True)
+        (folder / "page" / f"{name}.xml").write_text(xml)
+
+
+def test_a_job_fills_its_pages_in(tmp_path, capsys):
+    model = save_tiny(tmp_path / "tiny")
+    save_pages(tmp_path / "scans")
+    source, job, out = tmp_path / "scans" / "page", str(tmp_path / "job"), tmp_path / "out"
+    outside = (source / "b.xml").read_text().replace("110,20 110,38", "").replace('points="0,20', 'points="900,900')
+    (source / "b.xml").write_text(outside)  # its second line is not on the page
+    fixed = ["--model", str(model), "--max-new-tokens", "8", "--unit-size", "2", "--batch-size", "2", "--decoders", "1"]
+    assert main(["jobs", "run", str(source / "*.xml"), "--output", job, *fixed]) == 1
+    capsys.readouterr()
+    assert main(["jobs", "merge", job]) == 0
+    rows = {row["id"]: row["text"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+
+    assert main(["jobs", "merge", job, "--format", "pages", "--output", str(out)]) == 0
+    assert "3 pages written, 0 left out" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["a.xml", "b.xml", "c.xml"]
+    for name in "abc":
+        _, lines = parse_page((out / f"{name}.xml").read_bytes())
+        assert [line.text for line in lines] == [
+            (rows[f"{source / name}.xml#{line.id}"] or "").strip() for line in lines
+        ]
+    assert rows[f"{source / 'b.xml'}#l1"] is None
+    assert (out / "b.xml").read_text().count("<TextEquiv") == 1
+    assert (out / "c.xml").read_bytes() == (source / "c.xml").read_bytes()
+
+    (source / "a.xml").write_text("<PcGts><Page>")
+    (source / "c.xml").write_text((source / "b.xml").read_text())
+    assert main(["jobs", "merge", job, "--format", "pages", "--output", str(tmp_path / "again")]) == 1
+    err = capsys.readouterr().err
+    assert f"{source / 'a.xml'}: is no XML" in err
+    assert f"{source / 'c.xml'}: has 2 lines, and the job 0 of them" in err
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["b.xml"]
+    assert main(["jobs", "merge", job, "--format", "pages", "--output", str(source)]) == 2
+    assert "holds the pages that were read; give another folder" in capsys.readouterr().err
+    assert main(["jobs", "merge", job, "--format", "pages"]) == 2
+    assert "needs --output FOLDER" in capsys.readouterr().err
+
+
+def test_only_pages_can_be_filled_in(tmp_path, capsys):
+    model = save_tiny(tmp_path / "tiny")
+    save_pages(tmp_path / "scans")
+    job = str(tmp_path / "job")
+    assert main(["jobs", "run", str(tmp_path / "scans"), "--output", job, "--model", str(model), "--plan-only"]) == 0
+    options = ["--format", "pages", "--output", str(tmp_path / "out"), "--incomplete"]
+    assert main(["jobs", "merge", job, *options]) == 2
+    assert "its source is folder; only pages (PAGE XML, ALTO) can be filled in" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""The texts of a job whose source are pages, written into copies of their XML files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import ParseError
+
+from trocr_jax.datasets.crop import Point
+from trocr_jax.datasets.pages import Line, outline_of, parse_page
+from trocr_jax.datasets.pages_filled import LineText, fill
+from trocr_jax.errors import DataError, JobError
+from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.rows import Row, decode
+from trocr_jax.jobs.sources import Input, from_description
+from trocr_jax.jobs.sources.pages import Pages, line_id
+
+
+class Filled(NamedTuple):
+    """A page: its file, the copy, and the content of that; error says why there is none."""
+
+    xml: str
+    output: Path
+    content: bytes = b""
+    error: str | None = None
+
+
+def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Filled]:
+    """The pages of which these units have lines, one after another, and of a job with all its units those that have no
+    lines. A copy has the place below `folder` that its file has below the folder that holds all of them.
+
+    Raises JobError if the source of the job is another than pages, or the copies would take the place of the files;
+    SourceError if the source has gone.
+    """
+    source = from_description(job.plan.configuration["source"])
+    if not isinstance(source, Pages):
+        raise JobError(f"{job.store.root}: its source is {source.kind}; only pages (PAGE XML, ALTO) can be filled in")
+    target, units = folder.resolve(), list(units)
+    files = {path: Path(path).resolve() for path in source.files()}
+    files = {path: place for path, place in files.items() if target == place.parent or target not in place.parents}
+    root = Path(os.path.commonpath([place.parent for place in files.values()])) if files else target
+    if root == target:
+        raise JobError(f"{folder}: holds the pages that were read; give another folder")
+    complete = len(units) == len(job.units)
+    seen = set[str]()
+    for path, rows in _by_page(job, units):
+        seen.add(path)
+        output = folder / (files[path].relative_to(root) if path in files else Path(path).name)
+        yield _filled(path, output, rows, complete=complete)
+    if complete:
+        for path in files.keys() - seen:
+            yield _filled(path, folder / files[path].relative_to(root), [], complete=True)
+
+
+def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[Input, Row]]]]:
+    """Lines of a page come one after another, but may be in several units."""
+    page, found = None, list[tuple[Input, Row]]()
+    for unit in units:
+        for input, row in zip(job.inputs(job.whole(unit)), decode(job.read_part(unit)), strict=True):
+            if page is not None and input.place[0] != page:
+                yield page, found
+                found = []
+            page = input.place[0]
+            found.append((input, row))
+    if page is not None:
+        yield page, found
+
+
+def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete: bool) -> Filled:
+    try:
+        content = Path(path).read_bytes()
+        _, lines = parse_page(content)
+        texts: dict[int, LineText | None] = {}
+        for input, row in rows:
+            number = input.place[1]
+            if number >= len(lines) or line_id(path, number, lines[number]) != input.id:
+                raise DataError(f"has no line {input.id.rpartition('#')[2]} where it was when the job was planned")
+            texts[number] = _text(row)
+        if complete and len(texts) != len(lines):
+            raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")
+        return Filled(path, output, fill(content, texts, _outlines(lines)))
+    except OSError as error:
+        return Filled(path, output, error=f"{path}: cannot be read ({error.strerror or error})")
+    except ParseError as error:
+        return Filled(path, output, error=f"{path}: is no XML ({error})")
+    except ValueError as error:  # DataError among them
+        return Filled(path, output, error=f"{path}: {error}")
+
+
+def _text(row: Row) -> LineText | None:
+    if row["text"] is None:
+        return None
+    return LineText(row["text"], row["confidence"], [word["confidence"] for word in row.get("words") or ()])
+
+
+def _outlines(lines: list[Line]) -> dict[int, list[Point]]:
+    found, outline = dict[int, list[Point]](), outline_of(lines)
+    for number, line in enumerate(lines):
+        try:
+            found[number] = list(outline(line))
+        except DataError:  # it has none: then it was not read
+            continue
+    return found
