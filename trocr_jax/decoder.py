@@ -82,13 +82,48 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """One token further. tokens [B, K] int32 stand at `position` (int32 scalar, the start token at 0)
         -> logits [B, K, V] f32 of the next token, cache."""
+        past = (jnp.arange(cache[0].key.shape[3], dtype=jnp.int32) <= position)[None]
+        return self._step(tokens, cache, position, cross, place=position, past=past, dtype=dtype)
+
+    def step_ring(
+        self,
+        tokens: jax.Array,
+        cache: Cache,
+        positions: jax.Array,
+        cross: Cross,
+        *,
+        place: jax.Array,
+        dtype: DTypeLike = jnp.float32,
+    ) -> tuple[jax.Array, Cache]:
+        """As `step` for images that began at different times: tokens [B, K] stand at positions [B] of their texts.
+
+        The cache is a ring. All images write at its `place` (int32 scalar), which moves on by one a call, modulo L, so
+        that nothing is scattered; what an image wrote n calls ago is its own past if n <= its position.
+        """
+        length = cache[0].key.shape[3]
+        age = (place - jnp.arange(length, dtype=jnp.int32)) % length
+        past = age[None, :] <= positions[:, None]
+        return self._step(tokens, cache, positions[:, None], cross, place=place, past=past, dtype=dtype)
+
+    def _step(
+        self,
+        tokens: jax.Array,
+        cache: Cache,
+        position: jax.Array,
+        cross: Cross,
+        *,
+        place: jax.Array,
+        past: jax.Array,
+        dtype: DTypeLike,
+    ) -> tuple[jax.Array, Cache]:
+        """position: scalar or [B, 1]; place: where keys and values are written; past [1 or B, L]: which count."""
         row = position + POSITION_OFFSET
         if not self.config.learned_positions:
             row = jnp.where(tokens == self.pad_token_id, self.pad_token_id, position + 1 + self.pad_token_id)
         x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache[0].key.shape[3], dtype=dtype)
         new_cache = []
         for layer, kv, memory in zip(self.layers, cache, cross, strict=True):
-            x, kv = layer.step(x, kv, position, memory, dtype=dtype)
+            x, kv = layer.step(x, kv, place, past, memory, dtype=dtype)
             new_cache.append(kv)
         return self._logits(x, dtype=dtype), tuple(new_cache)
 
@@ -174,13 +209,21 @@ class DecoderLayer(nnx.Module):
         return self.norm(x + dropout(self._mlp(x, dtype=dtype), rate, keys[2]), dtype=dtype)
 
     def step(
-        self, x: jax.Array, cache: KeyValue, position: jax.Array, cross: KeyValue | Absorbed, *, dtype: DTypeLike
+        self,
+        x: jax.Array,
+        cache: KeyValue,
+        place: jax.Array,
+        past: jax.Array,
+        cross: KeyValue | Absorbed,
+        *,
+        dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:
-        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory."""
+        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory. place: of the cache, where its
+        keys and values go; past [1 or B, L]: the places that they may read."""
         a = self.self_attention
         query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
-        cache = KeyValue(*(_write(old, new, position) for old, new in zip(cache, (key, value), strict=True)))
-        y = _attend_cache(query, cache, position, dtype=dtype)
+        cache = KeyValue(*(_write(old, new, place) for old, new in zip(cache, (key, value), strict=True)))
+        y = _attend_cache(query, cache, past, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
         y = cross.read(a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
@@ -191,18 +234,17 @@ class DecoderLayer(nnx.Module):
         return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
 
 
-def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """Puts new [B, N, K, H] at `position` of cache [B, K, N, L, H]."""
+def _write(cache: jax.Array, new: jax.Array, place: jax.Array) -> jax.Array:
+    """Puts new [B, N, K, H] at `place` of cache [B, K, N, L, H]."""
     new = new.transpose(0, 2, 1, 3)[:, :, :, None, :].astype(cache.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache, new, position, axis=3)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=3)
 
 
-def _attend_cache(query: jax.Array, cache: KeyValue, position: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """Each hypothesis reads its own past. query [B, N, K, H], cache [B, K, N, L, H] -> [B, N, K, H]."""
+def _attend_cache(query: jax.Array, cache: KeyValue, past: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """Each hypothesis reads its own past [1 or B, L]. query [B, N, K, H], cache [B, K, N, L, H] -> [B, N, K, H]."""
     scale = np.float32(query.shape[-1] ** -0.5)
     scores = einsum("BNKH,BKNLH->BKNL", query.astype(jnp.float32) * scale, cache.key, dtype=dtype)
-    past = jnp.arange(scores.shape[-1], dtype=jnp.int32) <= position
-    weights = jax.nn.softmax(jnp.where(past[None, None, None, :], scores, np.float32(MASKED)), axis=-1)
+    weights = jax.nn.softmax(jnp.where(past[:, None, None, :], scores, np.float32(MASKED)), axis=-1)
     return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype).astype(dtype)
 
 

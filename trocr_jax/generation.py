@@ -83,7 +83,14 @@ def decode(
     keys [B]: random keys of the images, needed to sample.
     """
     keys = jax.random.split(jax.random.key(numbers.seed), memory.shape[0]) if keys is None else keys
-    return run(_search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype)))
+    return run(memory_search(model, memory, keys, numbers, shape, dtype))
+
+
+def memory_search(
+    model: TrOCR, memory: jax.Array, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike
+) -> Search:
+    """The same search, not yet run."""
+    return _search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype))
 
 
 class Primed(NamedTuple):
@@ -111,14 +118,13 @@ def prime(
 ) -> Primed:
     """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`."""
     dtype = _dtype(dtype)
-    memory, keys = _read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
+    memory, keys = read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
     cross = model.prime(memory, dtype=dtype)
-    ids = model.config
     return Primed(
         step=lambda tokens, cache, position: model.step(tokens, cache, position, cross, dtype=dtype),
         init_cache=lambda hypotheses, length: model.init_cache(len(keys), hypotheses, length, dtype=dtype),
         batch=len(keys),
-        special=Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id),
+        special=special_tokens(model.config),
         keys=keys,
     )
 
@@ -190,8 +196,7 @@ def plan(
         absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=platform),
         micro_batches=platform == "cpu" and devices == 1,
     )
-    special = Special(start=model.decoder_start_token_id, end=model.eos_token_id, pad=model.pad_token_id)
-    processor = processor_for(config, special)
+    processor = processor_for(config, special_tokens(model))
     numbers = Numbers(
         length_penalty=float(config.length_penalty),
         seed=np.uint32(config.seed),
@@ -227,7 +232,7 @@ def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
 
 
-def _read(
+def read(  # also what refilled slots begin with
     model: TrOCR,
     pixels: jax.Array,
     seed: jax.Array | np.uint32,
@@ -256,9 +261,18 @@ def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape
     def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
         return model.step(tokens, cache, position, cross, dtype=dtype)  # closed over by the loop, never carried
 
-    ids, batch = model.config, len(keys)
-    special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
-    cache = model.init_cache(batch, shape.hypotheses, shape.max_new_tokens, dtype=dtype)
+    cache = model.init_cache(len(keys), shape.hypotheses, shape.max_new_tokens, dtype=dtype)
+    return search(step, cache, keys, numbers, shape, special_tokens(model.config))
+
+
+def special_tokens(ids: TrOCRConfig) -> Special:
+    """The token ids of a model that a search needs."""
+    return Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+
+
+def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: Shape, special: Special) -> Search:
+    """The search of a `plan` over any language model: one image for each of the random keys [B]."""
+    batch = len(keys)
     if shape.num_beams == 1:
         return sample_search(
             step,
@@ -309,8 +323,8 @@ def _generate(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> Decoded:
-    memory, keys = _read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
-    return run(_search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, dtype))
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    return run(memory_search(model, memory, keys, numbers, shape, dtype))
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
@@ -322,7 +336,7 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
-    memory, keys = _read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
     cross = _cross(model, memory, shape, dtype)
     return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
 

@@ -67,6 +67,20 @@ class TrOCR(nnx.Module):
         """tokens [B, K] int32 at `position` -> logits [B, K, V] f32 of the next token, cache."""
         return self.decoder.step(tokens, cache, position, cross, dtype=dtype)
 
+    def step_ring(
+        self,
+        tokens: jax.Array,
+        cache: Cache,
+        positions: jax.Array,
+        cross: Cross,
+        *,
+        place: jax.Array,
+        dtype: DTypeLike = jnp.float32,
+    ) -> tuple[jax.Array, Cache]:
+        """As `step` for images that began at different times: tokens [B, K] at positions [B] of their texts, written
+        at one `place` of the cache, which moves on by one a call."""
+        return self.decoder.step_ring(tokens, cache, positions, cross, place=place, dtype=dtype)
+
     def __call__(
         self, pixels: jax.Array, token_ids: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
     ) -> jax.Array:

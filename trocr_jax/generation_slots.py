@@ -1,0 +1,238 @@
+"""Refilled slots: a batch whose lines come and go. A line that has ended leaves its slot to one that waits, so that
+short lines do not wait for long ones (the "continuous batching" of servers of language models: Yu et al. 2022, "Orca").
+
+All shapes are fixed: S slots, G lines that are encoded together. Whatever the lines are, four programs are compiled:
+`encode` reads lines, `enter` moves some into slots, `run` takes all slots some steps further, `leave` tells what was
+found in some. The searches are those of `generate`, one in each slot, with a position, processor state and random key
+of its own; what `generate` finds is found here, but for rounding. `generation_refill` is the host's part.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from trocr_jax.attention_cross import Absorbed, Cross
+from trocr_jax.decoder import Cache
+from trocr_jax.decoding.types import Decoded, Search, StepFn, take
+from trocr_jax.generation import Numbers, Shape, read, search, special_tokens
+from trocr_jax.image import ImageProcessor
+from trocr_jax.model import TrOCR
+
+
+class Lines(NamedTuple):
+    """What of G lines, or of the lines in S slots, the search reads. memory: [S, …] leaves: keys and values of every
+    layer, or the memory of the encoder alone. keys [S]: random keys."""
+
+    memory: Any
+    keys: jax.Array
+
+
+class Slots(NamedTuple):
+    """place: int32 scalar, where all slots write into their caches next. searches: the state of each slot's search, a
+    batch of one, without the cache; leaves [S, …]. active [S] bool: slots whose line has not ended. cache: of the
+    model, leaves [S, K, …]. lines: in the slots."""
+
+    place: jax.Array
+    searches: Any
+    active: jax.Array
+    cache: Cache
+    lines: Lines
+
+
+class Ran(NamedTuple):
+    """slots: afterwards. active [S]: a copy that outlives them. steps int32 scalar: taken."""
+
+    slots: Slots
+    active: jax.Array
+    steps: jax.Array
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+def encode(
+    model: TrOCR,
+    pixels: jax.Array,
+    numbers: Numbers,
+    *,
+    shape: Shape,
+    dtype: jnp.dtype,
+    image_processor: ImageProcessor | None,
+) -> Lines:
+    """pixels [G, H, W, 3] as `generate` takes them -> G lines that may enter slots."""
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    if shape.absorbed:
+        return Lines(memory.astype(dtype), keys)
+    return Lines(model.prime(memory, dtype=dtype), keys)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def projections(model: TrOCR, *, shape: Shape, dtype: jnp.dtype) -> Cross | None:
+    """What cross-attention needs beside `Lines`: of absorbed layers their weights, the same for all lines."""
+    if not shape.absorbed:
+        return None
+    nothing = jnp.zeros((0, 0, model.config.memory_width), dtype)
+    return model.absorb(nothing, dtype=dtype)
+
+
+@partial(jax.jit, static_argnames=("slots", "shape", "dtype"))
+def empty(model: TrOCR, lines: Lines, numbers: Numbers, *, slots: int, shape: Shape, dtype: jnp.dtype) -> Slots:
+    """That many slots without a line. lines: any, for their shapes."""
+    key = lines.keys[0]
+    first = _first(model, key, numbers, shape)
+    return Slots(
+        place=jnp.int32(0),
+        searches=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (slots, *leaf.shape)), first),
+        active=jnp.zeros(slots, bool),
+        cache=model.init_cache(slots, shape.hypotheses, shape.max_new_tokens, dtype=dtype),
+        lines=Lines(
+            jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape[1:]), leaf.dtype), lines.memory),
+            jnp.broadcast_to(key, (slots,)),
+        ),
+    )
+
+
+@partial(jax.jit, static_argnames=("shape",), donate_argnames=("slots",))
+def enter(
+    model: TrOCR,
+    slots: Slots,
+    lines: Lines,
+    numbers: Numbers,
+    sources: jax.Array,
+    targets: jax.Array,
+    count: jax.Array,
+    *,
+    shape: Shape,
+) -> Slots:
+    """Moves lines into slots: the first `count` of sources [G], places among the lines, to targets [G], slots."""
+    key = slots.lines.keys[0]
+    first = _first(model, key, numbers, shape)
+
+    def one(i: jax.Array, slots: Slots) -> Slots:
+        def put(into: jax.Array, value: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_index_in_dim(into, value, targets[i], axis=0)
+
+        def move(into: jax.Array, lines: jax.Array) -> jax.Array:
+            return put(into, jax.lax.dynamic_index_in_dim(lines, sources[i], axis=0, keepdims=False))
+
+        return Slots(
+            place=slots.place,
+            searches=jax.tree.map(put, slots.searches, first),
+            active=put(slots.active, jnp.bool_(True)),
+            cache=slots.cache,  # what stands there is older than the line and never looked at
+            lines=jax.tree.map(move, slots.lines, lines),
+        )
+
+    return jax.lax.fori_loop(0, count, one, slots)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"), donate_argnames=("slots",))
+def run(
+    model: TrOCR,
+    slots: Slots,
+    projections: Cross | None,
+    numbers: Numbers,
+    enough: jax.Array,
+    most: jax.Array,
+    *,
+    shape: Shape,
+    dtype: jnp.dtype,
+) -> Ran:
+    """Steps of all slots until `enough` lines have ended since, or all, at most `most` steps."""
+    cross, keys, begun = _cross(slots.lines, projections), slots.lines.keys, slots.active.sum()
+
+    def going_on(carry: tuple[Slots, jax.Array]) -> jax.Array:
+        slots, steps = carry
+        left = slots.active.sum()
+        return (steps < most) & (left > 0) & (begun - left < enough)
+
+    def step(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
+        slots, steps = carry
+        tokens, positions = jax.vmap(partial(_asked, model, numbers, shape))(slots.searches, keys)
+        logits, cache = model.step_ring(tokens, slots.cache, positions, cross, place=slots.place, dtype=dtype)
+        told = jax.vmap(partial(_told, model, numbers, shape))(slots.searches, keys, logits)
+        slots = Slots(
+            place=(slots.place + 1) % shape.max_new_tokens,
+            searches=jax.tree.map(partial(_where, slots.active), told.state, slots.searches),
+            active=slots.active & told.unfinished,
+            cache=cache if told.parents is None else take(cache, told.parents),
+            lines=slots.lines,
+        )
+        return slots, steps + 1
+
+    carried = slots._replace(lines=Lines((), keys))  # not the memory, which does not change
+    carried, steps = jax.lax.while_loop(going_on, step, (carried, jnp.int32(0)))
+    return Ran(carried._replace(lines=slots.lines), carried.active, steps)
+
+
+@partial(jax.jit, static_argnames=("shape",))
+def leave(model: TrOCR, slots: Slots, numbers: Numbers, sources: jax.Array, *, shape: Shape) -> Decoded:
+    """What was found in the slots `sources` [G]: a Decoded of G images."""
+
+    def one(state: Any, key: jax.Array) -> Decoded:
+        return _search(model, key, numbers, shape, _answers(model, shape)).finish(state)
+
+    found = jax.vmap(one)(jax.tree.map(lambda leaf: leaf[sources], slots.searches), slots.lines.keys[sources])
+    return Decoded._make(array[:, 0] for array in found)
+
+
+class _Told(NamedTuple):
+    """state: of one search, a step further. unfinished: whether it goes on. parents [K]: which hypothesis each of the
+    new ones continues; None if each goes on as itself."""
+
+    state: Any
+    unfinished: jax.Array
+    parents: jax.Array | None
+
+
+def _search(model: TrOCR, key: jax.Array, numbers: Numbers, shape: Shape, step: StepFn) -> Search:
+    """The search of one line. Its cache is the numbers of its hypotheses: as the search reorders those, the cache of
+    the model has to be reordered."""
+    own = jnp.arange(shape.hypotheses, dtype=jnp.int32)[None]
+    return search(step, own, key[None], numbers, shape, special_tokens(model.config))
+
+
+def _first(model: TrOCR, key: jax.Array, numbers: Numbers, shape: Shape) -> Any:
+    """The state of the search of a line before its first step."""
+    return _search(model, key, numbers, shape, _answers(model, shape)).state
+
+
+def _answers(model: TrOCR, shape: Shape) -> StepFn:
+    logits = jnp.zeros((1, shape.hypotheses, model.config.decoder.vocab_size), jnp.float32)
+    return lambda tokens, cache, position: (logits, cache)
+
+
+def _asked(model: TrOCR, numbers: Numbers, shape: Shape, state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the search of one line wants to know next: tokens [K] and their position. What it would do with the answer
+    is traced, and left out by the compiler as nothing depends on it."""
+    asked, answers = [], _answers(model, shape)
+
+    def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
+        asked.append((tokens[0], position))
+        return answers(tokens, cache, position)
+
+    _search(model, key, numbers, shape, step).advance(state)
+    (question,) = asked
+    return question
+
+
+def _told(model: TrOCR, numbers: Numbers, shape: Shape, state: Any, key: jax.Array, logits: jax.Array) -> _Told:
+    """The search of one line behind its step, told the logits [K, V]."""
+    own = state.cache
+    line = _search(model, key, numbers, shape, lambda tokens, cache, position: (logits[None], cache))
+    after = line.advance(state)
+    parents = None if after.cache is own else after.cache[0]
+    return _Told(after._replace(cache=own), line.unfinished(after), parents)
+
+
+def _cross(lines: Lines, projections: Cross | None) -> Cross:
+    if projections is None:
+        return cast(Cross, lines.memory)
+    return tuple(cast(Absorbed, layer)._replace(memory=lines.memory) for layer in projections)
+
+
+def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """mask [S] for leaves [S, …]."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
