@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 import trocr_jax
-from scripts.kill_jobs import Options, draw
+from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.jobs.planning import make_plan
 from trocr_jax.jobs.store import open_store

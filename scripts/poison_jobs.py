@@ -16,7 +16,7 @@ import orjson
 import tyro
 from PIL import Image
 
-from scripts.kill_jobs import Options, draw
+from scripts.killed_job import Options, draw
 from tests.poison import Poison
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig

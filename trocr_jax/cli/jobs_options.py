@@ -22,6 +22,11 @@ _METRICS = "Serve the figures to Prometheus on this port."
 _UNIT = "Lines a unit: what is committed together, and lost at most when a process is killed."
 _FORMAT = "Rows as jsonl, csv or parquet; pages: the PAGE XML or ALTO files that were read, with the texts in them."
 _MERGED = "File to write, which appears when complete; for pages, a folder."
+_ENGINE = "Who reads: this process, or actors of a Ray cluster."
+_ADDRESS = "A running Ray cluster, such as auto or ray://host:10001."
+_MOST = "Actors at most: Ray adds them while there is work and room."
+_CPUS = "CPUs of an actor; as many processes decode images, unless --decoders says otherwise."
+_RESOURCES = "Other resources of an actor, such as TPU=4."
 _HANG = "Seconds without a line after which the process ends itself, status 3."
 
 
@@ -65,6 +70,20 @@ class ResourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Actors of --engine ray; each of them is a process that reads."""
+
+    ray_address: Annotated[str | None, argument("ADDRESS", _ADDRESS, "(default: RAY_ADDRESS, else this machine)")] = (
+        None
+    )
+    actors: Annotated[int | None, argument("N", "Actors at least.", "(default: 1)")] = None
+    max_actors: Annotated[int | None, argument("N", _MOST, "(default: as --actors)")] = None
+    actor_cpus: Annotated[float | None, argument("X", _CPUS, "(default: 1)")] = None
+    actor_gpus: Annotated[float | None, argument("X", "GPUs of an actor.", "(default: 0)")] = None
+    actor_resources: Annotated[tuple[str, ...] | None, argument("NAME=X...", _RESOURCES, "(default: none)")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run(Reading):
     """Read everything in a source into a job folder, or go on with that, beside whoever else does.
 
@@ -74,12 +93,13 @@ class Run(Reading):
 
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCE, "(required)")]] = ()
     output: Annotated[str, argument("JOBDIR", _JOB, "(required)")]
-    engine: Annotated[Literal["local"], argument("{local}", "Who reads.", "(default: local)")] = "local"
+    engine: Annotated[Literal["local", "ray"], argument("{local,ray}", _ENGINE, "(default: local)")] = "local"
     unit_size: Annotated[int | None, argument("N", _UNIT, "(default: 512)")] = None
     token_log_probs: Annotated[bool, argument(None, "Columns token_ids and token_log_probs.", "(default: no)")] = False
     plan_only: Annotated[bool, argument(None, "List the source, write the plan, and end.", "(default: no)")] = False
     where: SourceOptions = field(default_factory=SourceOptions)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
+    ray: RayOptions = field(default_factory=RayOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.gauge import Gauge
-from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.worker import Worker
 
@@ -51,8 +51,12 @@ class JobProgress:
 
     def watch(self, worker: Worker) -> None:
         """Shows what this worker does."""
-        self._gauge, worker.on_commit = worker.reader.gauge, self._committed
-        self._start = time.monotonic()
+        worker.on_commit = lambda task, counts: self.committed(counts)
+        self.begin(worker.reader.gauge)
+
+    def begin(self, gauge: Gauge) -> None:
+        """Shows what this gauge tells of; `committed` is called by whoever moves it."""
+        self._gauge, self._start = gauge, time.monotonic()
         self._look()
 
     def stats(self) -> dict[str, Any]:
@@ -65,9 +69,10 @@ class JobProgress:
         job = {"job_lines": float(self._job.plan.lines), "job_lines_committed": self._done}
         return {**here, **job, **{name: float(value) for name, value in self._gauge.stats().items() if name != "lines"}}
 
-    def _committed(self, task: Task, counts: Counts) -> None:
+    def committed(self, counts: Counts) -> None:
+        """These lines are committed."""
         self._here = self._here.plus(counts)
-        self._done += counts.lines
+        self._done = min(self._done + counts.lines, self._job.plan.lines)  # a look may have counted them already
         if time.monotonic() - self._looked >= INTERVAL:
             self._look()
             self._show()

@@ -18,30 +18,44 @@ PATIENCE = 1.0
 class Claims:
     """Hands out tasks until every unit is committed, by whomever, or `stop` is set.
 
-    tasks() may be iterated in one thread and settle() called in another.
+    tasks() may be iterated in one thread and settle() called in another. Attributes: on_death, told of a task and of
+    who died in it. on_done, told of a unit that somebody else has committed.
     """
 
-    def __init__(self, job: Job, leases: Leases, stop: threading.Event, units: Iterable[int] | None = None) -> None:
-        """units: those to read; all if None."""
+    def __init__(
+        self, job: Job, leases: Leases, stop: threading.Event, units: Iterable[int | None] | None = None
+    ) -> None:
+        """units: those to read, all if None. They are asked for one at a time, a little ahead; a None among them is a
+        moment in which there is no new one yet."""
         self.job, self.leases = job, leases
         self._stop = stop
-        done = job.done()
-        left = [unit for unit in (range(len(job.units)) if units is None else units) if unit not in done]
-        if units is None:  # processes begin at different places, so that they seldom want the same unit
+        self._asked: Iterable[int | None] = () if units is None else units
+        left: list[int] = []
+        if units is None:
+            done = job.done()
+            left = [unit for unit in range(len(job.units)) if unit not in done]
+            # processes begin at different places, so that they seldom want the same unit
             start = zlib.crc32(str(me()).encode()) % (len(left) or 1)
             left = left[start:] + left[:start]
         self._left = dict.fromkeys(left)
         self._open = 0
         self._settled = threading.Condition()
         self.on_death: Callable[[Task, str], None] = lambda task, holder: None
+        self.on_done: Callable[[int], None] = lambda unit: None
 
     def tasks(self) -> Iterator[Task]:
+        for asked in self._asked:
+            if self._stop.is_set():
+                return
+            if asked is not None:
+                self._left[asked] = None
+                yield from self._unit(asked)
+            elif self._left:
+                yield from self._round()
+                self._refresh()
         while self._left and not self._stop.is_set():
             before = len(self._left)
-            for unit in list(self._left):
-                if self._stop.is_set():
-                    return
-                yield from self._unit(unit)
+            yield from self._round()
             if len(self._left) == before:  # all that is left is being read by others
                 self._stop.wait(PATIENCE)
                 self._refresh()
@@ -53,6 +67,12 @@ class Claims:
         with self._settled:
             self._open -= 1
             self._settled.notify_all()
+
+    def _round(self) -> Iterator[Task]:
+        for unit in list(self._left):
+            if self._stop.is_set():
+                return
+            yield from self._unit(unit)
 
     def _unit(self, unit: int) -> Iterator[Task]:
         if unit not in self._left:
@@ -82,6 +102,7 @@ class Claims:
                 yield self._begin(task)
         if self._alone() and self.job.assemble(unit):  # a predecessor may have died between its last piece and this
             self.leases.give_back(unit)
+            self.on_done(unit)
 
     def _begin(self, task: Task) -> Task:
         self.leases.reading(task)
@@ -98,4 +119,6 @@ class Claims:
 
     def _refresh(self) -> None:
         done = self.job.done()
-        self._left = {unit: None for unit in self._left if unit not in done}
+        for unit in done.intersection(self._left):
+            del self._left[unit]
+            self.on_done(unit)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+
+_COUNTERS = ("size", "lines", "failed", "tokens", "batches", "steps", "waited")
 
 
 @dataclass
@@ -41,6 +44,18 @@ class Gauge:
         """There was nothing to send since then (time.monotonic)."""
         self.moved = time.monotonic()
         self.waited += self.moved - since
+
+    def counters(self) -> dict[str, float]:
+        """What has been done so far, to be sent to another process."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def assume(self, each: Collection[Mapping[str, float]]) -> None:
+        """Takes what several processes have done together for its own; the time that they waited is their mean."""
+        if each:
+            for name in _COUNTERS:
+                setattr(self, name, sum(found[name] for found in each))
+            self.waited /= len(each)
+            self.size = int(next(iter(each))["size"])
 
     def stats(self) -> dict[str, float]:
         """lines_per_second; waiting_share of the time; padding_waste, the share of decoding steps times places of a

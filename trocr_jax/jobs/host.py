@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trocr_jax import checkpoint
 from trocr_jax.decoding.config import DecodeConfig
@@ -45,6 +45,14 @@ class Choices:
             raise JobError(
                 f"{sorted(unknown)[0]}: no such column; there are {', '.join((*COLUMNS, *OPTIONAL_COLUMNS))}"
             )
+
+
+class Prepared(NamedTuple):
+    """A planned job and what it was planned with."""
+
+    job: Job
+    recognizer: Recognizer
+    decode: DecodeConfig | None
 
 
 def plan(

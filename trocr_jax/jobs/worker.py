@@ -68,23 +68,30 @@ class Abandoned(Exception):
 
 
 class Worker:
-    """Reads units of a job. Made by `open_worker`."""
+    """Reads units of a job. Made by `open_worker`.
+
+    Attributes: on_commit, told of a task and the lines of it that this worker has committed. on_done, told of a unit
+    that it was to read and somebody else has committed.
+    """
 
     def __init__(self, job: Job, reader: Reader, leases: Leases, resources: Resources, stop: Stop) -> None:
         self.job, self.reader, self.leases = job, reader, leases
         self.events = Events(job.store)
         self.total = Counts()
         self.on_commit: Callable[[Task, Counts], object] = lambda task, counts: None
+        self.on_done: Callable[[int], None] = lambda unit: None
         self._resources, self._stop = resources, stop
         reader.look = self._look
         reader.on_begin = lambda task: self._write("begin", task)
 
-    def work(self, units: Iterable[int] | None = None) -> Counts:
+    def work(self, units: Iterable[int | None] | None = None) -> Counts:
         """Reads the units that are not committed, of `units` or of the whole job, until there are none or a stop was
-        requested. Returns the lines that were committed. Raises OSError if the job folder cannot be written,
-        SourceError if the source has gone, JobError if too many lines have no text."""
+        requested. `units` may be endless, as `Claims` says. Returns the lines that were committed. Raises OSError if
+        the job folder cannot be written, SourceError if the source has gone, JobError if too many lines have no text.
+        """
         claims = Claims(self.job, self.leases, self._stop.requested, units)
         claims.on_death = lambda task, holder: self._write("death", task, holder=holder)
+        claims.on_done = self.on_done
         before = self.total
         with closing(self.reader.read(claims.tasks())) as found, suppress(Abandoned):
             for task, rows in found:

@@ -1,0 +1,130 @@
+"""A Ray cluster of several nodes on this machine, whose nodes and workers can be found and killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",
+    "RAY_health_check_period_ms": "1000",  # a node that is lost is missed after a few seconds
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+}
+
+
+class Cluster:
+    """A head without CPUs, and nodes of one CPU each. address: for `ray.init`."""
+
+    def __init__(self, temporary: str) -> None:
+        self._temporary = temporary
+        self.address = f"127.0.0.1:{_free_port()}"
+        port = self.address.rpartition(":")[2]
+        self._head = self._start("--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary, cpus=0)
+        self._nodes: list[subprocess.Popen[bytes]] = []
+
+    def add_node(self) -> None:
+        self._nodes.append(self._start("--address", self.address, cpus=1))
+
+    def kill_node(self, number: int) -> bool:
+        """SIGKILL to the node's own process, as when its machine is taken away; False if it has not started yet. Its
+        workers end because it is no more."""
+        for pid in _descendants(self._nodes[number].pid):
+            if _name(pid) == "raylet":
+                os.kill(pid, signal.SIGKILL)
+                self._end(self._nodes.pop(number))
+                return True
+        return False
+
+    def workers(self, prefix: str) -> list[int]:
+        """Processes of all nodes whose title begins so, such as "ray::MapWorker"."""
+        found = [pid for node in self._nodes for pid in _descendants(node.pid)]
+        return [pid for pid in found if _title(pid).startswith(prefix)]
+
+    @property
+    def nodes(self) -> int:
+        return len(self._nodes)
+
+    def close(self) -> None:
+        for process in [*self._nodes, self._head]:
+            self._end(process)
+
+    def _start(self, *options: str, cpus: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        command += ["--num-cpus", str(cpus), "--num-gpus=0", f"--object-store-memory={80 << 20}"]
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with open(Path(self._temporary, "log"), "ab") as log:
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        pids = [*_descendants(process.pid), process.pid]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def ray_cluster(nodes: int) -> Iterator[Cluster]:
+    """A cluster that ends with the block; while it runs, the environment is what its drivers need."""
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets want short names
+    before = dict(os.environ)
+    os.environ |= ENVIRONMENT
+    cluster = Cluster(temporary)
+    try:
+        for _ in range(nodes):
+            cluster.add_node()
+        yield cluster
+    finally:
+        cluster.close()
+        os.environ.clear()
+        os.environ |= before
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in thread.read_text().split()]
+    return found
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

@@ -1,0 +1,180 @@
+"""`trocr-jax jobs run` and `jobs retry-failed`: the same job on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orjson
+
+from trocr_jax import jobs
+from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.jobs import counted
+from trocr_jax.cli.jobs_options import RetryFailed, Run
+from trocr_jax.cli.jobs_progress import JobProgress
+from trocr_jax.cli.options import flag, given
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.all_devices import load
+from trocr_jax.jobs.decode_worker import Limits
+from trocr_jax.jobs.gauge import Gauge
+from trocr_jax.jobs.host import Prepared
+from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.rows import COLUMNS, Counts
+
+
+class Ran(NamedTuple):
+    """What became of a job: counts of all of it, None if it is not complete; figures of those who read."""
+
+    job: Job
+    counts: Counts | None
+    stats: dict[str, Any]
+
+
+def run(command: Run) -> int:
+    """Returns the exit status. Raises TrOCRError for what cannot be used."""
+    check_options(command)
+    _check_engine(command)
+    stop = jobs.Stop()
+    with _stopped_by(signal.SIGTERM, stop):
+        ran = (_run_on_ray if command.engine == "ray" else _run_here)(command, stop)
+    if ran is None:
+        return 0
+    if command.resources.stats:
+        print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
+    if ran.counts is None:
+        units = len(ran.job.units)
+        why = "stopped" if stop.requested.is_set() else "nothing left to do here"
+        left = f"{units - len(ran.job.done())} of {units} units are left"
+        _say(f"{command.output}: {why}; {left}: the same command goes on with them")
+        return 0
+    _say(f"{command.output}: complete. {counted(ran.counts)}")
+    return 1 if ran.counts.ok < ran.counts.lines else 0
+
+
+def prepare(command: Run) -> Prepared:
+    """The job that a command is about, planned or compared with its plan, and what reads it."""
+    source = jobs.open_source(command.inputs, command.where.source, **_where(command))
+    recognizer = load(command.model, revision=command.revision, dtype=command.dtype)
+    decode = decode_config(command, recognizer)
+    chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
+    job = jobs.plan(
+        source, command.output, recognizer, command.model, decode, revision=command.revision, choices=chosen
+    )
+    return Prepared(job, recognizer, decode)
+
+
+def _run_here(command: Run, stop: jobs.Stop) -> Ran | None:
+    """None if the job was to be planned only."""
+    job, recognizer, decode = prepare(command)
+    _say_planned(command, job)
+    if command.plan_only:
+        return None
+    with JobProgress(job, port=command.resources.metrics_port) as progress:
+        do = jobs.retry_failed if isinstance(command, RetryFailed) else jobs.run
+        counts = do(job, recognizer, decode, resources=resources_of(command), stop=stop, prepare=progress.watch)
+    return Ran(job, counts, progress.stats())
+
+
+def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
+    """None if the job was to be planned only. This process loads no model and uses no device."""
+    from trocr_jax.jobs import ray_engine
+
+    prepared, actors = functools.partial(prepare, command), _actors(command)
+    with ray_engine.connected(actors.address):
+        job = ray_engine.plan(prepared, actors)
+        _say_planned(command, job)
+        if command.plan_only:
+            return None
+        gauge, each = Gauge(1), dict[str, Any]()
+        with JobProgress(job, port=command.resources.metrics_port) as progress:
+            progress.begin(gauge)
+
+            def report(told: ray_engine.Report) -> None:
+                each[told.owner] = told.gauge
+                gauge.assume(each.values())
+                progress.committed(told.counts)
+
+            counts = ray_engine.run(
+                job, prepared, actors=actors, resources=resources_of(command), stop=stop, report=report
+            )
+        return Ran(job, counts, progress.stats())
+
+
+def _actors(command: Run) -> Any:
+    from trocr_jax.jobs.ray_engine import Actors
+
+    asked = command.ray
+    resources = {}
+    for text in asked.actor_resources or ():
+        name, _, amount = text.partition("=")
+        try:
+            resources[name] = float(amount)
+        except ValueError:
+            raise JobError(f"--actor-resources {text}: give NAME=NUMBER, such as TPU=4") from None
+    least = 1 if asked.actors is None else asked.actors
+    return Actors(
+        least=least,
+        most=least if asked.max_actors is None else asked.max_actors,
+        cpus=1.0 if asked.actor_cpus is None else asked.actor_cpus,
+        gpus=0.0 if asked.actor_gpus is None else asked.actor_gpus,
+        resources=resources,
+        address=asked.ray_address,
+    )
+
+
+def _check_engine(command: Run) -> None:
+    if command.engine == "ray":
+        if isinstance(command, RetryFailed):
+            raise JobError("--engine ray: lines are read once more by one process; use --engine local")
+    elif asked := given(command.ray):
+        raise JobError(f"{flag(next(iter(asked)))} needs --engine ray")
+
+
+def resources_of(command: Run) -> jobs.Resources:
+    asked = command.resources
+    return jobs.Resources(
+        decoders=asked.decoders,
+        limits=Limits(asked.decode_seconds, asked.decode_memory << 20),
+        lease_timeout=asked.lease_timeout,
+        grace=asked.grace,
+        hang=asked.hang,
+        max_error_rate=asked.max_error_rate,
+    )
+
+
+def _where(command: Run) -> dict[str, object]:
+    options = dataclasses.asdict(command.where)
+    del options["source"]
+    return options
+
+
+def _columns(command: Run) -> Iterator[str]:
+    yield from COLUMNS
+    if command.search.n_best is not None:
+        yield "alternatives"
+    if command.score.confidences:
+        yield from ("words", "characters")
+    if command.token_log_probs:
+        yield from ("token_ids", "token_log_probs")
+
+
+@contextmanager
+def _stopped_by(number: signal.Signals, stop: jobs.Stop) -> Iterator[None]:
+    before = signal.signal(number, lambda *_: stop.request())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _say_planned(command: Run, job: Job) -> None:
+    _say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
+
+
+def _say(message: str) -> None:
+    print(f"trocr-jax: {message}", file=sys.stderr, flush=True)
