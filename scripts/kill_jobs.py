@@ -101,7 +101,7 @@ def _disturb(options: Options, job: Target, begin: Callable[[], int], *, drivers
     units = -(-options.lines // options.unit_size)
     there = job.committed()
     per_kill = (units - there) / (options.kills + 1)
-    wait = 4 if options.engine == "local" else 20  # what the start of an actor takes
+    wait = 4 if options.engine == "local" else 10  # what the start of an actor takes
     while running:
         target = there + per_kill * (sum(killed.values()) + rng.random())
         seconds = rng.uniform(0, wait) if not killed or rng.random() < 0.5 else 600.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import re
 import shutil
 import threading
@@ -21,12 +22,14 @@ from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
+from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_worker import Decoder, Limits
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.leases import Dead, Leases
 from trocr_jax.jobs.owner import Owner, me
 from trocr_jax.jobs.sources import from_description
 from trocr_jax.jobs.store import LocalStore
+from trocr_jax.jobs.worker import open_worker
 from trocr_jax.recognizer import Recognizer
 
 DECODE = DecodeConfig(max_new_tokens=12)
@@ -338,3 +341,33 @@ def test_pieces_that_are_all_there_are_put_together_without_reading(tmp_path, li
     run(second, recognizer)
     assert second.read_part(0) == first.read_part(0)
     assert list(jobs.verify(second)) == []
+
+
+def test_units_may_be_given_one_after_the_other(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    told = []
+    with open_worker(job, recognizer, DECODE, RESOURCES, stop=jobs.Stop()) as worker:
+        worker.on_commit = lambda task, counts: told.append((task.unit, counts.lines))
+        assert worker.work(iter([2, None])).lines == 4
+        worker.on_done = lambda unit: told.append((unit, 0))
+        assert worker.work(iter([2, 0])).lines == 8
+    assert sorted(told) == [(0, 8), (2, 0), (2, 4)]
+    assert job.done() == {0, 2}
+
+
+def test_a_unit_of_one_line_whose_process_died_is_read_alone(tmp_path, lines, recognizer, model):
+    choices = jobs.Choices(unit_size=1, batch_size=4)
+    job = plan(lines, tmp_path / "job", recognizer, model, choices=choices)
+    Attempts(job, 1).process_died(job.whole(1), "the process that read it ended")
+    with Leases(job) as leases:
+        claims = Claims(job, leases, threading.Event(), iter([0, 1, 2]))
+        found: queue.Queue[Task] = queue.Queue()
+        thread = threading.Thread(target=lambda: [*map(found.put, claims.tasks())])
+        thread.start()
+        for unit in (0, 1, 2):
+            task = found.get(timeout=10)
+            assert task == job.whole(unit)
+            with pytest.raises(queue.Empty):  # 1 waits for 0, and 2 for 1
+                found.get(timeout=0.1)
+            claims.settle(task)
+        thread.join()

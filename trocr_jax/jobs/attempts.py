@@ -46,6 +46,11 @@ class Attempts:
                 return quarantine(reasons)
         return None
 
+    @property
+    def suspected(self) -> bool:
+        """Whether the unit has one line, and a process has died while it was read, perhaps of what was read beside."""
+        return len(self._whole.lines) == 1 and bool(self._deaths.get(_key(self._whole)))
+
     def tasks(self) -> Iterator[Task]:
         """The unit, or the pieces of it that are to be read apart, in order."""
         yield from self._pieces(self._whole, ATTEMPTS)

@@ -91,7 +91,7 @@ class Claims:
                 attempts.process_died(task, f"the process that read it ended ({taken.holder})")
                 self.on_death(task, taken.holder)
         tasks = list(attempts.tasks())
-        if len(tasks) == 1:
+        if len(tasks) == 1 and not attempts.suspected:
             yield self._begin(tasks[0])
             return
         read = {line for piece in self.job.partial(unit) for line in piece.lines}

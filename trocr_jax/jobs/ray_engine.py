@@ -83,8 +83,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         return
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        own = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-        ray.init(address, log_to_driver=False, logging_level="warning", **own)
+        own: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
@@ -150,7 +150,8 @@ def _read(
     report: Callable[[Report], object],
 ) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    bell = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)(Bell).remote()
+    beside: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    bell: Any = ray.remote(**beside)(Bell).remote()
     found: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
     _quiet()
     units = _pool(left, prepare, actors, resources, bell)
@@ -162,13 +163,13 @@ def _read(
                 return
         with suppress(queue.Empty):
             row = found.get(timeout=0.5)
-            if row is None:
+            if row is None and not stop.requested.is_set():
                 return
             if isinstance(row, BaseException):
                 raise row
-            if row["error"]:
+            if row is not None and row["error"]:
                 raise _error(row["error"], row["message"])
-            if not row["stopped"]:
+            if row is not None and not row["stopped"]:
                 counts = Counts(row["ok"], row["failed"], row["quarantined"])
                 report(Report(row["unit"], counts, row["owner"], orjson.loads(row["gauge"])))
 
@@ -178,15 +179,15 @@ def _pool(units: list[int], prepare: Prepare, actors: Actors, resources: Resourc
     asked = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     context = asked.context
     context.enable_progress_bars = False
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.5  # with room it grows to twice its size
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.25
-    size = {"min_size": actors.least, "max_size": actors.most}
+    # Actors never have more than CALLS units: all of them busy is what the pool is to grow at.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     return asked.map_batches(
         UnitReader,
         fn_constructor_args=(prepare, os.getcwd(), resources, max(1, int(actors.cpus)), bell),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(
-            **size,
+            min_size=actors.least,
+            max_size=actors.most,
             max_tasks_in_flight_per_actor=CALLS,
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
@@ -201,7 +202,7 @@ def _consume(units: Any, found: queue.Queue[dict[str, Any] | BaseException | Non
             for row in rows:
                 found.put(row)
                 if row["stopped"] or row["error"]:
-                    return
+                    break
         found.put(None)
     except BaseException as error:  # noqa: BLE001  it is raised where the rows are asked for
         found.put(error)

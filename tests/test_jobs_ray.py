@@ -1,0 +1,202 @@
+"""Jobs on a Ray cluster: the same bytes as without one, whatever Ray does with the processes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
+from tests.tiny import save_lines, save_tiny
+from trocr_jax import jobs
+from trocr_jax.cli import main
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.events import read_events
+from trocr_jax.jobs.host import Prepared
+from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.leases import holders
+from trocr_jax.jobs.ray import TranscribeActor
+from trocr_jax.jobs.rows import Counts, decode
+from trocr_jax.recognizer import Recognizer
+
+pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
+DECODE = DecodeConfig(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with ray_cluster(nodes=2) as started:
+        yield started
+
+
+@pytest.fixture
+def connected(cluster: Cluster) -> Iterator[Cluster]:
+    from trocr_jax.jobs import ray_engine
+
+    with ray_engine.connected(cluster.address):
+        yield cluster
+
+
+def command(model: Path, source: Path, job: Path, *options: str) -> list[str]:
+    fixed = ["--max-new-tokens", "12", "--batch-size", "4", "--decoders", "1"]
+    return ["jobs", "run", str(source), "--output", str(job), "--model", str(model), *fixed, *options]
+
+
+def prepare(model: Path, source: Path, job: Path, unit_size: int, deadly: bool) -> Prepared:
+    """As the command does it, but that a recognizer which meets a black image ends its process."""
+    recognizer = Recognizer.from_pretrained(model)
+    if deadly:
+        read = recognizer.read_batches
+
+        def dies(series, *rest):
+            def looked():
+                for batch in series:
+                    if any(pixels.max() == 0 for pixels in batch.pixels):
+                        os._exit(1)
+                    yield batch
+
+            return read(looked(), *rest)
+
+        vars(recognizer)["read_batches"] = dies
+    choices = jobs.Choices(unit_size=unit_size, batch_size=4)
+    found = jobs.plan(jobs.open_source([str(source)]), str(job), recognizer, model, DECODE, choices=choices)
+    return Prepared(found, recognizer, DECODE)
+
+
+def test_the_same_bytes_as_without_ray(tmp_path, model, cluster, capsys):
+    lines = tmp_path / "lines"
+    save_lines(lines, 20)
+    (lines / "line-002.png").write_bytes(b"no image")
+    assert main(command(model, lines, tmp_path / "here", "--unit-size", "2")) == 1
+    on_ray = ["--engine", "ray", "--ray-address", cluster.address, "--actors", "1", "--max-actors", "2", "--stats"]
+    assert main(command(model, lines, tmp_path / "there", "--unit-size", "2", *on_ray)) == 1
+    out, err = capsys.readouterr()
+    assert "complete. 20 lines: 19 read, 1 failed, 0 quarantined" in err
+    assert '"lines": 20' in out
+    here, there = (Job.open(str(tmp_path / name)) for name in ("here", "there"))
+    assert [here.read_part(unit) for unit in range(10)] == [there.read_part(unit) for unit in range(10)]
+    assert [*jobs.verify(there)] == []
+    assert main(command(model, lines, tmp_path / "there", "--num-beams", "2", *on_ray)) == 2
+    assert "decode.num_beams: 1 in the plan, 2 now" in capsys.readouterr().err
+
+
+def test_what_kills_actors_is_counted_in_the_job_folder(tmp_path, model, connected):
+    from trocr_jax.jobs import ray_engine
+
+    lines = tmp_path / "lines"
+    save_lines(lines, 3)
+    Image.new("L", (64, 16), 0).save(lines / "line-001.png")
+    found = functools.partial(prepare, model, lines, tmp_path / "job", 1, True)
+    actors = ray_engine.Actors()
+    job = ray_engine.plan(found, actors)
+    told: list[ray_engine.Report] = []
+    counts = ray_engine.run(job, found, actors=actors, report=told.append)
+    assert counts == Counts(ok=2, quarantined=1)
+    assert sorted(report.unit for report in told) == [0, 1, 2]
+    (row,) = decode(job.read_part(1))
+    assert "the process that read it ended" in row["error"]
+    assert "tried 3 times" in row["error"]
+    deaths = [event for event in read_events(job.store) if event["event"] == "death" and event["unit"] == 1]
+    assert len(deaths) == 3
+    assert [*jobs.verify(job)] == []
+
+
+def test_a_stop_is_told_to_the_actors(tmp_path, model, cluster):
+    lines = tmp_path / "lines"
+    save_lines(lines, 40)
+    rows = [f'{{"id": "{i}", "path": "lines/line-{i % 40:03}.png"}}' for i in range(20_000)]
+    (tmp_path / "lines.jsonl").write_text("\n".join(rows) + "\n")
+    job = tmp_path / "job"
+    options = command(model, tmp_path / "lines.jsonl", job, "--unit-size", "40")
+    options += ["--engine", "ray", "--ray-address", cluster.address, "--grace", "60"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "trocr_jax", *options], stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+    )
+    until = time.monotonic() + 120
+    while not (job / "parts").exists() and time.monotonic() < until:
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "units are left: the same command goes on with them" in err
+    found = Job.open(str(job))
+    assert 0 < len(found.done()) < 500
+    assert holders(found) == {}
+    assert [event["event"] for event in read_events(found.store)][-1] == "stop"
+
+
+def test_wrong_usage_is_told_before_ray_is_asked(tmp_path, model, capsys):
+    lines = tmp_path / "lines"
+    save_lines(lines, 1)
+    assert main(command(model, lines, tmp_path / "job", "--actors", "2")) == 2
+    assert "--actors needs --engine ray" in capsys.readouterr().err
+    on_ray = command(model, lines, tmp_path / "job", "--engine", "ray")
+    assert main([*on_ray, "--actors", "2", "--max-actors", "1"]) == 2
+    assert "2 to 1 actors" in capsys.readouterr().err
+    assert main([*on_ray, "--actor-resources", "TPU"]) == 2
+    assert "--actor-resources TPU: give NAME=NUMBER" in capsys.readouterr().err
+    assert main(["jobs", "retry-failed", *on_ray[2:]]) == 2
+    assert "use --engine local" in capsys.readouterr().err
+    assert not (tmp_path / "job").exists()
+
+
+def test_actors_of_somebody_elses_pipeline(tmp_path, model, connected):
+    import ray.data
+
+    paths = save_lines(tmp_path / "lines", 10)
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"no image")
+    expected = Recognizer.from_pretrained(model)(paths, DECODE)
+    rows = [{"image": str(path), "number": number} for number, path in enumerate([*paths, damaged])]
+    table = ray.data.from_items(rows, override_num_blocks=3).map_batches(
+        TranscribeActor,
+        fn_constructor_args=(str(model), DECODE),
+        fn_constructor_kwargs={"decoders": 1, "device_batch": 4},
+        batch_size=5,
+        concurrency=1,
+        num_cpus=1,
+    )
+    found = sorted(table.take_all(), key=lambda row: row["number"])
+    assert [row["text"] for row in found] == [one.text for one in expected] + [None]
+    assert [row["status"] for row in found] == ["ok"] * 10 + ["failed"]
+    assert [row["error"] for row in found[:-1]] == [None] * 10
+    assert "damaged.png" in found[-1]["error"]
+    assert "image" not in found[0]
+    np.testing.assert_allclose([row["score"] for row in found[:-1]], [one.score for one in expected], atol=1e-5)
+
+
+def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
+    paths = save_lines(tmp_path / "lines", 2)
+    texts = [one.text for one in Recognizer.from_pretrained(model)(paths, DECODE)]
+    actor = TranscribeActor(model, DECODE, image_column="line", keep_images=True, decoders=1, device_batch=4)
+    try:
+        first = paths[0].read_bytes()
+        values = [first, np.asarray(Image.open(paths[1])), {"bytes": first, "path": None}, None, 7]
+        column = np.empty(len(values), object)
+        column[:] = values
+        found = actor({"line": column})
+        assert found["text"].tolist() == [texts[0], texts[1], texts[0], None, None]
+        assert found["status"].tolist() == ["ok"] * 3 + ["failed"] * 2
+        assert found["error"][3] == "the row has no image"
+        assert "row 4 of the batch" in found["error"][4]
+        assert found["line"] is column
+        with pytest.raises(JobError, match="line: no such column in the batch, which has lines; image_column"):
+            TranscribeActor.__call__(actor, {"lines": column})
+    finally:
+        actor.close()

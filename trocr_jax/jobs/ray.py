@@ -1,0 +1,166 @@
+"""Reading lines inside somebody's own Ray Data pipeline. `jobs run --engine ray` is for those who have none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jax.typing import DTypeLike
+
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import ImageError, JobError
+from trocr_jax.image_file import ImageSource
+from trocr_jax.jobs import files
+from trocr_jax.jobs.all_devices import load
+from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
+from trocr_jax.jobs.rows import Failure, Outcome, row
+from trocr_jax.jobs.sources import Input
+from trocr_jax.recognizer import Recognition
+from trocr_jax.recognizer_batches import Batch, threads
+
+COLUMNS = ("text", "score", "confidence", "truncated", "status", "error")
+
+
+class TranscribeActor:
+    """Reads the images of a batch; a class for `map_batches` of ray.data:
+
+        lines.map_batches(
+            TranscribeActor, fn_constructor_kwargs={"model": "tiny-printed"}, batch_size=256, concurrency=2, num_gpus=1
+        )
+
+    A batch maps names of columns to numpy arrays, as Ray Data gives them. The image column holds file contents, paths
+    or URLs, Hugging Face's {"bytes", "path"}, or arrays (uint8, [H, W] or [H, W, 3]). In its place come `text`,
+    `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; an image that
+    cannot be read, or ends the process that decodes it three times, is a row with an error and ends no pipeline.
+
+    Within a call, images are decoded while the device reads, so a batch had better be a few times as large as
+    `device_batch`. What kills the actor itself is retried as the pipeline's options say.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        decode: DecodeConfig | None = None,
+        *,
+        image_column: str = "image",
+        keep_images: bool = False,
+        device_batch: int | None = None,
+        decoders: int | None = None,
+        limits: Limits | None = None,
+        revision: str | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        """model, revision, dtype: as for `Recognizer.from_pretrained`; all devices of the actor are used.
+        keep_images: the image column comes out too. device_batch: images that each device reads at a time; 16 on a CPU
+        and 64 elsewhere if None. decoders: processes that decode images; as many as there are cores, at most 8, if
+        None. limits: of one image."""
+        self._recognizer = load(model, revision=revision, dtype=dtype)
+        self._decode, self._column, self._keep = decode, image_column, keep_images
+        self._per_device = self._recognizer.default_batch_size if device_batch is None else device_batch
+        decoder = Decoder(_Given(), self._recognizer.image_processor)
+        self._stack = ExitStack()
+        self._pool = self._stack.enter_context(
+            DecodePool(
+                decoder,
+                self._recognizer.image_processor.size,
+                workers=threads() if decoders is None else decoders,
+                limits=Limits() if limits is None else limits,
+            )
+        )
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Raises JobError for a batch without the image column, DecodeError for a search that the model cannot do."""
+        if self._column not in batch:
+            raise JobError(f"{self._column}: no such column in the batch, which has {', '.join(batch)}; image_column")
+        images = batch[self._column]
+        inputs = [Input(_name(image, number), _place(image)) for number, image in enumerate(images)]
+        pixels = [self._pool.submit(input, _deaths()) for input in inputs]
+        outcomes: list[Outcome | None] = [None] * len(inputs)
+        places: list[int] = []
+        found = self._recognizer.read_batches(self._batches(pixels, places, outcomes), self._decode, self._per_device)
+        for number, outcome in enumerate(found):
+            assert isinstance(outcome, Recognition)
+            outcomes[places[number]] = outcome
+        rows = [
+            row(input.id, outcome, model="", configuration="", columns=COLUMNS)
+            for input, outcome in zip(inputs, outcomes, strict=True)
+            if outcome is not None
+        ]
+        kept = {name: values for name, values in batch.items() if self._keep or name != self._column}
+        return kept | {name: _column([found[name] for found in rows]) for name in COLUMNS}
+
+    def close(self) -> None:
+        """Ends the processes that decode; those of an actor end with it."""
+        self._stack.close()
+
+    def _batches(
+        self, pixels: list[Future[Decoded | Failure]], places: list[int], outcomes: list[Outcome | None]
+    ) -> Iterator[Batch]:
+        """Batches of what can be read; `places` is told where it belongs, `outcomes` of what cannot."""
+        size = self._recognizer.devices * self._per_device
+        good: list[np.ndarray] = []
+        for place, future in enumerate(pixels):
+            one = future.result()
+            if isinstance(one, Failure):
+                outcomes[place] = one
+                continue
+            good.append(one.pixels)
+            places.append(place)
+            if len(good) == size:
+                yield Batch.of_pixels(good)
+                good = []
+        if good:
+            yield Batch.of_pixels(good)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The source of images that are there already, or whose paths are."""
+
+    kind: ClassVar[str] = "given"
+
+    def inputs(self) -> Iterator[Input]:
+        return iter(())
+
+    def read(self, place: Any) -> ImageSource:
+        if place is None:
+            raise ImageError("the row has no image")
+        found: ImageSource = files.read(place) if isinstance(place, str) else place
+        return found
+
+    def check(self) -> None:
+        pass
+
+
+def _place(image: Any) -> Any:
+    if isinstance(image, Mapping):  # as Hugging Face's data sets keep images
+        return image.get("path") if image.get("bytes") is None else image["bytes"]
+    return str(image) if isinstance(image, str | os.PathLike) else image
+
+
+def _name(image: Any, number: int) -> str:
+    path = image.get("path") if isinstance(image, Mapping) else image
+    return str(path) if isinstance(path, str | os.PathLike) else f"row {number} of the batch"
+
+
+def _deaths() -> Callable[[str], int]:
+    reasons: list[str] = []
+
+    def died(reason: str) -> int:
+        reasons.append(reason)
+        return len(reasons)
+
+    return died
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Texts and what may be missing as objects, with None."""
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
