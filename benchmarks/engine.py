@@ -3,8 +3,11 @@
     python -m benchmarks.engine --shape base --batch 4 --tokens 16 --num-beams 4 --against transformers [--json FILE]
 
 Random weights, the same on every side, every line forced to the same number of tokens. The sides take turns in one
-process (A B A B …) on the same cores; printed are the medians of the rounds and the medians of the rounds' ratios.
+process (A B A B …) on the same device; printed are the medians of the rounds and the medians of the rounds' ratios.
+Pixels are on the device before. With several batch sizes each side is also given its best one.
 Peak memory is that of a process of its own for each side, which loads the weights and reads one batch twice.
+
+On a GPU both sides share its memory, so that each needs a limit: XLA_PYTHON_CLIENT_MEM_FRACTION=.45 for XLA.
 """
 
 from __future__ import annotations
@@ -25,20 +28,27 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tyro
 
+import trocr_jax
+from trocr_jax.config import TrOCRConfig
+
 PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
 STAGES = ("encoder", "decoder", "whole line")
 
 
 class Engine(Protocol):
-    """A program that reads. pixels [B, H, W, 3] f32; every method waits until its result is there."""
+    """A program that reads. Every method waits until its result is there."""
 
-    def encode(self, pixels: np.ndarray) -> Any: ...
+    def put(self, pixels: np.ndarray) -> Any:
+        """pixels [B, H, W, 3] f32 where and as the other methods want them."""
+        ...
+
+    def encode(self, pixels: Any) -> Any: ...
 
     def decode(self, memory: Any) -> np.ndarray:
         """From the encoder's output to token ids [B, tokens], keys and values of cross-attention included."""
         ...
 
-    def read(self, pixels: np.ndarray) -> np.ndarray: ...
+    def read(self, pixels: Any) -> np.ndarray: ...
 
 
 class Ours:
@@ -48,11 +58,10 @@ class Ours:
         import jax
         import jax.numpy as jnp
 
-        import trocr_jax
         from trocr_jax import generation
 
-        self.jax, self.model = jax, trocr_jax.checkpoint.load(folder, dtype=jnp.float32 if dtype == "float32" else None)
         self.dtype = jnp.dtype(dtype)
+        self.jax, self.model = jax, trocr_jax.checkpoint.load(folder, dtype=self.dtype)
         self.config = trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation.plan(self.config, self.model.config)
@@ -66,27 +75,30 @@ class Ours:
         micro_batch = cached_micro_batch(model.config.encoder, len(pixels)) if on_cpu else None
         return model.encode(pixels, dtype=self.dtype, micro_batch=micro_batch)
 
-    def encode(self, pixels: np.ndarray) -> Any:
+    def put(self, pixels: np.ndarray) -> Any:
+        return self.array(pixels)
+
+    def encode(self, pixels: Any) -> Any:
         return self._encode(self.model, pixels).block_until_ready()
 
     def decode(self, memory: Any) -> np.ndarray:
         return np.asarray(self._decode(self.model, memory, self.numbers).token_ids[:, 0])
 
-    def read(self, pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(self.generate(self.model, self.array(pixels), self.config, dtype=self.dtype).token_ids[:, 0])
+    def read(self, pixels: Any) -> np.ndarray:
+        return np.asarray(self.generate(self.model, pixels, self.config, dtype=self.dtype).token_ids[:, 0])
 
 
 class Transformers:
-    """transformers on torch, eager, with its key-value cache."""
+    """transformers on torch, eager, with its key-value cache; SDPA in the encoder."""
 
     def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
         import torch
         from transformers import VisionEncoderDecoderModel
 
         torch.set_num_threads(threads)
-        self.torch = torch
-        self.dtype = getattr(torch, dtype)
-        self.model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=self.dtype).eval()
+        self.torch, self.dtype = torch, getattr(torch, dtype)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=self.dtype).eval().to(self.device)
         config = self.model.config
         self.options = {
             "max_new_tokens": tokens,
@@ -98,46 +110,70 @@ class Transformers:
             "eos_token_id": config.eos_token_id if config.eos_token_id is not None else config.decoder.eos_token_id,
         }
 
-    def _tensor(self, pixels: np.ndarray) -> Any:
-        return self.torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(self.dtype)
+    def put(self, pixels: np.ndarray) -> Any:
+        tensor = self.torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        return tensor.to(self.device, self.dtype)
 
-    def encode(self, pixels: np.ndarray) -> Any:
+    def encode(self, pixels: Any) -> Any:
         with self.torch.inference_mode():
-            return self.model.encoder(self._tensor(pixels))
+            memory = self.model.encoder(pixels)
+            if self.device == "cuda":
+                self.torch.cuda.synchronize()
+        return memory
 
     def decode(self, memory: Any) -> np.ndarray:
         from transformers.modeling_outputs import BaseModelOutput
 
         with self.torch.inference_mode():
             outputs = BaseModelOutput(last_hidden_state=memory.last_hidden_state)
-            ids: np.ndarray = self.model.generate(encoder_outputs=outputs, **self.options).numpy()[:, 1:]
+            ids: np.ndarray = self.model.generate(encoder_outputs=outputs, **self.options).cpu().numpy()[:, 1:]
         return ids
 
-    def read(self, pixels: np.ndarray) -> np.ndarray:
+    def read(self, pixels: Any) -> np.ndarray:
         with self.torch.inference_mode():
-            ids: np.ndarray = self.model.generate(self._tensor(pixels), **self.options).numpy()[:, 1:]
+            ids: np.ndarray = self.model.generate(pixels, **self.options).cpu().numpy()[:, 1:]
         return ids
 
 
-SIDES: dict[str, Callable[..., Engine]] = {"trocr_jax": Ours, "transformers": Transformers}
+class CompiledTransformers(Transformers):
+    """transformers with torch.compile: the encoder as a whole, the decoder's layers for any length of the past. Its
+    TrOCR decoder declares no static cache (`_can_compile_fullgraph` is false), with which `generate` compiles itself.
+    """
+
+    def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
+        super().__init__(folder, tokens=tokens, num_beams=num_beams, threads=threads, dtype=dtype)
+        self.model.encoder.forward = self.torch.compile(self.model.encoder.forward, dynamic=False)
+        decoder = self.model.decoder.model.decoder
+        decoder.forward = self.torch.compile(decoder.forward, dynamic=True)
+
+
+SIDES: dict[str, Callable[..., Engine]] = {
+    "trocr_jax": Ours,
+    "transformers": Transformers,
+    "transformers-compiled": CompiledTransformers,
+}
 
 
 def write_weights(shape: str, folder: Path) -> None:
     """A folder with random weights of a published shape, as transformers' `from_pretrained` reads it."""
     import jax
 
-    import trocr_jax
+    from trocr_jax import TrOCR
     from trocr_jax.checkpoint import save_huggingface
 
-    config = trocr_jax.TrOCRConfig.preset(PRESETS[shape])
     with jax.default_device(jax.devices("cpu")[0]):
-        save_huggingface(trocr_jax.TrOCR(config), folder)
+        save_huggingface(TrOCR(config_of(shape)), folder)
 
 
-def images(shape: str, batch: int) -> np.ndarray:
-    import trocr_jax
+def config_of(shape: str) -> TrOCRConfig:
+    """tiny: the built-in model's."""
+    if shape == "tiny":
+        return trocr_jax.checkpoint.load("tiny-printed").config
+    return TrOCRConfig.preset(PRESETS[shape])
 
-    height, width = trocr_jax.TrOCRConfig.preset(PRESETS[shape]).encoder.image_size
+
+def images(config: TrOCRConfig, batch: int) -> np.ndarray:
+    height, width = config.encoder.image_size
     return np.random.default_rng(0).uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
 
 
@@ -148,22 +184,39 @@ def timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
 
 
 def compare(engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int) -> dict[str, Any]:
-    """Seconds of every stage, the sides in turn, and the time of the first call, which compiles."""
+    """Seconds of every stage, the sides in turn, and the time of the first call, which compiles. A side whose memory
+    does not suffice is left out."""
     seconds: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in engines} for stage in STAGES}
     first: dict[str, float] = {}
     texts: dict[str, np.ndarray] = {}
+    out_of_memory: list[str] = []
+    ready = {name: engine.put(pixels) for name, engine in engines.items()}
     for number in range(rounds + 1):
-        for name, engine in engines.items():
-            encoder, memory = timed(engine.encode, pixels)
-            decoder, _ = timed(engine.decode, memory)
-            whole, texts[name] = timed(engine.read, pixels)
+        for name in [name for name in engines if name not in out_of_memory]:
+            engine = engines[name]
+            try:
+                encoder, memory = timed(engine.encode, ready[name])
+                decoder, _ = timed(engine.decode, memory)
+                del memory
+                whole, texts[name] = timed(engine.read, ready[name])
+            except Exception as error:
+                if "out of memory" not in str(error).lower():
+                    raise
+                out_of_memory.append(name)
+                texts.pop(name, None)
+                for by in seconds.values():
+                    del by[name]
+                continue
             if number == 0:
                 first[name] = encoder + decoder + whole
                 continue
             for stage, taken in zip(STAGES, (encoder, decoder, whole), strict=True):
                 seconds[stage][name].append(taken)
-    (base, *others), batch = list(engines), len(pixels)
+    base, batch = next(iter(engines)), len(pixels)
+    others = [name for name in texts if name != base and base in texts]
     return {
+        "batch": batch,
+        "out of memory": out_of_memory,
         "equal lines": {o: int((texts[base] == texts[o]).all(axis=1).sum()) for o in others},
         "first round, s": {name: round(s, 1) for name, s in first.items()},
         "lines/s": {s: {n: round(batch / statistics.median(t), 3) for n, t in by.items()} for s, by in seconds.items()},
@@ -184,8 +237,8 @@ def peak_memory(side: str, folder: Path, arguments: dict[str, Any]) -> int:
 
 
 def main(
-    shape: Literal["small", "base", "large"] = "base",
-    batch: int = 4,
+    shape: Literal["tiny", "small", "base", "large"] = "base",
+    batch: tuple[int, ...] = (4,),
     tokens: int = 16,
     num_beams: int = 4,
     against: str = "transformers",
@@ -200,71 +253,95 @@ def main(
     """Prints a table.
 
     Args:
-        shape: of which published model.
-        batch: lines read at a time.
+        shape: of which published model; tiny: of the built-in one.
+        batch: lines read at a time; with several, each side's best is compared too.
         tokens: written for every line, whatever the model thinks.
         num_beams: hypotheses a line.
-        against: other sides, separated by commas: transformers.
+        against: other sides, separated by commas: transformers, transformers-compiled.
         dtype: of weights and arithmetic.
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.
-        memory: measure peak memory too.
+        memory: measure peak memory too, of the first batch size.
         json_file: where the figures go too.
         only: run one side alone, twice, and print its peak memory in MiB.
         folder: the weights, if they are there already.
     """
     options: dict[str, Any] = {"tokens": tokens, "num_beams": num_beams, "threads": threads, "dtype": dtype}
-    pixels = images(shape, batch)
     if only is not None:
         assert folder is not None
         engine = SIDES[only](folder, **options)
+        pixels = engine.put(images(config_of(shape), batch[0]))
         for _ in range(2):
             engine.read(pixels)
         print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
         return
     names = ["trocr_jax", *(name for name in against.split(",") if name)]
+    result: dict[str, Any] = {"shape": shape, "rounds": rounds, **options, "machine": machine()}
     with tempfile.TemporaryDirectory() as made:
         weights = folder or Path(made)
         if folder is None:
             write_weights(shape, weights)
-        result: dict[str, Any] = {"shape": shape, "batch": batch, "rounds": rounds, **options}
         if memory:
-            arguments = {"shape": shape, "batch": batch, **options}
+            arguments = {"shape": shape, "batch": batch[0], **options}
             result["peak memory, MiB"] = {name: peak_memory(name, weights, arguments) for name in names}
-        result |= compare({name: SIDES[name](weights, **options) for name in names}, pixels, rounds=rounds)
+        engines = {name: SIDES[name](weights, **options) for name in names}
+        result["batches"] = [compare(engines, images(config_of(shape), size), rounds=rounds) for size in batch]
     packages = ("jax", "torch", "transformers")
-    result |= {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    result |= {"versions": versions, "date": time.strftime("%Y-%m-%d")}
     print(table(result, names))
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def machine() -> str:
+    """What the sides ran on."""
+    import jax
+
+    device = jax.devices()[0]
+    cores = f"{os.cpu_count()} cores, {platform.machine()}"
+    return cores if device.platform == "cpu" else f"{device.device_kind}, {cores}"
+
+
 def table(result: dict[str, Any], names: list[str]) -> str:
     """The figures as Markdown."""
-    others = names[1:]
     rows = [
-        f"{result['shape']}, batch {result['batch']}, {result['tokens']} tokens, {result['num_beams']} beams, "
-        f"{result['dtype']}; {result['machine']}; {result['date']}",
+        f"{result['shape']}, {result['tokens']} tokens, {result['num_beams']} beams, {result['dtype']}; "
+        f"{result['machine']}; {result['date']}",
         "",
-        "| lines/s | " + " | ".join(names) + " | " + " | ".join(f"ratio to {o}" for o in others) + " |",
-        "|---" * (1 + len(names) + len(others)) + "|",
+        "| batch | lines/s | " + " | ".join(names) + " | " + " | ".join(f"ratio to {o}" for o in names[1:]) + " |",
+        "|---" * (1 + len(names) + len(names)) + "|",
     ]
-    for stage, by in result["lines/s"].items():
-        ratios = [str(result["ratio"][stage][o]) for o in others]
-        rows.append(f"| {stage} | " + " | ".join([*(str(by[n]) for n in names), *ratios]) + " |")
+    for found in result["batches"]:
+        for stage, by in found["lines/s"].items():
+            ratios = [str(found["ratio"][stage].get(o, "")) for o in names[1:]]
+            cells = [str(by.get(n, "out of memory")) for n in names]
+            rows.append(f"| {found['batch']} | {stage} | " + " | ".join([*cells, *ratios]) + " |")
+        cells = [str(found["first round, s"].get(n, "")) for n in names]
+        rows.append(
+            f"| {found['batch']} | first round (compiles), s | " + " | ".join([*cells, *("" for _ in names[1:])]) + " |"
+        )
     if "peak memory, MiB" in result:
         memory = result["peak memory, MiB"]
-        ratios = [f"{memory[o] / memory[names[0]]:.2f}" for o in others]
-        rows.append("| peak memory, MiB | " + " | ".join([*(str(memory[n]) for n in names), *ratios]) + " |")
-    first = result["first round, s"]
-    cells = [*(str(first[n]) for n in names), *("" for _ in others)]
-    rows.append("| first round (compiles), s | " + " | ".join(cells) + " |")
-    rows += ["", f"Equal lines: {result['equal lines']} of {result['batch']}."]
-    return "\n".join(rows)
+        ratios = [f"{memory[o] / memory[names[0]]:.2f}" for o in names[1:]]
+        rows.append("| | peak memory, MiB | " + " | ".join([*(str(memory[n]) for n in names), *ratios]) + " |")
+    if len(result["batches"]) > 1:
+        rows += ["", "Whole lines, each side at its best batch: " + best(result["batches"], names) + "."]
+    equal = "; ".join(f"{found['equal lines']} of {found['batch']}" for found in result["batches"])
+    return "\n".join([*rows, "", f"Equal lines: {equal}."])
+
+
+def best(batches: list[dict[str, Any]], names: list[str]) -> str:
+    """Lines/s of each side at the batch size that suits it, and what trocr_jax's are beside the others'."""
+    speeds = {}
+    for name in names:
+        found = [(one["lines/s"]["whole line"].get(name, 0.0), one["batch"]) for one in batches]
+        speeds[name] = max(found)
+    own = speeds[names[0]][0]
+    return ", ".join(
+        f"{name} {speed} (batch {batch}{'' if name == names[0] else f', ratio {own / speed:.2f}' if speed else ''})"
+        for name, (speed, batch) in speeds.items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The arithmetic that image and text Transformer share: projections, layer norm, attention, activations.
 
 Modules hold parameters and nothing else; the compute type `dtype` is an argument of every call.
-Matrix products accumulate in f32; softmax and layer norm are computed in f32.
+Matrix products accumulate in f32; softmax, layer norm and activations are computed in f32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -20,44 +21,55 @@ BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: troc
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _einsum(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _einsum(spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
     # TPUs and recent GPUs round the factors of an f32 product unless told otherwise.
     precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
+    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), precision=precision, preferred_element_type=out)
 
 
 def _einsum_forward(
-    spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike
+    spec: str, x: jax.Array, y: jax.Array, dtype: DTypeLike, out: DTypeLike
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _einsum(spec, x, y, dtype), (x, y)
+    return _einsum(spec, x, y, dtype, out), (x, y)
 
 
 def _einsum_backward(
-    spec: str, dtype: DTypeLike, saved: tuple[jax.Array, jax.Array], g: jax.Array
+    spec: str, dtype: DTypeLike, out: DTypeLike, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     # The rule jax would derive multiplies the f32 cotangent: products of f32 where the forward pass had `dtype`.
     (x, y), (factors, z_axes) = saved, spec.split("->")
     x_axes, y_axes = factors.split(",")
-    dx = _einsum(f"{z_axes},{y_axes}->{x_axes}", g, y, dtype)
-    dy = _einsum(f"{x_axes},{z_axes}->{y_axes}", x, g, dtype)
+    dx = _einsum(f"{z_axes},{y_axes}->{x_axes}", g, y, dtype, handed_on(x.dtype))
+    dy = _einsum(f"{x_axes},{z_axes}->{y_axes}", x, g, dtype, handed_on(y.dtype))
     return dx.astype(x.dtype), dy.astype(y.dtype)
 
 
 _einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
-def einsum(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """Einsum of two arrays cast to `dtype`, accumulated and returned in f32; its gradients are products in `dtype` too.
+def einsum(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike, out: DTypeLike = jnp.float32) -> jax.Array:
+    """Einsum of two arrays cast to `dtype`, accumulated in f32 and returned in `out`; its gradients are products in
+    `dtype` too.
 
     Every letter of a factor must stand in the other factor or in the result; no ellipsis.
     """
-    return _einsum(spec, x, y, dtype)
+    return _einsum(spec, x, y, dtype, out)
+
+
+def handed_on(dtype: DTypeLike) -> DTypeLike:
+    """The type in which a product leaves its kernel when what follows wants `dtype`. XLA's GPU backend does not round
+    inside a matrix product: results in f32 would be written and read at twice the traffic. Elsewhere it does."""
+    return dtype if jax.default_backend() == "gpu" else jnp.float32
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default)."""
-    return jax.nn.gelu(x, approximate=False)
+    """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default), in f32.
+
+    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long.
+    """
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * np.float32(math.sqrt(0.5))))).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
@@ -72,8 +84,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D_in] -> [B, T, D_out]."""
-        y = einsum("BTD,DF->BTF", x, self.kernel[...], dtype=dtype) + _broadcast(self.bias[...], 3)
-        return y.astype(dtype)
+        y = einsum("BTD,DF->BTF", x, self.kernel[...], dtype=dtype, out=handed_on(dtype))
+        return (y.astype(jnp.float32) + _broadcast(self.bias[...], 3)).astype(dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -105,9 +117,9 @@ class HeadProjection(nnx.Module):
         """x [B, T, D] -> [B, N, T, H]: heads in front of positions, the layout that attention reads."""
         d, heads, head_dim = self.kernel.shape
         # One matrix to multiply with: for a product with two axes of heads XLA's CPU backend has only a slow loop.
-        y = einsum("BTD,DF->BTF", x, self.kernel[...].reshape(d, heads * head_dim), dtype=dtype)
+        y = einsum("BTD,DF->BTF", x, self.kernel[...].reshape(d, heads * head_dim), dtype=dtype, out=handed_on(dtype))
         if self.bias is not None:
-            y = y + _broadcast(self.bias[...].reshape(-1), 3)
+            y = y.astype(jnp.float32) + _broadcast(self.bias[...].reshape(-1), 3)
         return y.astype(dtype).reshape(*x.shape[:2], heads, head_dim).transpose(0, 2, 1, 3)
 
 
@@ -122,8 +134,8 @@ class OutProjection(nnx.Module):
         """x [B, N, T, H] -> [B, T, D]."""
         b, heads, t, head_dim = x.shape
         x = x.transpose(0, 2, 1, 3).reshape(b, t, heads * head_dim)
-        y = einsum("BTF,FD->BTD", x, self.kernel[...].reshape(heads * head_dim, -1), dtype=dtype)
-        return (y + _broadcast(self.bias[...], 3)).astype(dtype)
+        y = einsum("BTF,FD->BTD", x, self.kernel[...].reshape(heads * head_dim, -1), dtype=dtype, out=handed_on(dtype))
+        return (y.astype(jnp.float32) + _broadcast(self.bias[...], 3)).astype(dtype)
 
 
 class Attention(nnx.Module):
@@ -158,13 +170,25 @@ def attend(
     """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
 
     query [B, N, T, H], key and value [B, N, S, H], bias broadcastable to [B, N, T, S] -> [B, N, T, H].
+    On a GPU, in bf16 or f16, without a bias and with more than a few queries by cuDNN, which keeps the scores on the
+    chip (as Dao et al. 2022); otherwise scores [B, N, T, S] are written to memory.
     """
+    if bias is None and on_chip(query, dtype=dtype):
+        heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
+        return jax.nn.dot_product_attention(*heads_last, implementation="cudnn").transpose(0, 2, 1, 3)
     scale = np.float32(query.shape[-1] ** -0.5)
     scores = einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, key, dtype=dtype)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1)
-    return einsum("BNTS,BNSH->BNTH", weights, value, dtype=dtype).astype(dtype)
+    return einsum("BNTS,BNSH->BNTH", weights, value, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+
+
+def on_chip(query: jax.Array, *, dtype: DTypeLike) -> bool:
+    """Whether cuDNN's attention takes queries [B, N, T, H] and is the faster one (benchmarks/README.md)."""
+    _, _, t, head_dim = query.shape
+    half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    return jax.default_backend() == "gpu" and half and t >= 32 and head_dim <= 128 and head_dim % 8 == 0
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:

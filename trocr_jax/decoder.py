@@ -24,6 +24,7 @@ from trocr_jax.attention import (
     attend,
     constrain_batch,
     einsum,
+    handed_on,
     normal,
 )
 from trocr_jax.attention_cross import Absorbed, Cross, KeyValue, absorb, prime
@@ -172,12 +173,19 @@ class Decoder(nnx.Module):
         return x.astype(dtype) if self.embed_norm is None else self.embed_norm(x, dtype=dtype)
 
     def _logits(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-        """x [B, T, D] -> [B, T, V]. The vocabulary comes first in the product: XLA's CPU backend reads the large
-        table row by row then, about twice as fast."""
+        """x [B, T, D] -> [B, T, V]."""
         head = self.embed_tokens if self.config.tie_word_embeddings else self.output_projection
         b, t, d = x.shape
-        logits = einsum("VD,AD->VA", head[...], x.reshape(b * t, d), dtype=dtype)  # A = B * T
-        return logits.T.reshape(b, t, -1)
+
+        def rows_of_table(x: jax.Array, head: jax.Array) -> jax.Array:
+            # XLA's CPU backend reads the large table row by row then, about twice as fast.
+            return einsum("VD,AD->VA", head, x, dtype=dtype).T  # A = B * T
+
+        def rows_of_text(x: jax.Array, head: jax.Array) -> jax.Array:
+            return einsum("AD,VD->AV", x, head, dtype=dtype)
+
+        logits = jax.lax.platform_dependent(x.reshape(b * t, d), head[...], cpu=rows_of_table, default=rows_of_text)
+        return logits.reshape(b, t, -1)
 
 
 class DecoderLayer(nnx.Module):
@@ -245,7 +253,7 @@ def _attend_cache(query: jax.Array, cache: KeyValue, past: jax.Array, *, dtype: 
     scale = np.float32(query.shape[-1] ** -0.5)
     scores = einsum("BNKH,BKNLH->BKNL", query.astype(jnp.float32) * scale, cache.key, dtype=dtype)
     weights = jax.nn.softmax(jnp.where(past[:, None, None, :], scores, np.float32(MASKED)), axis=-1)
-    return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype).astype(dtype)
+    return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype, out=handed_on(dtype)).astype(dtype)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:

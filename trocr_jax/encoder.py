@@ -12,7 +12,17 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from trocr_jax.attention import ACTIVATIONS, Attention, LayerNorm, Linear, attend, constrain_batch, einsum, normal
+from trocr_jax.attention import (
+    ACTIVATIONS,
+    Attention,
+    LayerNorm,
+    Linear,
+    attend,
+    constrain_batch,
+    einsum,
+    handed_on,
+    normal,
+)
 from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
 
@@ -127,8 +137,8 @@ class PatchEmbedding(nnx.Module):
         rows, columns = height // ph, width // pw
         x = pixels.reshape(b, rows, ph, columns, pw, c).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(b, rows * columns, ph * pw * c)
-        x = einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype)
-        return (x + self.bias[...].astype(jnp.float32)[None, None, :]).astype(dtype)
+        x = einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype, out=handed_on(dtype))
+        return (x.astype(jnp.float32) + self.bias[...].astype(jnp.float32)[None, None, :]).astype(dtype)
 
 
 class EncoderLayer(nnx.Module):

@@ -25,6 +25,7 @@ from trocr_jax.decoding.beam_state import (
     last_token,
 )
 from trocr_jax.decoding.loop import Loop, run
+from trocr_jax.decoding.top_k import top_k_indices
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, put, take
 
 
@@ -156,7 +157,7 @@ def get_top_k_continuations(
     if keys is not None:  # the largest of log-probabilities plus Gumbel noise are a draw without replacement
         here = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
         ranks = scores + jax.vmap(lambda key: jax.random.gumbel(key, (k * v,), jnp.float32))(here)
-    _, indices = jax.lax.top_k(ranks, 2 * k)  # [B, 2K]
+    indices = top_k_indices(ranks, 2 * k)  # [B, 2K]
     parents, tokens = indices // v, (indices % v).astype(jnp.int32)
 
     def written(values: jax.Array) -> jax.Array:  # [B, K, V] -> [B, 2K]

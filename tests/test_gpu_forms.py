@@ -1,0 +1,79 @@
+"""What runs on a GPU alone, beside its plain twin: on a CPU as far as it can run there, on a GPU with
+`JAX_PLATFORMS=cuda,cpu pytest tests/test_gpu_forms.py -n0`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ndtr
+
+from tests.tiny import tiny_model
+from trocr_jax import DecodeConfig, attention, generate
+from trocr_jax.attention import attend, gelu, on_chip
+from trocr_jax.decoding.top_k import in_blocks, in_rows, top_k_indices
+
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 2**31 - 1))
+def test_the_largest_are_found_in_blocks(k: int, seed: int) -> None:
+    x = jax.random.normal(jax.random.key(seed), (3, 128 * k + seed % 1000))
+    np.testing.assert_array_equal(in_blocks(x, k), in_rows(x, k))
+    np.testing.assert_array_equal(top_k_indices(x, k), in_rows(x, k))
+
+
+def test_blocks_are_looked_through_with_most_scores_barred() -> None:
+    """As at the first step of a beam search, where one hypothesis counts, and with tokens that a constraint bars."""
+    x = jnp.full((2, 3000), -jnp.inf).at[:, 2999].set(-1.0).at[0, 7].set(-2.0)
+    assert in_blocks(x, 2)[:, 0].tolist() == [2999, 2999]
+    assert int(in_blocks(x, 2)[0, 1]) == 7
+
+
+def test_gelu_is_exact() -> None:
+    x = np.linspace(-12, 12, 100_001)
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * ndtr(x), atol=2e-6)
+
+
+@needs_gpu
+def test_attention_on_the_chip_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = (
+        jax.random.normal(jax.random.key(i), (2, 12, s, 64), jnp.bfloat16) for i, s in ((0, 577), (1, 577), (2, 577))
+    )
+    assert on_chip(query, dtype=jnp.bfloat16)
+
+    def both(*arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        def loss(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = attend(*arrays, dtype=jnp.bfloat16).astype(jnp.float32)
+            return jnp.square(out).sum(), out
+
+        gradients, out = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
+        return out, gradients
+
+    fast = both(query, key, value)
+    monkeypatch.setattr(attention, "on_chip", lambda query, dtype: False)
+    plain = both(query, key, value)
+    for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
+        difference = jnp.linalg.norm((a - b).astype(jnp.float32)) / jnp.linalg.norm(b.astype(jnp.float32))
+        assert float(difference) < 1e-2  # of bf16 factors
+
+
+@needs_gpu
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_a_gpu_writes_the_tokens_of_a_cpu(num_beams: int) -> None:
+    config = DecodeConfig(num_beams=num_beams, max_new_tokens=12)
+    with jax.default_device(jax.devices("cpu")[0]):
+        model = tiny_model()
+    size = model.config.encoder.image_size
+    pixels = np.random.default_rng(0).uniform(-1, 1, (8, *size, 3)).astype(np.float32)
+    found = []
+    for device in (jax.devices("cpu")[0], jax.devices()[0]):
+        with jax.default_device(device):
+            there = jax.device_put(model, device)
+            found.append(generate(there, jax.device_put(pixels, device), config, dtype=jnp.float32))
+    np.testing.assert_array_equal(found[0].token_ids, found[1].token_ids)
+    np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-4)
