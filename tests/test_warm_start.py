@@ -235,16 +235,20 @@ def test_a_decoder_computes_what_the_last_layers_of_its_source_compute(kind: str
 
 def _self_attended(layer: Any, x: jax.Array) -> jax.Array:
     """norm(x + self_attention(x)), computed from the cached step, one token after the other."""
+    from trocr_jax.attention import attend
     from trocr_jax.attention_cross import KeyValue
-    from trocr_jax.decoder import _attend_cache, _write
+    from trocr_jax.decoder import Cache, _write
 
     a, out = layer.self_attention, []
-    cache = KeyValue(*[jnp.zeros((2, 1, 4, x.shape[1], 8))] * 2)
+    cache = KeyValue(*[jnp.zeros((2, 4, 1, x.shape[1], 8))] * 2)
+    rows = jnp.zeros((2, 1, x.shape[1]), jnp.int32)
     for position in range(x.shape[1]):
         y = x[:, position : position + 1]
         query, key, value = (p(y, dtype=jnp.float32) for p in (a.query, a.key, a.value))
         cache = KeyValue(*(_write(c, n, jnp.int32(position)) for c, n in zip(cache, (key, value), strict=True)))
-        z = a.out(_attend_cache(query, cache, jnp.int32(position), dtype=jnp.float32), dtype=jnp.float32)
+        bias = Cache((cache,), rows).bias(jnp.arange(x.shape[1])[None] <= position)
+        past = (kept.reshape(2, 4, -1, 8) for kept in cache)
+        z = a.out(attend(query, *past, bias=bias, dtype=jnp.float32), dtype=jnp.float32)
         out.append(layer.self_attention_norm(y + z, dtype=jnp.float32))
     return jnp.concatenate(out, axis=1)
 

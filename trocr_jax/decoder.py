@@ -8,6 +8,7 @@ Nothing is remembered inside the modules: `prime` returns what cross-attention r
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,6 @@ from trocr_jax.attention import (
     attend,
     constrain_batch,
     einsum,
-    handed_on,
     normal,
 )
 from trocr_jax.attention_cross import Absorbed, Cross, KeyValue, absorb, prime
@@ -33,7 +33,32 @@ from trocr_jax.config import DecoderConfig
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
 
 
-Cache = tuple[KeyValue, ...]  # one entry a layer
+class Cache(NamedTuple):
+    """What the hypotheses have said so far. A search that reorders them (`decoding.types.take`) moves `rows`, not keys
+    and values: these stay where they were written, and a hypothesis reads what its forebears wrote."""
+
+    layers: tuple[KeyValue, ...]  # [B, N, K, L, H] each
+    rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, in which of the K rows its own past stands
+
+    def reordered(self, indices: jax.Array) -> Cache:
+        """Hypotheses indices [B, J], of which there may be no more than before."""
+        if indices.shape[1] > self.rows.shape[1]:
+            raise ValueError(f"a cache of {self.rows.shape[1]} hypotheses has no room for {indices.shape[1]}")
+        return self._replace(rows=jnp.take_along_axis(self.rows, indices[:, :, None], axis=1))
+
+    def written(self, place: jax.Array) -> Cache:
+        """Every hypothesis writes its next keys and values at `place` of its own row."""
+        own = jnp.arange(self.rows.shape[1], dtype=jnp.int32)[None, :, None]
+        own = jnp.broadcast_to(own, (*self.rows.shape[:2], 1))
+        return self._replace(rows=jax.lax.dynamic_update_slice_in_dim(self.rows, own, place, axis=2))
+
+    def bias(self, past: jax.Array) -> jax.Array:
+        """past [1 or B, L]: the places that count -> [B, 1, K, K L], which of the rows each hypothesis may read."""
+        b, k, length = self.rows.shape
+        rows = self.layers[0].key.shape[2]
+        own = self.rows[:, :, None, :] == jnp.arange(rows, dtype=jnp.int32)[None, None, :, None]
+        own = own & past[:, None, None, :]
+        return jnp.where(own, np.float32(0), np.float32(MASKED)).reshape(b, 1, k, rows * length)
 
 
 class Decoder(nnx.Module):
@@ -75,15 +100,16 @@ class Decoder(nnx.Module):
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
         """An empty cache for `length` tokens."""
-        shape = (batch, beams, self.config.num_heads, length, self.config.head_dim)
-        return tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.layers)
+        shape = (batch, self.config.num_heads, beams, length, self.config.head_dim)
+        layers = tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.layers)
+        return Cache(layers, jnp.zeros((batch, beams, length), jnp.int32))
 
     def step(
         self, tokens: jax.Array, cache: Cache, position: jax.Array, cross: Cross, *, dtype: DTypeLike = jnp.float32
     ) -> tuple[jax.Array, Cache]:
         """One token further. tokens [B, K] int32 stand at `position` (int32 scalar, the start token at 0)
         -> logits [B, K, V] f32 of the next token, cache."""
-        past = (jnp.arange(cache[0].key.shape[3], dtype=jnp.int32) <= position)[None]
+        past = (jnp.arange(cache.rows.shape[2], dtype=jnp.int32) <= position)[None]
         return self._step(tokens, cache, position, cross, place=position, past=past, dtype=dtype)
 
     def step_ring(
@@ -101,7 +127,7 @@ class Decoder(nnx.Module):
         The cache is a ring. All images write at its `place` (int32 scalar), which moves on by one a call, modulo L, so
         that nothing is scattered; what an image wrote n calls ago is its own past if n <= its position.
         """
-        length = cache[0].key.shape[3]
+        length = cache.rows.shape[2]
         age = (place - jnp.arange(length, dtype=jnp.int32)) % length
         past = age[None, :] <= positions[:, None]
         return self._step(tokens, cache, positions[:, None], cross, place=place, past=past, dtype=dtype)
@@ -121,12 +147,13 @@ class Decoder(nnx.Module):
         row = position + POSITION_OFFSET
         if not self.config.learned_positions:
             row = jnp.where(tokens == self.pad_token_id, self.pad_token_id, position + 1 + self.pad_token_id)
-        x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache[0].key.shape[3], dtype=dtype)
-        new_cache = []
-        for layer, kv, memory in zip(self.layers, cache, cross, strict=True):
-            x, kv = layer.step(x, kv, place, past, memory, dtype=dtype)
-            new_cache.append(kv)
-        return self._logits(x, dtype=dtype), tuple(new_cache)
+        x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache.rows.shape[2], dtype=dtype)
+        cache = cache.written(place)
+        bias, layers = cache.bias(past), []
+        for layer, kv, memory in zip(self.layers, cache.layers, cross, strict=True):
+            x, kv = layer.step(x, kv, place, bias, memory, dtype=dtype)
+            layers.append(kv)
+        return self._logits(x, dtype=dtype), cache._replace(layers=tuple(layers))
 
     def __call__(
         self,
@@ -221,17 +248,18 @@ class DecoderLayer(nnx.Module):
         x: jax.Array,
         cache: KeyValue,
         place: jax.Array,
-        past: jax.Array,
+        bias: jax.Array,
         cross: KeyValue | Absorbed,
         *,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:
-        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory. place: of the cache, where its
-        keys and values go; past [1 or B, L]: the places that they may read."""
+        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory, and over the one cache of them
+        all. place: of the cache, where their keys and values go; bias [B, 1, K, K L]: what each may read of it."""
         a = self.self_attention
         query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
         cache = KeyValue(*(_write(old, new, place) for old, new in zip(cache, (key, value), strict=True)))
-        y = _attend_cache(query, cache, past, dtype=dtype)
+        past = (x.reshape(*x.shape[:2], -1, x.shape[4]) for x in cache)  # [B, N, K L, H]
+        y = attend(query, *past, bias=bias, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
         y = cross.read(a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
@@ -243,17 +271,8 @@ class DecoderLayer(nnx.Module):
 
 
 def _write(cache: jax.Array, new: jax.Array, place: jax.Array) -> jax.Array:
-    """Puts new [B, N, K, H] at `place` of cache [B, K, N, L, H]."""
-    new = new.transpose(0, 2, 1, 3)[:, :, :, None, :].astype(cache.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=3)
-
-
-def _attend_cache(query: jax.Array, cache: KeyValue, past: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """Each hypothesis reads its own past [1 or B, L]. query [B, N, K, H], cache [B, K, N, L, H] -> [B, N, K, H]."""
-    scale = np.float32(query.shape[-1] ** -0.5)
-    scores = einsum("BNKH,BKNLH->BKNL", query.astype(jnp.float32) * scale, cache.key, dtype=dtype)
-    weights = jax.nn.softmax(jnp.where(past[:, None, None, :], scores, np.float32(MASKED)), axis=-1)
-    return einsum("BKNL,BKNLH->BNKH", weights, cache.value, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+    """Puts new [B, N, K, H] at `place` of cache [B, N, K, L, H]."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None, :].astype(cache.dtype), place, axis=3)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-Cache = Any  # any pytree whose every leaf starts with the axes [B, K]
+Cache = Any  # any pytree whose every leaf starts with the axes [B, K], or that knows itself how it is reordered: take
 
 
 class StepFn(Protocol):
@@ -95,12 +95,15 @@ def put(array: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def take(tree: Any, indices: jax.Array) -> Any:
-    """Leaves [B, K, …] -> [B, J, …], hypotheses chosen by indices [B, J]."""
+    """Leaves [B, K, …] -> [B, J, …], hypotheses chosen by indices [B, J]. A part of the tree with a method
+    `reordered(indices)` does it itself, as the model's cache, whose keys and values need not move."""
 
-    def one(leaf: jax.Array) -> jax.Array:
+    def one(leaf: Any) -> Any:
+        if hasattr(leaf, "reordered"):
+            return leaf.reordered(indices)
         return jnp.take_along_axis(leaf, indices.reshape(indices.shape + (1,) * (leaf.ndim - 2)), axis=1)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(one, tree, is_leaf=lambda part: hasattr(part, "reordered"))
 
 
 def pick(scores: jax.Array, tokens: jax.Array) -> jax.Array:
