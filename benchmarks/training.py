@@ -64,7 +64,7 @@ def make_batch(recipe: Recipe) -> Batch:
 def ours(recipe: Recipe, batch: Batch) -> Step:
     """`train.step`, compiled once, its state donated."""
     optimizer = make_optimizer(recipe)
-    state = jax.jit(lambda: init_state(recipe, optimizer))()
+    state = init_state(recipe, optimizer)  # not jitted: XLA's GPU backend takes minutes for so many random arrays
     step = jax.jit(make_train_step(recipe, recipe.stages[0], optimizer), donate_argnums=0)
     on_device = jax.device_put(batch)
 
@@ -107,11 +107,15 @@ def theirs(recipe: Recipe, batch: Batch, *, compiled: bool) -> Step:
 
 def sides(recipe: Recipe, batch: Batch) -> dict[str, Step]:
     """Both, each after its first step, which compiles; torch eager where torch.compile does not work."""
+    started = time.perf_counter()
     found = {"trocr_jax": ours(recipe, batch)}
     found["trocr_jax"]()
+    print(f"trocr_jax ready in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     try:
+        started = time.perf_counter()
         found["torch, compiled"] = theirs(recipe, batch, compiled=True)
         found["torch, compiled"]()
+        print(f"torch, compiled, ready in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     except Exception as error:  # noqa: BLE001  whatever its compiler raises
         found.pop("torch, compiled", None)
         print(f"torch.compile does not work here: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
@@ -140,6 +144,7 @@ def main(
     tokens: int = 64,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     rounds: int = 10,
+    remat: Literal["off", "on", "both"] = "both",
     json_file: Path | None = None,
 ) -> None:
     """Prints a table.
@@ -150,13 +155,14 @@ def main(
         tokens: positions of the decoder.
         dtype: of the arithmetic; parameters are f32.
         rounds: how often every side has its turn.
+        remat: rematerialisation of the layers in the backward pass (gradient checkpointing).
         json_file: where the figures go too.
     """
     import torch
 
     results = []
-    for remat in (False, True):
-        recipe = recipe_for(shape, batch=batch, tokens=tokens, dtype=dtype, remat=remat)
+    for on in {"off": (False,), "on": (True,), "both": (False, True)}[remat]:
+        recipe = recipe_for(shape, batch=batch, tokens=tokens, dtype=dtype, remat=on)
         results.append(measure(recipe, rounds=rounds))
         gc.collect()
     device = jax.devices()[0]
