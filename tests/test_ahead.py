@@ -19,6 +19,7 @@ from train.ahead import targets
 from train.ahead.command import compile_ahead
 from train.ahead.environment import NO_MACHINE
 from train.ahead.hlo import work
+from train.ahead.programs import lower_generation, lower_step
 from train.ahead.report import Compiled, advice, lines, mfu_bound, needed
 from train.ahead.targets import Target, find_target
 from train.recipe import Optimizer, Recipe, Stage
@@ -126,6 +127,16 @@ def test_without_its_compiler_the_package_is_named(topology: str, what: str, mon
     monkeypatch.setattr(targets, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=what):
         find_target(topology)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_both_programs_are_traced_from_shapes(num_beams: int) -> None:
+    """Without anything that compiles for devices that are not there: on those that are."""
+    mesh, (stage,) = make_mesh("data=1", jax.devices()[:1]), RECIPE.stages
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        step = lower_step(RECIPE, stage, mesh)
+    assert "stablehlo.while" in step.as_text()  # the micro-batches
+    assert "stablehlo.while" in lower_generation(RECIPE, stage, mesh, num_beams=num_beams).as_text()
 
 
 def test_libtpus_messages_about_memory_are_understood() -> None:

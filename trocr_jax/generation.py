@@ -46,7 +46,9 @@ def generate(
     `config` compile nothing.
     Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
     """
-    shape, numbers = plan(DecodeConfig() if config is None else config, model.config, devices=_devices(pixels))
+    platform, devices = _placed(pixels)
+    config = DecodeConfig() if config is None else config
+    shape, numbers = plan(config, model.config, platform=platform, devices=devices)
     return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor)
 
 
@@ -62,7 +64,9 @@ def stream(
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
-    shape, numbers = plan(DecodeConfig() if config is None else config, model.config, devices=_devices(pixels))
+    platform, devices = _placed(pixels)
+    config = DecodeConfig() if config is None else config
+    shape, numbers = plan(config, model.config, platform=platform, devices=devices)
     dtype = _dtype(dtype)
     cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
     while True:
@@ -253,8 +257,15 @@ def _cross(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> C
     return model.absorb(memory, dtype=dtype) if shape.absorbed else model.prime(memory, dtype=dtype)
 
 
-def _devices(pixels: jax.Array) -> int:
-    return len(pixels.sharding.device_set) if isinstance(pixels, jax.Array) else 1
+def _placed(pixels: jax.Array) -> tuple[str | None, int]:
+    """Platform and number of the devices that have the images; in a function that is being traced those of its mesh."""
+    if isinstance(pixels, jax.core.Tracer):
+        mesh = jax.sharding.get_abstract_mesh()
+        return getattr(mesh.abstract_device, "platform", None), max(mesh.size, 1)
+    if isinstance(pixels, jax.Array):
+        devices = pixels.sharding.device_set
+        return next(iter(devices)).platform, len(devices)
+    return None, 1
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
