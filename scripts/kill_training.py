@@ -3,10 +3,11 @@ run left alone: parameters, optimiser state, moving average, step, and which sam
 
     python -m scripts.kill_training [--kills 50] [--terms 10] [--steps 400]
 
-SIGKILL may come at any moment. After SIGTERM the process has to end by itself with status 0. The moments are spread
-over the phases of a run: most wait for a phase chosen at random and come at a random moment of it, the others at a
-random time. Some runs have to compile everything, some have a worker process, which ends with the run it belongs to.
-Every run is a process forked from one that has imported everything and used no device.
+SIGKILL may come at any moment. After SIGTERM, which reaches it as soon as it listens, the process has to end by itself
+with status 0. The moments are spread over the phases of a run: most wait for a phase chosen at random and come at a
+random moment of it, the others at a random time. Some runs have to compile everything, some have a worker process,
+which ends with the run it belongs to. Every run is a process forked from one that has imported everything and used no
+device.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import tyro
 
 from scripts import toy_training
 from scripts.run_phases import AT_ONCE, PHASES, Board, watch
+from train.processes import Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ def _start(toy: toy_training.Options, board: Board) -> int:
     sys.stdout.flush()
     toy.folder.mkdir(parents=True, exist_ok=True)
     board.clear()
+    # A process that does not listen yet dies of SIGTERM as every program does: it gets the signal when it listens.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -107,9 +111,12 @@ def _start(toy: toy_training.Options, board: Board) -> int:
             with (toy.folder / "stderr").open("a") as file:
                 os.dup2(file.fileno(), 2)
                 watch(board)
-                status = toy_training.main(toy)
+                with Stop() as stop:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+                    status = toy_training.train_toy(toy, stop)
         finally:
             os._exit(status)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     return pid
 
 

@@ -127,10 +127,11 @@ class Options:
 
 def main(options: Options) -> int:
     with Stop() as stop:
-        return _main(options, stop)
+        return train_toy(options, stop)
 
 
-def _main(options: Options, stop: Stop) -> int:
+def train_toy(options: Options, stop: Stop) -> int:
+    """The exit status of a run; `stop` listens already."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", os.environ.get("TOY_CACHE"))

@@ -1,4 +1,5 @@
-"""What the processes of a run have to agree on: who they are, and when they stop."""
+"""What the processes of a run have to agree on: who they are, and when they stop. Importing this imports no jax, which
+takes seconds: signals are noted from before that on."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+if TYPE_CHECKING:
+    import jax
+    from jax.sharding import Mesh
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,6 +24,8 @@ def initialize(coordinator: str | None, *, process: int | None = None, processes
     jax finds it by itself (Slurm, Open MPI, Kubernetes, Cloud TPU), none for a run of one process."""
     if coordinator is None:
         return
+    import jax
+
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if coordinator == "auto":
         jax.distributed.initialize()
@@ -59,6 +62,10 @@ class Stop:
         With several processes the answer is to the question asked before this one: by then the all-reduce is over, and
         nobody waits for it.
         """
+        import jax
+        import numpy as np
+        from jax.sharding import NamedSharding, PartitionSpec
+
         if jax.process_count() == 1:
             return self.seen
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -75,6 +82,8 @@ def compile_unless(agreed: Callable[[], bool], lowered: jax.stages.Lowered) -> A
     """The compiled function, or none if the run is to stop first. Compilation takes minutes for large models, longer
     than a machine that is preempted lives: it happens in a thread, and a single process does not wait for it then.
     Several processes do, since those that were not signalled would wait for the one that left."""
+    import jax
+
     if jax.process_count() > 1:
         return lowered.compile()
     future: Future[Any] = Future()
@@ -95,4 +104,7 @@ def compile_unless(agreed: Callable[[], bool], lowered: jax.stages.Lowered) -> A
 @functools.cache
 def _any(mesh: Mesh) -> Any:
     """Votes, one a device, to their largest, on every device."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
     return jax.jit(lambda votes: votes.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
