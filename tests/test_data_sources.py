@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from train.data import records
-from train.data.augment import PAPER, RANDAUGMENT, augment
+from train.data.augment import PAPER, RANDAUGMENT, augment, dilation, erosion
 from train.data.build import build
 from train.data.builders import Folder
 from train.data.checks import TextLimit
@@ -126,6 +126,19 @@ def test_the_seven_of_the_paper_do_what_their_names_say() -> None:
     for seed in range(1400):
         drawn[augment(image, np.random.default_rng(seed), "paper").tobytes() == image.tobytes()] += 1
     assert 140 < drawn[True] < 260  # one in seven is left as it is
+
+
+@pytest.mark.parametrize("height", [1, 2, 48, 128, 140])
+def test_strokes_grow_and_shrink_as_pillows_filters_make_them(height: int) -> None:
+    size = 3 if height < 128 else 5
+    for colour in (False, True):
+        shape = (height, 57, 3) if colour else (height, 57)
+        picture = Image.fromarray(np.random.default_rng(height).integers(0, 256, shape).astype(np.uint8))
+        grown = dilation(picture, np.random.default_rng(0))
+        np.testing.assert_array_equal(grown, picture.filter(ImageFilter.MinFilter(size)))
+        shrunk = picture.filter(ImageFilter.MaxFilter(size))
+        expected = shrunk if height >= 64 else Image.blend(picture, shrunk, 0.5)
+        np.testing.assert_array_equal(erosion(picture, np.random.default_rng(0)), expected)
 
 
 def _ink(image: np.ndarray) -> float:

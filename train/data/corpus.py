@@ -11,7 +11,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -99,6 +99,7 @@ def is_held_out(text: str) -> bool:
     return zlib.crc32(text.encode()) % _HELD_OUT_ONE_IN == 0
 
 
+@lru_cache(maxsize=2)  # the styles of a recipe share them
 def load_corpus(split: Split, *, root: Path = Path("/")) -> Corpus:
     """Reads every installed source below `root`.
 

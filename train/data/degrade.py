@@ -46,7 +46,7 @@ def degrade(ink: Gray, *, em: float, rng: Random) -> Gray:
 
 def readable(ink: Gray) -> Gray:
     """Raises the ink of thin faces at small sizes, whose strokes cover less than a pixel."""
-    counts = np.bincount(ink.reshape(-1), minlength=256)
+    counts = _histogram(ink)
     counts[:32] = 0
     strong = int(np.searchsorted(np.cumsum(counts), 0.75 * counts.sum()))  # the third quartile of inked pixels
     if strong == 0 or strong >= 200:
@@ -74,7 +74,7 @@ def _bilevel(ink: Gray, em: float, rng: Random, noise: np.random.Generator) -> G
     noisy = _to_gray(value + _gaussian(value.shape, noise, sigma))
     # The level at which the strokes keep about their weight, but above most of the noise of the paper.
     wanted = covered * rng.uniform(0.85, 1.45)
-    darker = np.cumsum(np.bincount(noisy.reshape(-1), minlength=256)[::-1])
+    darker = np.cumsum(_histogram(noisy)[::-1])
     level = 255 - int(np.searchsorted(darker, wanted))
     black = noisy >= min(max(level, 50 + 1.5 * sigma), 200)
     if rng.random() < 0.35:
@@ -106,6 +106,11 @@ def _grey(ink: Gray, em: float, rng: Random, noise: np.random.Generator) -> Gray
     if rng.random() < 0.12:
         _salt_and_pepper(gray, rng, noise)
     return gray
+
+
+def _histogram(gray: Gray) -> NDArray[np.int64]:
+    """How many pixels have each of the 256 values."""
+    return np.array(Image.fromarray(gray).histogram(), np.int64)  # three times as fast as np.bincount
 
 
 def _to_gray(value: Float) -> Gray:

@@ -36,9 +36,15 @@ class Tokens:
     def __call__(self, text: str, /) -> list[int]:
         """Raises DataError for a text with characters that the tokenizer has no token for."""
         ids: list[int] = self.tokenizer(normal_text(text)).input_ids
-        if self.tokenizer.unk_token_id in ids and (why := TextLimit(tokenizer=self.tokenizer).refusal(text)):
+        unknown, end = self._special
+        if unknown in ids and (why := TextLimit(tokenizer=self.tokenizer).refusal(text)):
             raise DataError(f"{text!r}: {why}")
-        return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
+        return ids[:-1] if ids[-1:] == [end] else ids
+
+    @cached_property
+    def _special(self) -> tuple[int | None, int]:
+        """Of the unknown and of the end token: a tokenizer looks them up by name."""
+        return self.tokenizer.unk_token_id, self.tokenizer.eos_token_id
 
 
 @dataclass(frozen=True)
@@ -121,4 +127,8 @@ def pixels(processor: ImageProcessor, image: np.ndarray) -> np.ndarray:
         width = max(1, min(round(image.shape[1] * processor.height / image.shape[0]), processor.width))
         grey = Image.new("L", (processor.width, processor.height), 255)
         grey.paste(picture.resize((width, processor.height), resample), (0, 0))
-    return np.asarray(Image.merge("RGB", [grey] * 3))
+    values = np.asarray(grey)
+    rgb = np.empty((*values.shape, 3), np.uint8)
+    for channel in range(3):  # in a fifth of the time of Image.merge
+        rgb[..., channel] = values
+    return rgb

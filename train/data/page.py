@@ -54,6 +54,7 @@ class _Type:
     word: float
     features: tuple[str, ...]
     advances: dict[str, float] = field(default_factory=dict)  # found so far, by piece
+    letters: dict[str, tuple[Any, tuple[int, int]]] = field(default_factory=dict)  # masks of single ones, likewise
 
     def pieces(self, text: str) -> list[str]:
         """The strings that are set as one: the line, its words and spaces, or its letters."""
@@ -75,28 +76,30 @@ class _Type:
         target = ImageDraw.Draw(page)
         features = list(self.features) or None
         part_y, whole_y = math.modf(baseline)
-        drawn: dict[str, tuple[Any, tuple[int, int]]] = {}
+        # Pillow puts a glyph on a whole pixel: it rounds the part to 64ths, and these to pixels, down the page the half
+        # downwards. Words, and letters that a face builds of two glyphs, have more to round.
+        row = int(whole_y) + (_in_64ths(part_y) + 31) // 64
         for piece in self.pieces(text):
             if x > page.width:
                 return
             if piece != " ":
                 part_x, whole_x = math.modf(x)
                 if len(piece) == 1 and piece.isascii():
-                    # Pillow puts a glyph on a whole pixel: it rounds the part to 64ths, and these to pixels. Words, and
-                    # letters that a face builds of two glyphs, have more to round.
-                    if piece not in drawn:
-                        drawn[piece] = self.font.getmask2(
-                            piece, "L", features=features, anchor="ls", start=(0.0, part_y)
-                        )
-                    mask, offset = drawn[piece]
-                    whole_x += math.floor((math.floor(float(np.float32(part_x)) * 64 + 0.5) + 32) / 64)
+                    if piece not in self.letters:
+                        self.letters[piece] = self.font.getmask2(piece, "L", features=features, anchor="ls")
+                    mask, (right, down) = self.letters[piece]
+                    place = int(whole_x) + (_in_64ths(part_x) + 32) // 64 + right, row + down
                 else:
-                    mask, offset = self.font.getmask2(
-                        piece, "L", features=features, anchor="ls", start=(part_x, part_y)
-                    )
-                target.draw.draw_bitmap((int(whole_x) + offset[0], int(whole_y) + offset[1]), mask, 255)
+                    start = part_x, part_y
+                    mask, (right, down) = self.font.getmask2(piece, "L", features=features, anchor="ls", start=start)
+                    place = int(whole_x) + right, int(whole_y) + down
+                target.draw.draw_bitmap(place, mask, 255)
             if len(piece) < len(text):
                 x += self.advance(piece)
+
+
+def _in_64ths(part: float) -> int:
+    return math.floor(float(np.float32(part)) * 64 + 0.5)
 
 
 @dataclass(frozen=True)

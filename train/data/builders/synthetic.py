@@ -12,6 +12,7 @@ from train.data.corpus import Split
 from train.data.fonts import Style
 from train.data.render import Renderer
 from trocr_jax.datasets.base import Bad, Dataset, Record
+from trocr_jax.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,12 @@ class Synthetic(Dataset):
 
     def missing(self) -> list[str]:
         return []
+
+    def check(self) -> None:
+        for name, least in {"count": 1, "heldout": 0, "max_chars": 1}.items():
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}; give at least {least}")
+        super().check()
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
         counts: dict[Split, int] = {"train": self.count, "heldout": self.heldout}
