@@ -23,15 +23,16 @@ from train.checkpoints import Checkpoints
 from train.codec import codec
 from train.export import export
 from train.input import padded
-from train.loop import train
+from train.loop import Outcome, train
 from train.optimizer import optimizer
 from train.processes import Stop
-from train.recipe import Recipe, Stage
+from train.recipe import Recipe, Stage, check
 from train.step import TrainState, init_state
 from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
+RELU = replace(SHORT.config, decoder=replace(SHORT.config.decoder, activation="relu"))
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +144,27 @@ def test_evaluation_reads_held_out_lines_and_keeps_the_best(tmp_path: Path) -> N
     assert kept == {6, min(found, key=lambda row: row["cer"])["step"]}
 
 
+def test_a_run_ends_when_its_score_has_long_not_become_better(tmp_path: Path) -> None:
+    scores = {1: 0.5, 2: 0.4, 3: 0.6, 4: 0.45, 5: 0.3, 6: 0.2}
+    read: list[int] = []
+
+    def evaluate(state: TrainState, stopped: Callable[[], bool]) -> dict[str, float]:
+        read.append(int(state.step))
+        return {"cer": scores[read[-1]]}
+
+    def run(**changes: Any) -> Outcome:
+        what = replace(SHORT, eval_every=1, keep_best=1, **changes)
+        return train(what, tmp_path, workers=0, lines=bars, evaluate=evaluate)
+
+    assert run(patience=2) == Outcome(4, finished=True, compiling=False)
+    assert run(patience=2) == Outcome(4, finished=True, compiling=False)  # and stays so
+    assert read == [1, 2, 3, 4]
+    assert run(patience=3) == Outcome(6, finished=True, compiling=False)
+    assert read == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ConfigError, match="patience is 2; set eval_every and keep_best, which it counts by"):
+        check(replace(SHORT, patience=2))
+
+
 def test_a_set_that_does_not_divide_is_read_to_its_last_line() -> None:
     groups = list(padded(list(range(10)), 4))
     assert [len(group) for group, _ in groups] == [4, 4, 4]
@@ -167,6 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_kept(tmp_path: Path) -> 
     ("change", "lines", "message"),
     [
         ({"seed": 1}, bars, r"recipe\.seed was 0 and is 1"),
+        ({"config": RELU}, bars, r'recipe\.config\.decoder\.activation was "gelu" and is "relu"'),
         ({}, lambda s: FewBars(50, s.max_chars), r"data\[0\]\.bars was 1099511627776 and is 50"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib
 import pytest
-from PIL import Image, features
+from PIL import features
 
 from tests.test_render import SMALL_CORPUS, create
 from train.data.fonts import Face, Family, drawn_characters, find_faces
@@ -74,7 +74,7 @@ def digest(line: Line) -> str:
 
 
 def libraries() -> dict[str, str | None]:
-    return {"pillow": Image.__version__} | {n: features.version(n) for n in ("freetype2", "raqm", "harfbuzz")}
+    return {name: features.version(name) for name in ("pil", "freetype2", "raqm", "harfbuzz")}
 
 
 def in_style(printed: Renderer, style: str) -> Renderer:

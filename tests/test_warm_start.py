@@ -3,6 +3,7 @@ tensor of a folder is read or named as left out; tokens keep their rows."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,22 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from tests.tiny import ALPHABET, save_tiny, tiny_config, tiny_model
+from train import __main__ as command
 from train import warm_tensors
+from train.codec import codec
+from train.from_model import from_model, with_vocabulary
 from train.recipe import Optimizer, Recipe, Stage, WarmStart
 from train.step import TrainState, init_ema, with_params
 from train.vocabulary import carry_rows
 from train.warm_start import first_weights, start_from
+from trocr_jax import checkpoint
 from trocr_jax.checkpoint.huggingface import read_weights
 from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.errors import CheckpointError
+from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.model import TrOCR
 from trocr_jax.sharding import path_name
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
@@ -350,3 +356,95 @@ def test_a_model_starts_as_it_is_or_not_at_all(tmp_path: Path) -> None:
     small = tiny_config(vocab_size=10)
     with pytest.raises(CheckpointError, match="vocab_size"):
         started(recipe_of(small, str(source), tokenizer=str(source)))
+
+
+def tokenizer_with(names: dict[str, str], alphabet: str) -> Any:
+    """A character tokenizer in another order whose special tokens have other names and numbers."""
+    letters = list(alphabet)
+    tokens = [*letters[:3], *names.values(), *letters[3:]]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, names["unk_token"]))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    end = names["eos_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokens.index(end))]
+    )
+    backend.decoder = decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+OTHER = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]", "bos_token": "[CLS]"}
+
+
+def test_a_new_tokenizer_brings_its_special_tokens(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    alphabet = "жψ" + ALPHABET[::-1]
+    new = tokenizer_with(OTHER, alphabet)
+    new.save_pretrained(tmp_path / "tokenizer")
+    start = from_model(str(source), tokenizer=str(tmp_path / "tokenizer"))
+    assert start.config.decoder.vocab_size == 4 + len(alphabet)
+    ids = {kind: new.convert_tokens_to_ids(token) for kind, token in OTHER.items()}
+    assert ids["eos_token"] == 4
+    assert (start.config.eos_token_id, start.config.pad_token_id) == (ids["eos_token"], ids["pad_token"])
+    assert start.config.decoder_start_token_id == ids["eos_token"]  # as the model's is its end token
+    recipe = recipe_of(start.config, start.start_from, tokenizer=start.tokenizer, processor=start.processor)
+    assert codec(recipe).encode("ж1ψ a") == new("ж1ψ a").input_ids[:-1]
+    ours, theirs = started(recipe).decoder.embed_tokens, tiny_model().decoder.embed_tokens
+    for part, old in {"eos_token": 2, "bos_token": 0, "pad_token": 1, "unk_token": 3}.items():
+        np.testing.assert_array_equal(ours[ids[part]], theirs[old])
+    for character in ALPHABET:
+        np.testing.assert_array_equal(ours[new.convert_tokens_to_ids(character)], theirs[4 + ALPHABET.index(character)])
+    table = np.asarray(theirs[...])
+    for character in "жψ":
+        row = np.asarray(ours[new.convert_tokens_to_ids(character)])
+        assert np.abs(row - table.mean(axis=0)).max() < 0.1 * 5 * table.std(axis=0).max()
+    endless = tokenizer_with({**OTHER, "eos_token": "[SEP]"}, alphabet)
+    endless.eos_token = None
+    with pytest.raises(ConfigError, match=r"mine: the tokenizer has no eos_token; name one in its tokenizer_config"):
+        with_vocabulary(start.config, character_tokenizer(ALPHABET), endless, name="mine")
+
+
+def test_an_extended_vocabulary_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save_tiny(tmp_path / "model")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines/1.png").write_bytes(b"not looked at")
+    (tmp_path / "lines/train.tsv").write_text("1.png\tab жω ab\n", encoding="utf-8")
+    command.vocabulary(str(source), output=tmp_path / "more", data=tmp_path / "lines", characters="aψe\u0301")
+    assert capsys.readouterr().out.endswith(f"{4 + len(ALPHABET) + 4} tokens, 4 of them new: éψωж\n")
+    start = from_model(str(source), tokenizer=str(tmp_path / "more"), image_size=(16, 96))
+    recipe = recipe_of(start.config, start.start_from, tokenizer=start.tokenizer, processor=start.processor)
+    model, old = started(recipe), tiny_model()
+    count = 4 + len(ALPHABET)
+    np.testing.assert_array_equal(model.decoder.embed_tokens[:count], old.decoder.embed_tokens[:count])
+    assert len(np.unique(np.asarray(model.decoder.embed_tokens[count:]), axis=0)) == 4
+    tokenizer = codec(recipe)
+    ids = tokenizer.encode("ab жω éψ")
+    assert tokenizer.decode(ids) == "ab жω éψ"
+    assert max(ids) == count + 3
+    # what the model said of the old tokens, it says still
+    pixels = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 16, 64, 3)), jnp.float32)
+    narrow = replace(start.config, encoder=old.config.encoder)
+    model = started(recipe_of(narrow, start.start_from, tokenizer=start.tokenizer))
+    tokens = jnp.asarray([[2, 5, 9, 12]], jnp.int32)
+    np.testing.assert_allclose(model(pixels, tokens)[..., :count], old(pixels, tokens), atol=1e-5)
+
+
+def test_pictures_that_are_not_square_are_read_with_interpolated_positions(tmp_path: Path) -> None:
+    """A model with a grid of patches, from square pictures to wide ones: as transformers interpolates them."""
+    source, _ = image_models()["vit"]
+    saved(source, tmp_path / "vit")
+    square = started(recipe_of(CONFIG, WarmStart(encoder=str(tmp_path / "vit"))))
+    checkpoint.save_huggingface(square, tmp_path / "square")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "square/preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    save_tokenizer(character_tokenizer(LETTERS), tmp_path / "square")
+    start = from_model(str(tmp_path / "square"), image_size=(16, 80))
+    assert start.config.encoder.grid == (2, 10)
+    assert start.processor.size == (16, 80)
+    model = started(recipe_of(start.config, start.start_from, tokenizer=start.tokenizer, processor=start.processor))
+    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 16, 80, 3)).astype(np.float32)
+    with torch.no_grad():
+        images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        expected = source.eval()(images, interpolate_pos_encoding=True).last_hidden_state.numpy()
+    np.testing.assert_allclose(model.encode(jnp.asarray(pixels)), expected, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(ConfigError, match="patch"):
+        from_model(str(tmp_path / "square"), image_size=(16, 81))

@@ -1,4 +1,4 @@
-"""`python -m train run|export|log|evaluate|compile …`; `python -m train data build …` is train.data.__main__."""
+"""`python -m train run|export|vocabulary|log|evaluate|compile …`; `… data build …` is train.data.__main__."""
 
 from __future__ import annotations
 
@@ -130,6 +130,35 @@ def export(
     print(f"{output}: step {step}")
 
 
+def vocabulary(
+    model: tyro.conf.Positional[str],
+    /,
+    output: Path,
+    data: Path | None = None,
+    characters: str = "",
+) -> None:
+    """Writes the tokenizer of a model with a token more for each character that it cannot spell, for `run --tokenizer`.
+
+    Args:
+        model: name or folder.
+        output: folder for the tokenizer's files.
+        data: a folder of your lines; all characters of their texts are wanted.
+        characters: others that are wanted.
+    """
+    import unicodedata
+
+    from train.lines import characters_of
+    from train.vocabulary import extend
+    from trocr_jax.checkpoint import resolve
+    from trocr_jax.tokenizer import load_tokenizer, save_tokenizer
+
+    tokenizer = load_tokenizer(resolve(model))
+    wanted = set(unicodedata.normalize("NFC", characters)) | (set() if data is None else characters_of(data))
+    added = extend(tokenizer, wanted)
+    save_tokenizer(tokenizer, output)
+    print(f"{output}: {len(tokenizer)} tokens, {len(added)} of them new: {''.join(added)}")
+
+
 def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = None) -> None:
     """Prints the last row of each training log, and draws them.
 
@@ -250,18 +279,27 @@ def _range(text: str | None) -> range:
     return range(int(start), int(stop))
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["data"]:
+def main(arguments: list[str]) -> int:
+    """Runs a command and returns the exit status: 0 done, 1 it cannot be done; wrong usage and `compile` exit."""
+    if arguments[:1] == ["data"]:
         from train.data.__main__ import main as data
 
-        sys.exit(data(sys.argv[2:]))
+        return data(arguments[1:])
+    named: dict[str, Callable[..., None]] = {"run": run, "export": export, "log": log, "evaluate": evaluate}
+    commands = named | {"vocabulary": vocabulary, "compile": compile_}
     try:
-        named: dict[str, Callable[..., None]] = {"run": run, "export": export, "log": log, "evaluate": evaluate}
-        commands = named | {"compile": compile_}
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m train", config=(tyro.conf.OmitArgPrefixes,))
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m train", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+        )
     except Exception as error:
         from trocr_jax.errors import TrOCRError
 
         if not isinstance(error, TrOCRError):
             raise
-        sys.exit(str(error))  # it says what is wrong and what to do: a traceback would hide that
+        print(error, file=sys.stderr)  # it says what is wrong and what to do: a traceback would hide that
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

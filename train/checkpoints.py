@@ -106,6 +106,12 @@ class Checkpoints:
                 manifest.write(replace(manifest.read(path), metrics=dict(metrics)), path)
                 self._tidy()
 
+    def best_step(self) -> int | None:
+        """The step of the state that an evaluation found best, the first of equals; none before the first one."""
+        self.wait()
+        best = _agreed(min(self._scored(), default=(0.0, -1))[1] if jax.process_index() == 0 else -1)
+        return None if best == -1 else best
+
     def wait(self) -> None:
         """Until nothing is being written. Raises CheckpointError if that went wrong."""
         if self._writing is not None:
@@ -165,16 +171,19 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what `Keep` does not name, what is damaged, and what was never written to its end."""
-        whole = {path: manifest.read(path) for path in sorted(self._whole() - self._damaged)}
-        kept, metric = set(list(whole)[-max(self._keep.last, 1) :]), self._keep.metric
-        scored = [path for path, m in whole.items() if m.metrics is not None and metric in m.metrics]
-        scored.sort(key=lambda path: ((whole[path].metrics or {})[metric], path))
-        kept |= set(scored[: self._keep.best])
+        whole = sorted(self._whole() - self._damaged)
+        kept = set(whole[-max(self._keep.last, 1) :])
+        kept |= {self._folder / f"{step:08d}" for _, step in sorted(self._scored())[: self._keep.best]}
         if self._keep.every:
             kept |= {path for path in whole if int(path.name) % self._keep.every == 0}
         for path in self._folder.glob("[0-9]" * 8):
             if path not in kept:
                 _remove(path)
+
+    def _scored(self) -> list[tuple[float, int]]:
+        """Metric and step of each undamaged state that has been evaluated."""
+        found = [manifest.read(path) for path in self._whole() - self._damaged]
+        return [(m.metrics[self._keep.metric], m.step) for m in found if self._keep.metric in (m.metrics or {})]  # type: ignore[index]
 
     def _whole(self) -> set[Path]:
         return {path.parent for path in self._folder.glob("[0-9]" * 8 + f"/{manifest.NAME}")}

@@ -17,20 +17,20 @@ from train.optimizer import optimizer
 from train.recipe import Recipe
 from train.step import init_state, model_params, with_params
 from trocr_jax.checkpoint import save_huggingface
+from trocr_jax.errors import CheckpointError
 from trocr_jax.tokenizer import save_tokenizer
 
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
     """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
-    settings; returns the step. Raises FileNotFoundError if the run has no checkpoint, CheckpointError if it is another
-    recipe's."""
+    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's."""
     if not (folder / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
+        raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     with Checkpoints(folder / "checkpoints", run={"recipe": describe_recipe(recipe)}) as checkpoints:
         found = checkpoints.restore(like, step=step)
     if found is None:
-        raise FileNotFoundError(f"{folder}/checkpoints: no checkpoint of a training run")
+        raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     state = found[0]
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
     save_huggingface(with_params(recipe.config, params), output)

@@ -64,6 +64,11 @@ def longest_text(folder: Path, tokenizer: str) -> int:
     return max(limit.measure(text) for text in texts) - 1
 
 
+def characters_of(folder: Path) -> set[str]:
+    """Of all texts of a folder of pictures."""
+    return {c for split in splits_of(folder) for record in open_folder(folder, split).records for c in record.text}
+
+
 def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
     if not data.held_out:
         return None

@@ -35,7 +35,7 @@ from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, repl
 
 # what decides only what one sees and keeps
 NOT_OF_THE_RESULT = {"name", "mesh", "log_every", "save_every", "keep_last", "keep_best", "keep_every"}
-NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst"}
+NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst", "patience"}
 
 
 class Outcome(NamedTuple):
@@ -119,8 +119,9 @@ def train(
 
         if owed or (step == 0 and recipe.eval_every and recipe.start_from is not None):
             evaluated()  # what a run starts with is scored too, if it starts with something
+        ended = given_up(recipe, step, checkpoints)
         for span in spans(recipe):
-            if step >= min(span.last_step, last):
+            if ended or step >= min(span.last_step, last):
                 continue
             # 4. and which samples come next: the data is a function of their index.
             stage = span.stage
@@ -160,12 +161,14 @@ def train(
                 if due:
                     evaluated()
                     progress.begin(step)
+                    if ended := given_up(recipe, step, checkpoints):
+                        break
             flight.land()
             if step < min(span.last_step, last):
                 break
         if step:
             checkpoints.save(state)
-        return Outcome(step, finished=step == recipe.total_steps, compiling=False)
+        return Outcome(step, finished=ended or step == recipe.total_steps, compiling=False)
 
 
 def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -184,6 +187,12 @@ def evaluation_due(recipe: Recipe, step: int) -> bool:
     """Whether held-out lines are read after `step` steps."""
     every = recipe.eval_every
     return bool(every) and step > 0 and (step % every == 0 or step == recipe.total_steps)
+
+
+def given_up(recipe: Recipe, step: int, checkpoints: Checkpoints) -> bool:
+    """Whether so many readings as `recipe.patience` have been no better than the best before them."""
+    best = checkpoints.best_step() if recipe.patience else None
+    return best is not None and step - best >= recipe.patience * recipe.eval_every
 
 
 def on_devices(batch: Batch, stage: Stage, mesh: Mesh) -> Batch:

@@ -19,7 +19,7 @@ METHODS = ("adamw", "muon")
 SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
 TYPES = ("float32", "bfloat16")
 LEAST = {
-    0: ("seed", "keep_best", "keep_every", "eval_every", "eval_beams", "eval_worst"),
+    0: ("seed", "keep_best", "keep_every", "eval_every", "eval_beams", "eval_worst", "patience"),
     1: ("log_every", "save_every", "keep_last", "eval_lines"),
 }
 
@@ -124,6 +124,7 @@ class Recipe:
     eval_lines: int = 256
     eval_beams: int = 0  # read them by beam search too, with so many beams
     eval_worst: int = 16  # misread lines that are shown as pictures
+    patience: int = 0  # the run ends after so many readings without a lower character error rate; 0: at its last step
 
     @property
     def total_steps(self) -> int:
@@ -154,7 +155,7 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
     """The `RECIPE` of train/recipes/NAME.py, or what its function `recipe` makes of `options`, checked. An option that
     is None is left out; `data`, the folder of data sets, is for recipes that look into it.
 
-    Raises ValueError if there is none, ConfigError for an option that it does not take, and listing every value that
+    Raises ConfigError if there is none, for an option that it does not take, and listing every value that
     cannot be used.
     """
     module_name = f"train.recipes.{name.replace('-', '_')}"
@@ -163,12 +164,15 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
-        raise ValueError(f"no recipe {name!r} in train/recipes") from error
+        raise ConfigError(f"no recipe {name!r} in train/recipes; there are {', '.join(_names())}") from None
     except TypeError as error:
         raise _misspelt(module_name, error) from error
     make = getattr(module, "recipe", None)
     if make is None and not hasattr(module, "RECIPE"):
-        raise ValueError(f"no recipe {name!r} in train/recipes: {module.__name__} is what others share")
+        raise ConfigError(
+            f"no recipe {name!r} in train/recipes: {module.__name__} is what others share; there are "
+            + ", ".join(_names())
+        )
     takes = inspect.signature(make).parameters if make else {}
     given = {option: value for option, value in options.items() if value is not None}
     if wrong := given.keys() - takes.keys():
@@ -184,6 +188,13 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
         raise _misspelt(module_name, error) from error
     check(recipe)
     return recipe
+
+
+def _names() -> list[str]:
+    """Of the recipes: of the files that define one."""
+    files = sorted((Path(__file__).parent / "recipes").glob("[a-z]*.py"))
+    defined = [path.stem for path in files if re.search(r"^(RECIPE\b|def recipe\()", path.read_text("utf-8"), re.M)]
+    return [name.replace("_", "-") for name in defined]
 
 
 def _misspelt(module_name: str, error: TypeError) -> ConfigError:
@@ -217,6 +228,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         for name in names:
             if getattr(recipe, name) < least:
                 yield f"{name} is {getattr(recipe, name)}; give at least {least}"
+    if recipe.patience and not (recipe.eval_every and recipe.keep_best):
+        yield f"patience is {recipe.patience}; set eval_every and keep_best, which it counts by"
     if recipe.start_from == WarmStart():
         yield "start_from names neither an encoder nor a decoder"
     if recipe.lora is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+PARTS = ("eos_token", "bos_token", "pad_token", "unk_token")  # what special tokens are for, whatever they are called
 
 # A new row is the mean of the old ones plus noise of a tenth of their deviation, axis by axis. With the mean a token
 # that was never seen takes no more of the probability than an average one (Hewitt 2021, "Initializing New Word
@@ -38,3 +41,20 @@ def carry_rows(table: np.ndarray, old: Mapping[str, int], new: Mapping[str, int]
         sources, numbers = np.asarray(pairs).T
         rows[numbers] = table[sources]
     return Carried(rows, len(pairs), size - len(pairs))
+
+
+def vocabulary_for(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The numbers of the tokens of `old`, the special ones under the names that `new` has for them too."""
+    numbers = old.get_vocab()
+    parts = {getattr(new, part): getattr(old, part) for part in PARTS}
+    same = {theirs: numbers[ours] for theirs, ours in parts.items() if theirs not in numbers and ours in numbers}
+    return numbers | same
+
+
+def extend(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) -> list[str]:
+    """Gives a tokenizer a token for each character that it cannot spell, behind those that it has, in the order of code
+    points, and returns them."""
+    wanted = sorted({c for c in characters if not c.isspace()})
+    missing = [c for c in wanted if tokenizer.unk_token_id in tokenizer(c).input_ids]
+    tokenizer.add_tokens(missing)
+    return missing

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from train.codec import tokenizer_of
 from train.recipe import Recipe, WarmStart
 from train.step import TrainState, init_ema
-from train.vocabulary import carry_rows
+from train.vocabulary import carry_rows, vocabulary_for
 from train.warm_decoder import decoder_tensors
 from train.warm_encoder import encoder_tensors, resized_positions
 from train.warm_tensors import Found, Shapes
@@ -91,6 +91,11 @@ def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
         if path not in shapes or path not in found.arrays or found.arrays[path].shape != shapes[path]
     ]
     ours, theirs = (_arithmetic(c) for c in (config, model.config))
+    if not other_vocabulary and recipe.tokenizer in (None, name):
+        ours, theirs = (
+            a | {"decoder_start_token_id": c.decoder_start_token_id}
+            for a, c in ((ours, config), (theirs, model.config))
+        )
     problems += [f"{key} is {theirs[key]}, the recipe wants {ours[key]}" for key in ours if ours[key] != theirs[key]]
     if problems:
         raise CheckpointError(
@@ -104,15 +109,15 @@ def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -
     """`found` with the rows of its tables in the order of the recipe's tokenizer."""
     new = tokenizer_of(recipe)
     size = recipe.config.decoder.vocab_size
-    if len(new) > size:
+    if (needed := max(new.get_vocab().values()) + 1) > size:
         raise CheckpointError(
-            f"{recipe.tokenizer or 'the character tokenizer'}: has {len(new)} tokens, and config.decoder.vocab_size of "
-            f"the recipe {recipe.name!r} is {size}; make that at least {len(new)}"
+            f"{recipe.tokenizer or 'the character tokenizer'}: has {needed} tokens, and config.decoder.vocab_size of "
+            f"the recipe {recipe.name!r} is {size}; make that at least {needed}"
         )
-    arrays, notes = dict(found.arrays), dict(found.left_out)
+    arrays, notes, numbers = dict(found.arrays), dict(found.left_out), vocabulary_for(old, new)
     for path in TABLES:
         if path in arrays:
-            carried = carry_rows(arrays[path], old.get_vocab(), new.get_vocab(), size=size, seed=recipe.seed)
+            carried = carry_rows(arrays[path], numbers, new.get_vocab(), size=size, seed=recipe.seed)
             arrays[path] = carried.rows
             notes[path] = f"{carried.kept} rows kept by their tokens, {carried.new} new"
     return Found(arrays, notes, found.new)
@@ -129,5 +134,4 @@ def _arithmetic(config: TrOCRConfig) -> dict[str, Any]:
         "decoder.num_heads": decoder.num_heads,
         "decoder.activation": decoder.activation,
         "decoder.scale_embedding": decoder.scale_embedding,
-        "decoder_start_token_id": config.decoder_start_token_id,
     }

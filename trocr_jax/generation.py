@@ -263,7 +263,7 @@ def _placed(pixels: jax.Array) -> tuple[str | None, int]:
         mesh = jax.sharding.get_abstract_mesh()
         return getattr(mesh.abstract_device, "platform", None), max(mesh.size, 1)
     if isinstance(pixels, jax.Array):
-        devices = pixels.sharding.device_set
+        devices: set[Any] = pixels.sharding.device_set
         return next(iter(devices)).platform, len(devices)
     return None, 1
 

@@ -4,7 +4,7 @@ Command:   python -m train data build str --source … --output data (docs/data.
            (folders train and validation: of the training parts of IIIT5K, SVT, IC13 and IC15)
            python -m train run finetune-str --model runs/stage2-scene-text/model --output trocr-str
 Hardware:  one GPU with 80 GB for base; micro_batches for less. Not run here: the sets have to be fetched by hand
-Time:      64 epochs
+Time:      not run; at most 200 epochs, until 20 of them brought nothing
 Score:     word accuracy the paper reports (arXiv 2109.10282, not ours), base / large: IIIT5K-3000 93.4 / 94.1, SVT
            95.2 / 96.1, IC13-857 98.4 / 98.4, IC15-1811 86.9 / 88.1, SVTP 92.1 / 93.0, CUTE80 90.6 / 95.1
 """

@@ -40,4 +40,5 @@ RECIPE = Recipe(
     keep_best=1,
     eval_every=10_000,
     eval_lines=1024,
+    eval_beams=4,
 )

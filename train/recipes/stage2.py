@@ -31,4 +31,5 @@ def stage2(name: str, start: FromModel, data: Data, *, lines: int) -> Recipe:
         keep_best=1,
         eval_every=500,
         eval_lines=1024,
+        eval_beams=4,
     )

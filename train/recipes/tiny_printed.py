@@ -14,12 +14,7 @@ from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 
 CONFIG = TrOCRConfig(
     encoder=EncoderConfig(
-        image_size=(40, 960),
-        patch_size=(40, 10),
-        hidden_size=192,
-        num_layers=5,
-        num_heads=3,
-        intermediate_size=768,
+        image_size=(40, 960), patch_size=(40, 10), hidden_size=192, num_layers=5, num_heads=3, intermediate_size=768
     ),
     decoder=DecoderConfig(
         vocab_size=FIRST_CHARACTER_ID + len(ALPHABET),

@@ -1,0 +1,151 @@
+"""Bad input of every kind, through `python -m train`: one message that names the option, field or file and says what
+to do, before the first step, and nothing damaged. Full disks are in
+test_training_checkpoints, states of other runs in test_loop_training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from PIL import Image
+
+from scripts.toy_training import Bars, bars, recipe
+from tests.tiny import save_tiny
+from train import loop
+from train import recipe as recipes
+from train.__main__ import main
+from train.loop import train
+from train.recipes import finetune_folder
+from trocr_jax.errors import DataError
+from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def promotion_of_optax() -> Iterator[None]:
+    """optax's own arithmetic promotes types and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for split, numbers in {"train": range(4), "validation": range(4, 6)}.items():
+        lines = {number: Bars().line(number, max_chars=8) for number in numbers}
+        for number, line in lines.items():
+            Image.fromarray(line.image).save(folder / f"{number}.png")
+        rows = "".join(f"{number}.png\t{line.text}\n" for number, line in lines.items())
+        (folder / f"{split}.tsv").write_text(rows, encoding="utf-8")
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path, status: int = 1) -> str:
+    """What a command that must fail prints: on stderr, without a traceback."""
+    text = ""
+    try:
+        found = main(list(map(str, arguments)))
+    except SystemExit as ended:  # a number, or the message itself
+        found, text = (ended.code, "") if isinstance(ended.code, int) else (1, str(ended.code))
+    output, message = capsys.readouterr()
+    message += text
+    assert found == status, message
+    assert "Traceback" not in message
+    return " ".join((output + message).replace("│", " ").split())
+
+
+def test_an_option_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    message = said(capsys, "run", "tiny-printed", "--worker", "3", status=2)
+    assert "Unrecognized options: --worker" in message
+    assert "--workers" in message
+    assert "--profile '3': give START:STOP" in said(capsys, "run", "tiny-printed", "--profile", "3")
+
+
+def test_a_recipe_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    message = said(capsys, "run", "finetune-mine")
+    assert "no recipe 'finetune-mine' in train/recipes; there are" in message
+    assert "finetune-folder, finetune-iam" in message
+    assert "finetune," not in message
+
+
+def test_a_field_that_there_is_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def misspelt(**options: Any) -> recipes.Recipe:
+        return recipes.Recipe(**options, learning_rat=1e-3)  # type: ignore[call-arg]  # the mistake under test
+
+    monkeypatch.setattr(finetune_folder, "recipe", misspelt)
+    message = said(capsys, "run", "finetune-folder")
+    assert "train/recipes/finetune_folder.py" in message
+    assert "unexpected keyword argument 'learning_rat'; the fields are in train/recipe.py" in message
+
+
+def test_what_a_recipe_does_not_leave_to_choose(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "does not take --image-size" in said(capsys, "run", "tiny-printed", "--image-size", "16", "64")
+    assert "leave out --data" in said(capsys, "run", "tiny-printed", "--data", tmp_path)
+
+
+def test_data_that_are_not_there(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    message = said(capsys, "run", "finetune-folder", "--data", nowhere, "--model", model, "--folder", tmp_path / "run")
+    assert f"{nowhere}: not a folder; put the files of folder there" in message
+    message = said(
+        capsys, "run", "finetune-iam", "--data", nowhere, "--model", "tiny-printed", "--folder", tmp_path / "run"
+    )
+    assert f"{nowhere / 'iam'}: no such folder; build it with: python -m train data build iam --source" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_longer_than_the_positions(
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
+) -> None:
+    rows = (data / "train.tsv").read_text().splitlines()
+    (data / "train.tsv").write_text("\n".join([*rows[:3], f"3.png\t{'a' * 40}"]) + "\n", encoding="utf-8")
+    message = said(capsys, "run", "finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run")
+    assert "max_chars is 40; with the end token that is more than the 32 positions of the decoder" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mesh_that_the_devices_do_not_make(
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
+) -> None:
+    chosen = ("run", "finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run")
+    assert "64 devices are asked for and there are" in said(capsys, *chosen, "--mesh", "data=64")
+    assert "'modle=1' is not one of data, fsdp, model" in said(capsys, *chosen, "--mesh", "modle=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_mesh_does_not_divide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = jax.sharding.AbstractMesh((4, 1, 1), ("data", "fsdp", "model"))
+    monkeypatch.setattr(loop, "make_mesh", lambda shape: mesh)
+    with pytest.raises(ValueError, match=r"a batch of 6 lines does not divide .* 4 shares: use a batch of 4 or 8"):
+        train(recipe(batch=6), tmp_path / "run", workers=0, lines=bars)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_the_model_has_no_room_for(tmp_path: Path) -> None:
+    save_tokenizer(character_tokenizer("".join(map(chr, range(0x3B1, 0x3B1 + 10)))), tmp_path / "small")
+    toy = recipe()
+    for alphabet, size in (("small", 9), (None, 20)):
+        decoder = replace(toy.config.decoder, vocab_size=size)
+        name = None if alphabet is None else str(tmp_path / alphabet)
+        what = replace(toy, config=replace(toy.config, decoder=decoder), tokenizer=name)
+        with pytest.raises(DataError, match=rf"ids up to \d+ and the model a vocabulary of {size}; take the tokenizer"):
+            train(what, tmp_path / "run", workers=0, lines=bars)
+    other = replace(toy, config=replace(toy.config, eos_token_id=5))
+    with pytest.raises(DataError, match="eos_token_id is 2 in the tokenizer and 5 in the model"):
+        train(other, tmp_path / "run", workers=0, lines=bars)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_run_that_there_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = said(capsys, "export", "tiny-printed", "--output", tmp_path / "out", "--folder", tmp_path / "run")
+    assert f"{tmp_path / 'run'}/checkpoints: no checkpoint of a training run; name its folder with --folder" in message
+    assert "log.jsonl: cannot be read" in said(capsys, "log", tmp_path / "log.jsonl")
