@@ -13,13 +13,16 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-
 from train.data.line import Line
 from train.data.render import Renderer
 from trocr_jax.calibration import FILE, Calibration
 from trocr_jax.evaluation.fitting import Evidence, Judged, calibrate, judge
-from trocr_jax.metrics import adaptive_calibration_error, expected_calibration_error
+from trocr_jax.metrics import (
+    adaptive_calibration_error,
+    calibration_error_by_chance,
+    debiased_calibration_error,
+    expected_calibration_error,
+)
 from trocr_jax.recognizer import Recognizer
 
 FIT_SEED = 777_001
@@ -80,16 +83,15 @@ def report(title: str, fitted: Judged, measured: Judged) -> None:
 
 
 def measure(title: str, calibration: Calibration, measured: Judged) -> None:
-    """Prints the errors, and what a perfect calibration would show: results drawn with the confidences themselves."""
+    """Prints the errors, what a perfect calibration would show by chance, and the debiased error."""
     print(title)
     for name, evidence in measured._asdict().items():
         found = [getattr(calibration, name)(p) for p in evidence.log_probs]
         even, same = (f(found, evidence.right) for f in (expected_calibration_error, adaptive_calibration_error))
-        rng = np.random.default_rng(0)
-        draws = [(rng.random(len(found)) < np.asarray(found)).tolist() for _ in range(20)]
-        perfect = float(np.mean([expected_calibration_error(found, right) for right in draws]))
+        perfect, rest = calibration_error_by_chance(found), debiased_calibration_error(found, evidence.right)
         share, count = sum(evidence.right) / len(evidence.right), len(evidence.right)
-        errors = f"ECE {100 * even:.2f} % (perfect: {100 * perfect:.2f} %), of equally large bins {100 * same:.2f} %"
+        errors = f"ECE {100 * even:.2f} % (by chance alone {100 * perfect:.2f} %, debiased {100 * rest:.2f} %)"
+        errors += f", of equally large bins {100 * same:.2f} %"
         print(f"  {name}: {errors}; {100 * share:.2f} % of {count} are right", flush=True)
 
 

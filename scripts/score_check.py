@@ -90,6 +90,14 @@ def coverage(trials: int, *, lines: int, level: float = 0.95, seed: int = 0) -> 
     return sum(low <= 0.05 <= high for _, low, high in found) / trials
 
 
+def share_coverage(trials: int, *, lines: int, share: float, level: float = 0.95, seed: int = 0) -> float:
+    """The share of intervals that hold the true share of right lines."""
+    rng = np.random.default_rng(seed)
+    ones = np.ones(lines)
+    tallies = (Tally((rng.random(lines) < share).astype(np.float64), ones) for _ in range(trials))
+    return sum(low <= share <= high for _, low, high in (interval(t, level=level) for t in tallies)) / trials
+
+
 def false_alarms(trials: int, *, lines: int, seed: int = 0) -> tuple[float, float]:
     """Of two systems of which neither is better: how often p < 0.05, and how often the interval leaves 0 out."""
     rng, alarms, outside = np.random.default_rng(seed), 0, 0
@@ -126,6 +134,9 @@ def main() -> None:
             f"95 % intervals of {lines} lines hold the true rate: {coverage(options.trials, lines=lines):.3f}",
             flush=True,
         )
+    for lines, share in ((50, 0.9), (200, 0.9), (1000, 0.9), (200, 0.99)):
+        held = share_coverage(options.trials, lines=lines, share=share)
+        print(f"95 % intervals of {lines} lines hold the true share of right ones, {share}: {held:.3f}", flush=True)
     print(
         "no difference: p < 0.05 in {:.3f}, 0 outside the interval in {:.3f}".format(
             *false_alarms(options.trials, lines=200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -10,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.tiny import save_lines, save_tiny
+from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE, Calibration, Isotonic, Temperature, fit
+from trocr_jax.cli import main
 from trocr_jax.errors import CheckpointError, DataError
 from trocr_jax.evaluation.fitting import calibrate, judge, kept_characters
-from trocr_jax.metrics import expected_calibration_error
+from trocr_jax.metrics import (
+    calibration_error_by_chance,
+    debiased_calibration_error,
+    expected_calibration_error,
+)
 from trocr_jax.recognizer import Recognition, Recognizer
 
 
@@ -62,6 +70,24 @@ def test_what_is_fitted_can_be_read_back(tmp_path):
     found = fit(log_probs, right, method="isotonic")
     (tmp_path / FILE).write_text(Calibration(found, found, found).to_json())
     assert Calibration.from_folder(tmp_path) is not None
+
+
+def test_the_error_of_chance_and_what_is_left_without_it():
+    rng = np.random.default_rng(0)
+    errors, rests, chances = [], [], []
+    for _ in range(200):
+        sure = rng.beta(4, 1, 400)
+        right = (rng.random(400) < sure).tolist()
+        errors.append(expected_calibration_error(sure.tolist(), right))
+        rests.append(debiased_calibration_error(sure.tolist(), right))
+        chances.append(calibration_error_by_chance(sure.tolist()))
+    assert np.mean(errors) == pytest.approx(np.mean(chances), rel=0.05)
+    assert 0.5 * np.mean(errors) < np.mean(rests) < 0.7 * np.mean(errors)  # not all of chance goes
+    sure = np.full(4000, 0.9)
+    right = (rng.random(4000) < 0.7).tolist()
+    assert debiased_calibration_error(sure.tolist(), right) == pytest.approx(0.2, abs=0.03)
+    assert calibration_error_by_chance([1.0] * 9) == 0
+    assert (calibration_error_by_chance([]), debiased_calibration_error([], [])) == (0, 0)
 
 
 def test_too_little_to_fit_on_is_refused():
@@ -128,3 +154,22 @@ def test_a_model_folder_keeps_its_calibration(tmp_path):
     assert recognizer.calibration == saved
     (result,) = recognizer("samples/line_1.png")
     assert result.confidence == pytest.approx(math.exp(math.fsum(result.model_log_probs) / 3))
+
+
+def test_a_native_folder_keeps_a_true_manifest(tmp_path, capsys):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    names = [path.name for path in save_lines(folder, 4)] * 50
+    (folder / "labels.csv").write_text("image,text\n" + "".join(f"{name},x\n" for name in names))
+    model = save_tiny(tmp_path / "native", native=True)
+    assert main(["calibrate", str(folder), "--model", str(model), "--method", "temperature"]) == 0
+    assert "calibration error on these same lines" in capsys.readouterr().out
+    checkpoint.load(model)  # it compares the manifest
+    listed = json.loads((model / "MANIFEST.json").read_text())["files"]
+    assert listed[FILE] == hashlib.sha256((model / FILE).read_bytes()).hexdigest()
+    assert Recognizer.from_pretrained(model).calibration is not None
+    checkpoint.put_file(model, FILE, "{}")
+    checkpoint.load(model)
+    (model / FILE).write_text("other")
+    with pytest.raises(CheckpointError, match=f"changed since it was saved: {FILE}"):
+        checkpoint.put_file(model, FILE, "{}")

@@ -94,6 +94,26 @@ def test_a_bad_image_is_a_row_with_an_error_and_costs_its_neighbours_nothing(mod
     assert capfd.readouterr().out.split("\n") == [texts[0], "", "", *texts[1:], ""]
 
 
+def test_lines_are_marked_for_review(model, lines, texts, tmp_path, capfd):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    every = [*map(str, lines), str(bad)]
+    assert main(["transcribe", *every, "--model", model, "--format", "jsonl", "--min-confidence", "1.0"]) == 1
+    out, err = capfd.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert all(row["review"] is (row["confidence"] is None or row["confidence"] < 1) for row in rows)
+    sure = sorted(row["confidence"] for row in rows[:-1])
+    middle = sure[len(sure) // 2]
+    marked = sum(c < middle for c in sure) + 1
+    arguments = ["transcribe", *every, "--model", model, "--format", "csv", "--min-confidence", str(middle)]
+    assert main(arguments) == 1
+    out, err = capfd.readouterr()
+    assert [line.rsplit(",", 1)[1] for line in out.splitlines()].count("true") == marked
+    assert f"for review, below {middle:g} or not read: {marked} of {len(every)}" in err
+    assert main(["transcribe", *every, "--model", model, "--min-confidence", "1.5"]) == 2
+    assert "--min-confidence is 1.5: give a probability from 0 to 1" in capfd.readouterr().err
+
+
 def test_paths_from_stdin(model, lines, texts, capfd, monkeypatch):
     listed = b"\n".join(os.fsencode(path) for path in lines[:4]) + b"\r\n\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.tables import table
 from scripts import score_check
+from tests.tiny import save_tiny
 from train.curves import plot_logs, read_log
 from trocr_jax.cli import main
 from trocr_jax.errors import DataError, OutputError
@@ -20,6 +21,7 @@ from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
 from trocr_jax.evaluation.results import open_results
 from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.metrics import cer
 from trocr_jax.report.figures import plot_bars, plot_curves, plot_evaluation
 
 
@@ -205,6 +207,17 @@ def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once
         open_results(path, samples)
 
 
+def test_results_of_pages_belong_to_references_by_page_and_line(tmp_path):
+    ids = ["a/l0", "b/l0", "deep/b/l1"]
+    samples = [Sample(name, "x", b"picture") for name in ids]
+    rows = [{"id": f"scans/page/{n}", "text": n} for n in ("b.xml#l0", "b.xml#l1", "a.xml#l0")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [o.text for o in open_results(path, samples)] == ["a.xml#l0", "b.xml#l0", "b.xml#l1"]
+    with pytest.raises(DataError, match=r"2 of 3 references have no row in it:\n  - a/l0\n  - c/a/l0"):
+        open_results(path, [*samples[:2], Sample("c/a/l0", "x", b"picture")])
+
+
 def many(count: int = 300) -> tuple[Samples, list[Reading]]:
     pairs = [(r[:20], h[:20]) for r, h in score_check.random_pairs(count, seed=3)]
     samples = Samples("many", [Sample(str(i), r, None) for i, (r, _) in enumerate(pairs)])
@@ -284,6 +297,26 @@ def test_finished_runs_are_compared(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["evaluate", *sources, "--references", str(folder / "manifest.jsonl"), "--output", out]) == 0
     assert "second: CER 16.67 %" in capsys.readouterr().out
+
+
+def test_a_finished_job_is_a_source(tmp_path, capsys):
+    folder = folder_of(tmp_path / "lines", {"1.png": "one", "2.png": "two"})
+    job, out = str(tmp_path / "job"), tmp_path / "out"
+    model = ["--model", str(save_tiny(tmp_path / "tiny")), "--max-new-tokens", "6", "--decoders", "1"]
+    options = ["--references", str(folder / "manifest.jsonl"), "--output", str(out)]
+    assert main(["jobs", "run", str(folder), "--output", job, "--plan-only", *model]) == 0
+    assert main(["evaluate", job, *options]) == 2
+    assert "this job is not complete" in capsys.readouterr().err
+    assert main(["jobs", "run", str(folder), "--output", job, *model]) == 0
+    assert main(["evaluate", job, *options, "--min-confidence", "1"]) == 0
+    (run,) = json.loads((out / "metrics.json").read_text())["runs"]
+    assert run["name"] == "job"
+    assert run["confidence"]["review"]["lines_to_review"] == 2
+    texts = {"1.png": "one", "2.png": "two"}
+    assert main(["jobs", "merge", job]) == 0
+    rows = map(json.loads, capsys.readouterr().out.splitlines()[-2:])
+    pairs = [(texts[Path(row["id"]).name], row["text"]) for row in rows]
+    assert run["scores"]["cer"]["value"] == cer([r for r, _ in pairs], [h for _, h in pairs])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,12 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert parquet.read_table(tmp_path / "rows.parquet").to_pylist() == rows
     with (tmp_path / "rows.csv").open(newline="") as file:
         assert [row["text"] for row in csv.DictReader(file)] == [row["text"] or "" for row in rows]
+    for suffix in ("jsonl", "parquet"):
+        marked = str(tmp_path / f"marked.{suffix}")
+        assert main(["jobs", "merge", str(job), "--output", marked, "--min-confidence", "0.5"]) == 0
+    want = [row | {"review": row["confidence"] is None or row["confidence"] < 0.5} for row in rows]
+    assert [json.loads(line) for line in (tmp_path / "marked.jsonl").read_text().splitlines()] == want
+    assert parquet.read_table(tmp_path / "marked.parquet").to_pylist() == want
     assert main(["transcribe", str(lines), "--model", str(model), "--max-new-tokens", "12", "--format", "jsonl"]) == 1
     alone = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [(row["id"], row["text"]) for row in alone] == [(row["id"], row["text"]) for row in rows]

@@ -174,10 +174,47 @@ def test_intervals_narrow_with_more_lines_and_are_the_same_every_time():
 
 
 def test_an_interval_of_lines_that_are_all_alike_has_no_width():
-    assert metrics.interval(metrics.exact_matches(["a"] * 9, ["a"] * 9)) == (1.0, 1.0, 1.0)
+    assert metrics.interval(metrics.Tally.of([(3, 10)] * 9)) == pytest.approx((0.3, 0.3, 0.3))
     assert metrics.interval(metrics.exact_matches(["a"], ["b"])) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="level is 95"):
         metrics.interval(metrics.exact_matches(["a"], ["b"]), level=95)
+
+
+def test_a_share_of_lines_has_the_interval_of_wilson():
+    """Brown, Cai and DasGupta 2001, eq. 4, by its other form: the shares p with |x - p| = z sqrt(p (1 - p) / n)."""
+    z = 1.959963984540054
+    for right in (0, 1, 20, 45, 50):
+        value, low, high = metrics.interval(metrics.Tally.of([(i < right, 1) for i in range(50)]))
+        assert value == right / 50
+        for end in (low, high):
+            assert abs(value - end) == pytest.approx(z * math.sqrt(end * (1 - end) / 50), abs=1e-12)
+        assert low == 0 if right == 0 else low < value
+        assert high == 1 if right == 50 else high > value
+
+
+def test_ends_are_studentized_by_the_linearised_error():
+    """Against the definition, line by line and draw by draw."""
+    tally = score_check.lines_with_errors(np.random.default_rng(3), 12)
+    value, low, high = metrics.interval(tally, resamples=400)
+    rng, n = np.random.default_rng(0), 12
+
+    def error(numerators, denominators):
+        rate = numerators.sum() / denominators.sum()
+        return np.sqrt(((numerators - rate * denominators) ** 2).sum()) / denominators.sum()
+
+    own = error(tally.numerators, tally.denominators)
+    ts = []
+    for lines in rng.integers(0, n, (400, n)):
+        drawn = tally.select(lines)
+        spread = math.sqrt((n * error(drawn.numerators, drawn.denominators) ** 2 + 2 * own**2) / (n + 2))
+        ts.append((drawn.value - value) / spread)
+    below, above = np.quantile(ts, [0.025, 0.975])
+    assert low == pytest.approx(max(0.0, value - above * own))
+    assert high == pytest.approx(value - below * own)
+    twice = metrics.Tally(2 * tally.numerators, 2 * tally.denominators)
+    apart = metrics.paired_difference(tally, metrics.Tally(tally.numerators * 0, tally.denominators), resamples=400)
+    assert (apart.value, apart.low, apart.high) == pytest.approx((-value, -high, -low))
+    assert metrics.interval(twice, resamples=400) == pytest.approx((value, low, high))
 
 
 def test_a_system_that_is_better_on_the_same_lines_is_found():

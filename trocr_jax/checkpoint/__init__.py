@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from trocr_jax.checkpoint.assets import ASSETS, copy_assets
 from trocr_jax.checkpoint.hub import BUILT_IN, resolve
 from trocr_jax.checkpoint.huggingface import load_huggingface, save_huggingface
-from trocr_jax.checkpoint.native import is_native, load_native, save_native
+from trocr_jax.checkpoint.native import is_native, load_native, put_file, save_native
 from trocr_jax.model import TrOCR
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load",
     "load_huggingface",
     "load_native",
+    "put_file",
     "resolve",
     "save",
     "save_huggingface",

@@ -68,6 +68,30 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def put_file(folder: str | os.PathLike[str], name: str, content: str) -> None:
+    """Writes a file beside the parameters of a native folder and its checksum into the manifest, which is compared
+    first. At no moment is the folder one that does not load. Raises CheckpointError."""
+    folder = Path(folder).absolute()
+    _verify(folder)
+    files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    try:
+        # A file that no manifest names is not compared: first it goes out of the manifest, then it changes.
+        _replace(folder / _MANIFEST, _manifest_text({key: value for key, value in files.items() if key != name}))
+        _replace(folder / name, content)
+        _replace(folder / _MANIFEST, _manifest_text(files | _hashes(folder, [name])))
+    except OSError as error:
+        raise CheckpointError(f"{folder / name}: cannot be written ({error})") from None
+
+
+def _replace(path: Path, content: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        file.write(content)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
 def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = None) -> TrOCR:
     """The model of a native folder, after comparing every file with the manifest.
 

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NoReturn
 import tyro
 
 from trocr_jax.cli.jobs_options import JobCommand
-from trocr_jax.cli.options import MODEL, REVISION, Reading, argument
+from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
 from trocr_jax.errors import TrOCRError
 
 _INPUTS = (
@@ -46,12 +46,13 @@ class Transcribe(Reading):
         Literal["txt", "jsonl", "csv", "parquet"] | None,
         argument("{txt,jsonl,csv,parquet}", _FORMAT, "(default: as the name of --output ends, else txt)"),
     ] = None
+    min_confidence: Annotated[float | None, argument("P", REVIEW, "(default: no column)")] = None
 
 
 _SOURCES = (
     "A folder of lines with a list of what they say (tsv, csv or jsonl), or such a list; a folder of PAGE or ALTO "
     "files; a data set in ArrayRecord files; with --protocol the folder of a published data set; with --references the "
-    "JSONL files of finished runs, to be compared."
+    "JSONL files or job folders of finished runs, to be compared."
 )
 _RUN = (
     "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. "

@@ -9,11 +9,11 @@ from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE
 from trocr_jax.cli import Calibrate
 from trocr_jax.cli.progress import Progress
-from trocr_jax.errors import CheckpointError, DataError, ImageError, OutputError
+from trocr_jax.errors import DataError, ImageError, OutputError
 from trocr_jax.evaluation.fitting import calibrate as fitted
 from trocr_jax.evaluation.fitting import judge
 from trocr_jax.evaluation.samples import open_samples
-from trocr_jax.metrics import expected_calibration_error
+from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
 
 
@@ -22,11 +22,6 @@ def calibrate(command: Calibrate) -> int:
     if len(command.sources) != 1:
         raise DataError("give one source: a folder of lines with a list of what they say, as for evaluate")
     folder = checkpoint.resolve(command.model, revision=command.revision)
-    if command.output is None and checkpoint.is_native(folder):
-        raise CheckpointError(
-            f"{folder}: the files of a native checkpoint are listed with their checksums; write the calibration "
-            "elsewhere (--output FILE) and save the checkpoint with it"
-        )
     samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
     references, results = list[str](), list[Recognition]()
@@ -43,12 +38,16 @@ def calibrate(command: Calibrate) -> int:
     calibration = fitted(judged, method=command.method, fitted_on=f"{len(results)} lines of {samples.name}")
     path = Path(command.output) if command.output else folder / FILE
     try:
-        path.write_text(calibration.to_json(), encoding="utf-8")
+        if command.output is None and checkpoint.is_native(folder):
+            checkpoint.put_file(folder, FILE, calibration.to_json())
+        else:
+            path.write_text(calibration.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from None
     after = [calibration.line(p) for p in judged.line.log_probs]
     distance = expected_calibration_error(after, judged.line.right)
     print(
-        f"{path}: {command.method}, {len(results)} lines, {100 * distance:.2f} % calibration error on these same lines"
+        f"{path}: {command.method}, {len(results)} lines, {100 * distance:.2f} % calibration error on these same lines "
+        f"({100 * calibration_error_by_chance(after):.2f} % by chance alone)"
     )
     return 1 if progress.failed else 0

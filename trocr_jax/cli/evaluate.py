@@ -13,15 +13,18 @@ import orjson
 
 from trocr_jax.cli import Evaluate, Transcribe, parse
 from trocr_jax.cli.decode import check_options, decode_config
-from trocr_jax.cli.options import given
+from trocr_jax.cli.options import check_share, given
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
-from trocr_jax.evaluated import Reading, Samples
+from trocr_jax.evaluated import Outcome, Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
 from trocr_jax.evaluation.read import read
-from trocr_jax.evaluation.results import open_results
+from trocr_jax.evaluation.results import match, open_results
 from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate as score
+from trocr_jax.jobs.files import is_url
+from trocr_jax.jobs.job import Job, read_success
+from trocr_jax.jobs.rows import decode as decode_rows
 from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.page import page
@@ -89,8 +92,7 @@ def _check(command: Evaluate) -> None:
         raise DataError("--partial needs --protocol: other sources have no published number of lines")
     if not 0 < command.level < 1:
         raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
-    if command.min_confidence is not None and not 0 <= command.min_confidence <= 1:
-        raise DecodeError(f"--min-confidence is {command.min_confidence}: give a probability from 0 to 1")
+    check_share("min_confidence", command.min_confidence)
     if command.limit is not None and command.limit < 1:
         raise DecodeError(f"--limit is {command.limit}: give a number of lines")
 
@@ -132,9 +134,21 @@ def _finished(command: Evaluate, samples: Samples) -> list[Reading]:
     if len(set(names)) < len(names):
         names = list(command.sources)
     return [
-        Reading(name, open_results(Path(source), samples.samples), None, decode=f"read before: {source}")
+        Reading(name, _outcomes(source, samples), None, decode=f"read before: {source}")
         for name, source in zip(names, command.sources, strict=True)
     ]
+
+
+def _outcomes(source: str, samples: Samples) -> list[Outcome]:
+    if not is_url(source) and not Path(source).is_dir():
+        return open_results(Path(source), samples.samples)
+    job = Job.open(source)
+    if read_success(job.store) is None:
+        raise DataError(
+            f"{source}: this job is not complete; go on with it by `jobs run`, or evaluate what `jobs merge` gives"
+        )
+    rows = (row for unit in range(len(job.units)) for row in decode_rows(job.read_part(unit)))
+    return match(rows, samples.samples, Path(source))
 
 
 def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:

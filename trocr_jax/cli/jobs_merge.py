@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
-from trocr_jax.cli.output import format_of, open_bytes, open_values
+from trocr_jax.cli.options import check_share
+from trocr_jax.cli.output import format_of, needs_review, open_bytes, open_values
 from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.jobs.rows import decode
@@ -15,6 +16,7 @@ from trocr_jax.jobs.rows import decode
 
 def merge(job: Job, command: Merge) -> int:
     """Returns the exit status. Raises JobError for a job that is not complete, unless that is asked for."""
+    check_share("min_confidence", command.min_confidence)
     units = sorted(job.done())
     if read_success(job.store) is None and not command.incomplete:
         raise JobError(
@@ -26,14 +28,17 @@ def merge(job: Job, command: Merge) -> int:
     format = command.format or (format_of(command.output) if command.output else "jsonl")
     if format == "txt":
         format = "jsonl"
-    if format == "jsonl":  # as the parts are
+    if format == "jsonl" and command.min_confidence is None:  # as the parts are
         with open_bytes(command.output) as write:
             for unit in units:
                 write(job.read_part(unit))
     else:
-        with open_values(command.output, format, job.plan.configuration["columns"]) as put:
+        columns = job.plan.configuration["columns"] + ["review"] * (command.min_confidence is not None)
+        with open_values(command.output, format, columns) as put:
             for unit in units:
                 for row in decode(job.read_part(unit)):
+                    if command.min_confidence is not None:
+                        row["review"] = needs_review(row["confidence"], command.min_confidence)
                     put(row)
     print(f"trocr-jax: {command.job}: {len(units)} units merged", file=sys.stderr)
     return 0
@@ -43,6 +48,8 @@ def _pages(job: Job, command: Merge, units: list[int]) -> int:
     """A file for each page. Status 1 if one of them could not be filled in: the others are."""
     from trocr_jax.jobs.pages_filled import filled_pages
 
+    if command.min_confidence is not None:
+        raise JobError("--min-confidence marks rows; pages have the confidence of each line instead")
     if command.output is None:
         raise JobError("--format pages needs --output FOLDER: a file for each page is written there")
     written = failed = 0

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trocr_jax.cli.options import Reading, argument
+from trocr_jax.cli.options import REVIEW, Reading, argument
 
 _SOURCE = (
     "What to read, all of one kind: folders, quoted patterns or image files; manifests (.jsonl, .csv, .tsv) with a "
@@ -117,6 +117,7 @@ class Merge:
         Literal["jsonl", "csv", "parquet", "pages"] | None,
         argument("{jsonl,csv,parquet,pages}", _FORMAT, "(default: as the name of --output ends, else jsonl)"),
     ] = None
+    min_confidence: Annotated[float | None, argument("P", REVIEW, "(default: no column)")] = None
     incomplete: Annotated[bool, argument(None, "Also of a job that is not complete.", "(default: refused)")] = False
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from trocr_jax.errors import DecodeError
+
 
 def argument(metavar: str | None, help: str, default: str) -> Any:
     """How --help shows an argument; `default` says what happens without it."""
@@ -148,6 +150,15 @@ class Reading:
     constraint: Constraints = field(default_factory=Constraints)
     language_model: LanguageModel = field(default_factory=LanguageModel)
     score: Scores = field(default_factory=Scores)
+
+
+REVIEW = "Mark lines that are less sure than this, or could not be read, in a column `review`."
+
+
+def check_share(name: str, value: float | None) -> None:
+    """Raises DecodeError for what is no probability."""
+    if value is not None and not 0 <= value <= 1:
+        raise DecodeError(f"{flag(name)} is {value}: give a probability from 0 to 1")
 
 
 def given(options: Any) -> dict[str, Any]:

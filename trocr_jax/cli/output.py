@@ -21,7 +21,8 @@ from trocr_jax.errors import OutputError, TrOCRError
 class Row(NamedTuple):
     """One image: `error` says why nothing was read, and then all but it and the id are None.
 
-    alternatives, words, characters: columns of their own only where they were asked for.
+    alternatives, words, characters, review: columns only where they were asked for. review: whether somebody should
+    look at the line, its confidence being below a threshold or nothing having been read.
     """
 
     id: str
@@ -33,9 +34,10 @@ class Row(NamedTuple):
     alternatives: Sequence[Alternative] | None = None
     words: Sequence[Confidence] | None = None
     characters: Sequence[Confidence] | None = None
+    review: bool | None = None
 
 
-COLUMNS = Row._fields[:-3]
+COLUMNS = Row._fields[:-4]
 Write = Callable[[Row], None]
 Values = Callable[[dict[str, Any]], None]
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -177,8 +179,14 @@ def _parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
     number = pa.float64()
     sure = pa.list_(pa.struct({"text": pa.string(), "confidence": number}))
     found = pa.list_(pa.struct({"text": pa.string(), "score": number, "probability": number}))
-    types = {"score": number, "confidence": number, "truncated": pa.bool_(), "alternatives": found}
-    types |= {"words": sure, "characters": sure, "token_ids": pa.list_(pa.int32()), "token_log_probs": pa.list_(number)}
+    types = {"score": number, "confidence": number, "truncated": pa.bool_(), "review": pa.bool_()}
+    types |= {
+        "alternatives": found,
+        "words": sure,
+        "characters": sure,
+        "token_ids": pa.list_(pa.int32()),
+        "token_log_probs": pa.list_(number),
+    }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     rows: list[dict[str, Any]] = []
     with parquet.ParquetWriter(file, schema) as writer:
@@ -197,6 +205,11 @@ def _parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
 
 
 _WRITERS = {"txt": _txt, "jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+
+
+def needs_review(confidence: float | None, min_confidence: float) -> bool:
+    """Whether a line is less sure than that, or could not be read."""
+    return confidence is None or confidence < min_confidence
 
 
 def printable(value: Any) -> Any:

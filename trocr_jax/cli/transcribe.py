@@ -9,12 +9,15 @@ from collections.abc import Iterator
 
 from trocr_jax.cli import Transcribe
 from trocr_jax.cli.decode import check_options, decode_config
-from trocr_jax.cli.output import COLUMNS, Row, format_of, open_rows
+from trocr_jax.cli.options import check_share
+from trocr_jax.cli.output import COLUMNS, Row, format_of, needs_review, open_rows
 from trocr_jax.cli.progress import Progress
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.image_paths import Input, expand
 from trocr_jax.recognizer import Recognizer
+
+_OWN = ("id", "error", "review")  # columns that are no part of a Recognition
 
 
 def transcribe(command: Transcribe) -> int:
@@ -28,16 +31,21 @@ def transcribe(command: Transcribe) -> int:
         listed = list(inputs)
         inputs, total = iter(listed), len(listed)
     check_options(command)  # before anything is loaded
+    check_share("min_confidence", command.min_confidence)
     columns = [*COLUMNS, *(["alternatives"] if command.search.n_best is not None else [])]
     columns += ["words", "characters"] if command.score.confidences else []
+    columns += ["review"] if command.min_confidence is not None else []
     with open_rows(command.output, command.format or format_of(command.output), columns) as write:
         recognizer = Recognizer.from_pretrained(command.model, revision=command.revision, dtype=command.dtype)
         decode = decode_config(command, recognizer)
         rows = _rows(recognizer, inputs, decode, command.batch_size, columns)
-        truncated = 0
+        truncated = marked = 0
         on_terminal = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
         with Progress(total, bar=sys.stderr.isatty() and not on_terminal) as progress:
             for row in rows:
+                if command.min_confidence is not None:
+                    row = row._replace(review=needs_review(row.confidence, command.min_confidence))
+                    marked += bool(row.review)
                 write(row)
                 if row.error is not None:
                     progress.say(row.error)
@@ -47,6 +55,8 @@ def transcribe(command: Transcribe) -> int:
                 progress.say(
                     f"texts cut off after {decode.max_new_tokens} tokens: {truncated} (--max-new-tokens sets the limit)"
                 )
+            if command.min_confidence is not None:
+                progress.say(f"for review, below {command.min_confidence:g} or not read: {marked} of {progress.done}")
             if progress.failed:
                 progress.say(f"could not be read: {progress.failed} of {progress.done}")
     return 1 if progress.failed else 0
@@ -67,4 +77,4 @@ def _rows(
         if isinstance(outcome, ImageError):
             yield Row(path, error=str(outcome))
         else:
-            yield Row(path, **{name: getattr(outcome, name) for name in columns if name not in ("id", "error")})
+            yield Row(path, **{name: getattr(outcome, name) for name in columns if name not in _OWN})

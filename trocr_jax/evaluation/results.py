@@ -1,10 +1,10 @@
-"""Texts that were read before: the JSONL rows of `trocr-jax transcribe` or of a finished job, set beside references."""
+"""Texts that were read before: rows of `trocr-jax transcribe` or of a finished job, set beside references."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from trocr_jax.confidence import Alternative
@@ -14,20 +14,29 @@ from trocr_jax.evaluation.samples import listed
 
 
 def open_results(path: Path, samples: Sequence[Sample]) -> list[Outcome]:
-    """The row of each sample, in the order of the samples. A row belongs to a sample if its `id` is the sample's id or
-    picture, as written or from the current folder, or else if their file names are equal and occur once on both sides.
+    """The row of each sample, in the order of the samples, from JSONL. A row belongs to a sample if its `id` is the
+    sample's id or picture, as written or from the current folder, or else if their file names (for lines of pages,
+    those of the page and the line) are equal and occur once on both sides.
 
     Raises DataError naming rows that are not such rows, and samples that have none.
     """
-    rows = _rows(path)
-    by_file = _once({name: Path(name).name for name in rows})
-    alone = set(_once({s.id: _file(s) for s in samples}).values())
+    return match(_lines(path), samples, path)
+
+
+def match(rows_of: Iterable[dict[str, Any]], samples: Sequence[Sample], path: Path) -> list[Outcome]:
+    """The same from rows; path: where they come from, for messages."""
+    rows = _by_id(rows_of, path)
+    ways = [  # to a row from a name that occurs once among the samples
+        (_once({s.id: of_sample(s) for s in samples}), _once({name: of_row(name) for name in rows}), of_sample)
+        for of_sample, of_row in ((_file, _file_of_row), (_line_of_page, _line_of_row))
+    ]
     found, missing = list[Outcome](), list[str]()
     for sample in samples:
         names = [sample.id, *([str(sample.image)] if isinstance(sample.image, Path) else [])]
         key = next((name for name in names if name in rows), None)
-        if key is None and sample.id in alone:
-            key = by_file.get(_file(sample))
+        for samples_by, rows_by, name_of in ways:
+            name = name_of(sample)
+            key = rows_by.get(name) if key is None and name in samples_by else key
         if key is None:
             missing.append(sample.id)
         else:
@@ -44,6 +53,20 @@ def _file(sample: Sample) -> str:
     return (sample.image if isinstance(sample.image, Path) else Path(sample.id)).name
 
 
+def _file_of_row(name: str) -> str:
+    return PurePath(name).name
+
+
+def _line_of_page(sample: Sample) -> str:
+    """A line of a page is folders/page/line in a data set and folders/page.xml#line in a job."""
+    return "/".join(PurePath(sample.id).parts[-2:])
+
+
+def _line_of_row(name: str) -> str:
+    page, _, line = name.rpartition(".xml#")
+    return f"{PurePath(page).name}/{line}"
+
+
 def _once(files: Mapping[str, str]) -> dict[str, str]:
     """File name -> the one that has it, for names that occur once."""
     found: dict[str, str | None] = {}
@@ -52,22 +75,29 @@ def _once(files: Mapping[str, str]) -> dict[str, str]:
     return {name: key for name, key in found.items() if key is not None}
 
 
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give the JSONL file of a finished run") from None
-    rows: dict[str, dict[str, Any]] = {}
+        raise DataError(
+            f"{path}: cannot be read ({error}); give the JSONL file or the job folder of a finished run"
+        ) from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name = row["id"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f'{path}:{number}: not a row such as {{"id": "1.png", "text": "…"}}') from None
+        if line.strip():
+            try:
+                row = json.loads(line)
+                row["id"]
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f'{path}:{number}: not a row such as {{"id": "1.png", "text": "…"}}') from None
+            yield row
+
+
+def _by_id(rows_of: Iterable[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows_of, 1):
+        name = str(row["id"])
         if name in rows:
-            raise DataError(f"{path}:{number}: the id {name!r} came before; every line is scored once")
+            raise DataError(f"{path}: row {number}: the id {name!r} came before; every line is scored once")
         rows[name] = row
     return rows
 

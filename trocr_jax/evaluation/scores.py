@@ -155,6 +155,8 @@ def _confidence(
     lines, characters = (metrics.risk_coverage(confidences, t) for t in (wrong, tallies["cer"].select(known)))
     found: dict[str, Any] = {
         "expected_calibration_error": metrics.expected_calibration_error(confidences, right.tolist()),
+        "calibration_error_by_chance": metrics.calibration_error_by_chance(confidences),
+        "debiased_calibration_error": metrics.debiased_calibration_error(confidences, right.tolist()),
         "adaptive_calibration_error": metrics.adaptive_calibration_error(confidences, right.tolist()),
         "reliability": [b._asdict() for b in metrics.reliability(confidences, right.tolist())],
         "area_under_risk_coverage": metrics.area_under_risk_coverage(lines),

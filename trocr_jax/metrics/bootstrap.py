@@ -17,6 +17,9 @@ import numpy as np
 from trocr_jax.metrics.tally import Tally
 
 _BLOCK = 4_000_000  # drawn indices held at a time: 32 MB
+_STEADY = 2.0
+"""Lines of the usual spread that every draw has besides its own: without them a draw in which few lines or none are
+wrong would make the interval boundless."""
 
 
 class Interval(NamedTuple):
@@ -38,10 +41,12 @@ class Difference(NamedTuple):
 
 
 def interval(tally: Tally, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """The bias-corrected and accelerated bootstrap interval (BCa, Efron 1987) of a score.
+    """The bootstrap-t interval of a score (Efron and Tibshirani 1993, section 12.5): the ends come from how far the
+    scores of draws are from this one in units of their own standard error, by linearisation (Cochran 1977, section
+    6.4). If every line counts 0 or 1 of 1, Wilson's interval (1927).
 
     level: how often such intervals shall hold the true value. resamples: how often as many lines are drawn with
-    replacement. All lines alike (or one line, or none): the interval has no width, and says nothing.
+    replacement. One line, or none, or all alike but for Wilson's: the interval has no width, and says nothing.
     Raises ValueError for a level outside 0 to 1.
     """
     return intervals([tally], level=level, resamples=resamples, seed=seed)[0]
@@ -51,14 +56,20 @@ def intervals(tallies: Sequence[Tally], *, level: float = 0.95, resamples: int =
     """The `interval` of each of several scores of the same lines, from the same draws. Raises ValueError also if the
     lines are not equally many."""
     _check(level)
-    draws = _resampled(tallies, resamples=resamples, seed=seed)
+    if len(lengths := {len(tally) for tally in tallies}) != 1:
+        raise ValueError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
+    rates = [tally for tally in tallies if not _counts_lines(tally)]
+    drawn = iter(_drawn([_columns(tally) for tally in rates], resamples=resamples, seed=seed) if rates else ())
     found = []
-    for tally, drawn in zip(tallies, draws, strict=True):
-        value = tally.value
+    for tally in tallies:
+        value, own = tally.value, None if _counts_lines(tally) else next(drawn)
         if len(tally) < 2 or not math.isfinite(value):
             found.append(Interval(value, value, value))
+        elif own is None:
+            found.append(_wilson(value, len(tally), level=level))
         else:
-            found.append(Interval(value, *_ends(drawn, value, _without_each(tally), level=level)))
+            low, high = _ends(_columns(tally), own, level=level)
+            found.append(Interval(value, max(low, 0.0), min(high, _highest(tally))))
     return found
 
 
@@ -67,9 +78,9 @@ def paired_difference(
 ) -> Difference:
     """How much higher the score of `second` is than that of `first`: the same lines, in the same order.
 
-    The interval is that of `interval`, lines drawn in pairs. p is of the approximate randomisation test (Noreen 1989):
-    the two results of each line are exchanged with probability 1/2, and p = (1 + differences at least as large) /
-    (1 + resamples). Raises ValueError if the lines are not equally many.
+    The interval is the bootstrap-t of `interval`, lines drawn in pairs. p is of the approximate randomisation test
+    (Noreen 1989): the two results of each line are exchanged with probability 1/2, and p = (1 + differences at least as
+    large) / (1 + resamples). Raises ValueError if the lines are not equally many.
     """
     _check(level)
     if len(first) != len(second):
@@ -77,10 +88,17 @@ def paired_difference(
     value = second.value - first.value
     if len(first) < 2 or not math.isfinite(value):
         return Difference(value, value, value, 1.0)
-    one, other = _resampled([first, second], resamples=resamples, seed=seed)
-    draws = other - one
-    low, high = _ends(draws, value, _without_each(second) - _without_each(first), level=level)
+    both = np.concatenate([_columns(first), _columns(second)], axis=1)
+    low, high = _ends(both, _drawn([both], resamples=resamples, seed=seed)[0], level=level)
+    low, high = max(low, -_highest(first)), min(high, _highest(second))
     return Difference(value, low, high, _exchanged(first, second, value, resamples=resamples, seed=seed))
+
+
+class _Sums(NamedTuple):
+    """Of the columns of drawn lines, and of the products of two columns: f64 [draws, C] and [draws, C, C]."""
+
+    columns: np.ndarray
+    products: np.ndarray
 
 
 def _check(level: float) -> None:
@@ -88,50 +106,78 @@ def _check(level: float) -> None:
         raise ValueError(f"level is {level}: give a probability between 0 and 1, such as 0.95")
 
 
-def _resampled(tallies: Sequence[Tally], *, resamples: int, seed: int) -> np.ndarray:
-    """The scores of as many lines drawn with replacement, the same for all: [tallies, resamples]."""
-    rng, lengths = np.random.default_rng(seed), {len(tally) for tally in tallies}
-    if len(lengths) != 1:
-        raise ValueError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
-    count = lengths.pop()
-    sums = np.stack([side for tally in tallies for side in (tally.numerators, tally.denominators)], axis=1)
-    found = []
+def _columns(tally: Tally) -> np.ndarray:
+    return np.stack([tally.numerators, tally.denominators], axis=1)
+
+
+def _counts_lines(tally: Tally) -> bool:
+    whole = (tally.numerators == 0) | (tally.numerators == 1)
+    return bool(whole.all() and (tally.denominators == 1).all())
+
+
+def _highest(tally: Tally) -> float:
+    """1 for a score that is a share, no line's numerator being above its denominator."""
+    return 1.0 if (tally.numerators <= tally.denominators).all() else math.inf
+
+
+def _wilson(share: float, count: int, *, level: float) -> Interval:
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    middle, half = share + z2 / (2 * count), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count)
+    low, high = (middle - half) / (1 + z2 / count), (middle + half) / (1 + z2 / count)
+    return Interval(share, min(max(low, 0.0), share), max(min(high, 1.0), share))  # the ends of 0 and 1 are exact
+
+
+def _drawn(lines: Sequence[np.ndarray], *, resamples: int, seed: int) -> list[_Sums]:
+    """Sums over as many lines drawn with replacement, the same for all. lines: [N, C] each."""
+    rng, count = np.random.default_rng(seed), len(lines[0])
+    parts = [_with_products(own) for own in lines]
+    table, found = np.concatenate(parts, axis=1), []
     for start in range(0, resamples, max(1, _BLOCK // max(count, 1))):
         rows = min(max(1, _BLOCK // max(count, 1)), resamples - start)
-        lines = rng.integers(0, max(count, 1), (rows, count)) + np.arange(rows)[:, None] * count
-        times = np.bincount(lines.reshape(-1), minlength=rows * count).reshape(rows, count)
-        drawn = times.astype(np.float64) @ sums
-        found.append(_quotients(drawn[:, ::2], drawn[:, 1::2]))
-    return np.concatenate(found).T
+        chosen = rng.integers(0, max(count, 1), (rows, count)) + np.arange(rows)[:, None] * count
+        times = np.bincount(chosen.reshape(-1), minlength=rows * count).reshape(rows, count)
+        found.append(times.astype(np.float64) @ table)
+    sums = np.split(np.concatenate(found), np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
+    return [_split(total, own.shape[1]) for total, own in zip(sums, lines, strict=True)]
 
 
-def _without_each(tally: Tally) -> np.ndarray:
-    """The score without line i, for each i: [N]."""
-    numerators = tally.numerators.sum() - tally.numerators
-    denominators = tally.denominators.sum() - tally.denominators
-    return _quotients(numerators, denominators)
+def _with_products(lines: np.ndarray) -> np.ndarray:
+    """Columns, and the product of each two: [N, C + C (C + 1) / 2]."""
+    one, other = np.triu_indices(lines.shape[1])
+    return np.concatenate([lines, lines[:, one] * lines[:, other]], axis=1)
+
+
+def _split(sums: np.ndarray, columns: int) -> _Sums:
+    one, other = np.triu_indices(columns)
+    products = np.empty((len(sums), columns, columns))
+    products[:, one, other] = products[:, other, one] = sums[:, columns:]
+    return _Sums(sums[:, :columns], products)
+
+
+def _with_error(sums: _Sums) -> tuple[np.ndarray, np.ndarray]:
+    """The score, or the difference of the second from the first, and its standard error: [draws] each.
+
+    A quotient n / d changes by (n_i - d_i n / d) / d with line i; the error is the root of the sum of their squares."""
+    over, under = sums.columns[:, ::2], np.where(sums.columns[:, 1::2] == 0, 1, sums.columns[:, 1::2])
+    signs = np.array([1.0]) if over.shape[1] == 1 else np.array([-1.0, 1.0])
+    scores = over / under
+    slopes = np.stack([signs / under, -signs * scores / under], axis=2).reshape(len(scores), -1)
+    squares = np.einsum("bi,bij,bj->b", slopes, sums.products, slopes)
+    return (signs * scores).sum(axis=1), np.sqrt(np.maximum(squares, 0.0))
+
+
+def _ends(lines: np.ndarray, drawn: _Sums, *, level: float) -> tuple[float, float]:
+    (value,), (error,) = _with_error(_split(_with_products(lines).sum(axis=0)[None], lines.shape[1]))
+    if error <= 1e-12 * (1 + abs(value)):  # all alike, but for rounding
+        return float(value), float(value)
+    scores, errors = _with_error(drawn)
+    steady = np.sqrt((len(lines) * errors**2 + _STEADY * error**2) / (len(lines) + _STEADY))
+    below, above = np.quantile((scores - value) / steady, [(1 - level) / 2, (1 + level) / 2])
+    return float(value - above * error), float(value - below * error)
 
 
 def _quotients(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     return numerators / np.where(denominators == 0, 1, denominators)
-
-
-def _ends(draws: np.ndarray, value: float, jackknife: np.ndarray, *, level: float) -> tuple[float, float]:
-    """The BCa interval: percentiles of the draws, moved by their bias and by the skewness of the lines' influence."""
-    normal = NormalDist()
-    # Half of the ties count as below, or scores that move in steps would look biased.
-    below = float((draws < value).mean() + 0.5 * (draws == value).mean())
-    influence = jackknife.mean() - jackknife
-    spread = float((influence**2).sum())
-    if not 0 < below < 1 or spread == 0:
-        return float(draws.min()), float(draws.max())
-    bias, skew = normal.inv_cdf(below), float((influence**3).sum()) / (6 * spread**1.5)
-    places = []
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        z = bias + normal.inv_cdf(tail)
-        places.append(normal.cdf(bias + z / (1 - skew * z)) if skew * z < 1 else 1.0)
-    low, high = np.quantile(draws, places)
-    return float(low), float(high)
 
 
 def _exchanged(first: Tally, second: Tally, value: float, *, resamples: int, seed: int) -> float:

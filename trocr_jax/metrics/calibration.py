@@ -3,6 +3,7 @@ ones."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,35 @@ def expected_calibration_error(confidences: Sequence[float], right: Sequence[boo
     found = reliability(confidences, right, bins=bins)
     total = sum(b.size for b in found)
     return sum(b.size * abs(b.confidence - b.accuracy) for b in found) / total if total else 0.0
+
+
+def calibration_error_by_chance(confidences: Sequence[float], *, bins: int = BINS) -> float:
+    """The calibration error to expect of so many lines with these confidences if each were exactly as often right as it
+    says: what `expected_calibration_error` cannot go below. The mean of |x| of the normal distribution in each bin."""
+    c, _ = _checked(confidences, [True] * len(confidences))
+    places = np.clip(np.ceil(c * bins).astype(int) - 1, 0, bins - 1)
+    variance = np.bincount(places, c * (1 - c), minlength=bins)
+    return float(math.sqrt(2 / math.pi) * np.sqrt(variance).sum() / len(c)) if len(c) else 0.0
+
+
+def debiased_calibration_error(confidences: Sequence[float], right: Sequence[bool], *, bins: int = BINS) -> float:
+    """`expected_calibration_error` with less of what chance adds, not below 0 (after Kumar, Liang and Ma 2019): in each
+    bin the distance d counts as d - (E|x| - d), x normal around d with the spread of the share that was right. Where
+    nothing but chance is seen, about four tenths of it go; nearly all where distances are larger than their spread."""
+    found = reliability(confidences, right, bins=bins)
+    total, error = sum(b.size for b in found), 0.0
+    for b in found:
+        distance, spread = abs(b.confidence - b.accuracy), math.sqrt(b.accuracy * (1 - b.accuracy) / b.size)
+        error += b.size * (2 * distance - _mean_of_folded(distance, spread))
+    return max(error / total, 0.0) if total else 0.0
+
+
+def _mean_of_folded(mean: float, spread: float) -> float:
+    """E|x| of the normal distribution."""
+    if spread == 0:
+        return mean
+    z = mean / spread
+    return spread * math.sqrt(2 / math.pi) * math.exp(-z * z / 2) + mean * math.erf(z / math.sqrt(2))
 
 
 def adaptive_calibration_error(confidences: Sequence[float], right: Sequence[bool], *, bins: int = BINS) -> float:

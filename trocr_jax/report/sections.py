@@ -184,6 +184,17 @@ def _speed(run: dict[str, Any]) -> str:
     return "" if fast is None else f"{fast['lines_per_second']:.1f} <small>in {fast['seconds']:.1f} s</small>"
 
 
+def _calibration(run: dict[str, Any]) -> str:
+    values = run["confidence"]
+    if values is None:
+        return ""
+    error, chance, rest = (
+        f"{100 * values[name]:.2f}"
+        for name in ("expected_calibration_error", "calibration_error_by_chance", "debiased_calibration_error")
+    )
+    return f"{error} % <small>by chance alone {chance}; debiased {rest}</small>"
+
+
 def _percent(values: dict[str, Any] | None, name: str) -> str:
     return "" if values is None else f"{100 * values[name]:.2f} %"
 
@@ -199,7 +210,7 @@ def _review(run: dict[str, Any]) -> str:
 
 
 _FACTS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("expected calibration error", lambda r: _percent(r["confidence"], "expected_calibration_error")),
+    ("expected calibration error", _calibration),
     ("area under risk–coverage", lambda r: _percent(r["confidence"], "area_under_risk_coverage")),
     ("lines to review", _review),
     ("lines a second", _speed),
