@@ -17,9 +17,9 @@ import numpy as np
 from trocr_jax.metrics.tally import Tally
 
 _BLOCK = 4_000_000  # drawn indices held at a time: 32 MB
-_STEADY = 2.0
-"""Lines of the usual spread that every draw has besides its own: without them a draw in which few lines or none are
-wrong would make the interval boundless."""
+_FARTHEST = 2.25
+"""How far an end may be from the score, in units of what the normal distribution gives: a draw in which one line or
+none is wrong knows no error of its own, and an interval of few mistakes would be boundless."""
 
 
 class Interval(NamedTuple):
@@ -171,8 +171,9 @@ def _ends(lines: np.ndarray, drawn: _Sums, *, level: float) -> tuple[float, floa
     if error <= 1e-12 * (1 + abs(value)):  # all alike, but for rounding
         return float(value), float(value)
     scores, errors = _with_error(drawn)
-    steady = np.sqrt((len(lines) * errors**2 + _STEADY * error**2) / (len(lines) + _STEADY))
-    below, above = np.quantile((scores - value) / steady, [(1 - level) / 2, (1 + level) / 2])
+    most = _FARTHEST * NormalDist().inv_cdf((1 + level) / 2)
+    distances = np.clip((scores - value) / np.maximum(errors, 1e-12 * error), -most, most)
+    below, above = np.quantile(distances, [(1 - level) / 2, (1 + level) / 2])
     return float(value - above * error), float(value - below * error)
 
 

@@ -9,14 +9,20 @@ from typing import Any, NamedTuple
 WIDTH, HEIGHT = 460, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 42
 Point = tuple[float, float]
+FEW = 10  # lines below which a share says little
 
 
 class Series(NamedTuple):
-    """A line of a plot. dots: whether its points are marked."""
+    """A line of a plot. sizes: how many lines each point stands for, if the points are to be marked; those of few are
+    small and stand beside the line."""
 
     name: str
     points: Sequence[Point]
-    dots: bool = False
+    sizes: Sequence[int] = ()
+
+    def joined(self) -> list[Point]:
+        """The points that the line goes through."""
+        return [p for p, size in zip(self.points, self.sizes or [FEW] * len(self.points), strict=True) if size >= FEW]
 
 
 def lines(series: Sequence[Series], *, x: str, y: str, square: bool = False, diagonal: bool = False) -> str:
@@ -31,9 +37,8 @@ def lines(series: Sequence[Series], *, x: str, y: str, square: bool = False, dia
     if diagonal:
         parts.append(plane.path([(0, 0), (1, 1)], "ideal"))
     for number, one in enumerate(series):
-        parts.append(plane.path(one.points, f"s{number % 6}"))
-        if one.dots:
-            parts += [plane.dot(point, f"s{number % 6}", one.name) for point in one.points]
+        parts.append(plane.path(one.joined(), f"s{number % 6}"))
+        parts += [plane.dot(p, f"s{number % 6}", one.name, n) for p, n in zip(one.points, one.sizes, strict=False)]
     return _svg(parts, f"{y} over {x}")
 
 
@@ -127,13 +132,17 @@ class _Plane:
         return "".join(parts)
 
     def path(self, points: Sequence[Point], style: str) -> str:
+        if not points:
+            return ""
         steps = "L".join(f"{a:.1f} {b:.1f}" for a, b in (self.at(*point) for point in points))
         return f'<path class="line {style}" d="M{steps}"/>'
 
-    def dot(self, point: Point, style: str, name: str) -> str:
+    def dot(self, point: Point, style: str, name: str, size: int) -> str:
         x, y = self.at(*point)
-        title = f"<title>{escape(name)}: {point[0]:.3g}, {point[1]:.3g}</title>"
-        return f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
+        title = f"<title>{escape(name)}: {point[0]:.3g}, {point[1]:.3g} ({size} lines)</title>"
+        return (
+            f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="{3.5 if size >= FEW else 1.5}">{title}</circle>'
+        )
 
     def bar(self, x: float, width: float, value: float, style: str, name: str) -> str:
         (left, top), (right, base) = self.at(x, value), self.at(x + width, self.y_ticks[0])

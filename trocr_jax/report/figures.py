@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trocr_jax.errors import OutputError
+from trocr_jax.report.charts import FEW
 
 Curve = Sequence[tuple[float, float]]
 
@@ -54,7 +55,10 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
     }
     if sure:
         panels["share right (x: confidence)"] = {
-            run["name"]: [(b["confidence"], b["accuracy"]) for b in run["confidence"]["reliability"]] for run in sure
+            run["name"]: [
+                (b["confidence"], b["accuracy"]) for b in run["confidence"]["reliability"] if b["size"] >= FEW
+            ]
+            for run in sure
         }
         panels["wrong lines, % (x: coverage)"] = {
             run["name"]: [(p["coverage"], 100 * p["wrong_lines"]) for p in run["confidence"]["risk_coverage"]]

@@ -86,7 +86,7 @@ function line(row) {
 function alternatives(found, name) {
   const list = make("ol", {}, ...found.map(([text, p]) => make("li", {},
     make("span", { className: "said", textContent: text }), ` ${(100 * p).toFixed(1)} %`)));
-  return make("details", {}, make("summary", { textContent: `${found.length} alternatives ${name}` }), list);
+  return make("details", {}, make("summary", { textContent: `${name}${name && ": "}${found.length} alternatives` }), list);
 }
 
 // What was read, with the differences from the reference; each character is underlined by its confidence.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from trocr_jax.metrics.titles import LOWER_IS_BETTER, TITLES
 from trocr_jax.report.charts import Series, bars, lines, matrix
+from trocr_jax.report.facts import FACTS
 
 
 def summary(scores: dict[str, Any]) -> str:
@@ -20,8 +21,9 @@ def summary(scores: dict[str, Any]) -> str:
         known = [value for value in values if value is not None]
         best = (min if name in LOWER_IS_BETTER else max)(known) if known and len(runs) > 1 else None
         cells = [_cell(run["scores"][name], strong=value == best) for run, value in zip(runs, values, strict=True)]
-        body.append(_row([escape(TITLES[name]), *cells], head=name == scores["headline"]))
-    body += [_row([label, *(of(run) for run in runs)]) for label, of in _FACTS if any(of(run) for run in runs)]
+        body.append(_row([escape(TITLES[name]), *cells], kind="headline" if name == scores["headline"] else ""))
+    facts = [[label, *(of(run) for run in runs)] for label, of in FACTS]
+    body += [_row(cells, kind="fact") for cells in facts if any(cells[1:])]
     head = "".join(f"<th scope=col>{_swatch(i)}{escape(run['name'])}</th>" for i, run in enumerate(runs))
     about = "".join(
         f"<li><b>{escape(run['name'])}</b>: {escape(' · '.join(filter(None, (run['model'], run['decode']))))}</li>"
@@ -51,7 +53,7 @@ def comparisons(scores: dict[str, Any]) -> str:
                     escape(TITLES[one["score"]]),
                     "<b>{:+.2f}</b> <small>{:+.2f} … {:+.2f}</small>".format(
                         *(100 * one[side] for side in ("value", "low", "high"))
-                    ),
+                    ).replace("-", "−"),
                     f"{one['p']:.3g}",
                     verdict,
                 ]
@@ -101,11 +103,12 @@ def plots(scores: dict[str, Any]) -> str:
     if sure:
         curves = {run["name"]: run["confidence"]["risk_coverage"] for run in sure}
         reliability = [
-            Series(run["name"], [(b["confidence"], b["accuracy"]) for b in run["confidence"]["reliability"]], dots=True)
+            Series(run["name"], [(b["confidence"], b["accuracy"]) for b in bins], [b["size"] for b in bins])
             for run in sure
+            for bins in [run["confidence"]["reliability"]]
         ]
         by_confidence = [
-            Series(one.name, [(x, 100 * (1 - right)) for x, right in one.points], dots=True) for one in reliability
+            Series(one.name, [(x, 100 * (1 - right)) for x, right in one.points], one.sizes) for one in reliability
         ]
         risk = [Series(n, [(p["coverage"], 100 * p["wrong_lines"]) for p in curve]) for n, curve in curves.items()]
         rate = [
@@ -170,50 +173,10 @@ def _cell(score: dict[str, Any], *, strong: bool = False) -> str:
     return f"{f'<b>{value}</b>' if strong else value} <small>{low:.2f} … {high:.2f}</small>"
 
 
-def _row(cells: Iterable[str], *, head: bool = False) -> str:
+def _row(cells: Iterable[str], *, kind: str = "") -> str:
     first, *others = cells
     return (
-        f"<tr{' class=headline' if head else ''}><th scope=row>{first}</th>"
+        f"<tr{f' class={kind}' if kind else ''}><th scope=row>{first}</th>"
         + "".join(f"<td>{cell}</td>" for cell in others)
         + "</tr>"
     )
-
-
-def _speed(run: dict[str, Any]) -> str:
-    fast = run["throughput"]
-    return "" if fast is None else f"{fast['lines_per_second']:.1f} <small>in {fast['seconds']:.1f} s</small>"
-
-
-def _calibration(run: dict[str, Any]) -> str:
-    values = run["confidence"]
-    if values is None:
-        return ""
-    error, chance, rest = (
-        f"{100 * values[name]:.2f}"
-        for name in ("expected_calibration_error", "calibration_error_by_chance", "debiased_calibration_error")
-    )
-    return f"{error} % <small>by chance alone {chance}; debiased {rest}</small>"
-
-
-def _percent(values: dict[str, Any] | None, name: str) -> str:
-    return "" if values is None else f"{100 * values[name]:.2f} %"
-
-
-def _review(run: dict[str, Any]) -> str:
-    review = (run["confidence"] or {}).get("review")
-    if review is None:
-        return ""
-    return (
-        f"{review['lines_to_review']:,} <small>below {review['min_confidence']:g}; "
-        f"{review['wrong_lines_kept']:,} wrong ones above</small>"
-    )
-
-
-_FACTS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("expected calibration error", _calibration),
-    ("area under risk–coverage", lambda r: _percent(r["confidence"], "area_under_risk_coverage")),
-    ("lines to review", _review),
-    ("lines a second", _speed),
-    ("could not be read", lambda r: f"{r['unreadable']:,}" if r["unreadable"] else ""),
-    ("texts cut off", lambda r: f"{r['truncated']:,}" if r["truncated"] else ""),
-)  # fmt: skip
