@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from trocr_jax.errors import OutputError
@@ -27,19 +28,21 @@ def plot_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str
     _save(figure, path)
 
 
-def plot_bars(groups: Mapping[str, Mapping[str, float]], path: Path, *, y: str = "") -> None:
-    """Bars beside each other: group -> name -> height. Raises as `plot_curves` does."""
-    figure, (ax,) = _figure(path, 1)
+def plot_bars(groups: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """A panel for each name with a bar for each group, since names may have different units: group -> name -> length,
+    which stands beside the bar. Raises as `plot_curves` does."""
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
-    wide = 0.8 / max(len(names), 1)
-    for number, name in enumerate(names):
-        places = [i - 0.4 + (number + 0.5) * wide for i, bars in enumerate(groups.values()) if name in bars]
-        ax.bar(places, [bars[name] for bars in groups.values() if name in bars], width=wide, label=name)
-    ax.set_xticks(range(len(groups)), list(groups))
-    ax.set_ylabel(y)
-    ax.grid(axis="y", alpha=0.3)
-    if len(names) > 1:
-        ax.legend(frameon=False)
+    figure, axes = _figure(path, 1, len(names), height=0.9 + 0.4 * len(groups))
+    for ax, name in zip(axes, names, strict=True):
+        places = [i for i, bars in enumerate(groups.values()) if name in bars]
+        drawn = ax.barh(places, [bars[name] for bars in groups.values() if name in bars], height=0.7)
+        ax.bar_label(drawn, fmt="{:,.4g}", padding=3)
+        ax.margins(x=0.3)
+        ax.set_title(fill(name, 24), fontsize="medium")
+        ax.xaxis.set_visible(False)
+        ax.spines[["top", "right", "bottom"]].set_visible(False)
+        ax.set_yticks(range(len(groups)), [fill(group, 32) for group in groups] if ax is axes[0] else [])
+        ax.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
     _save(figure, path)
 
 
@@ -67,13 +70,13 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
     plot_curves(panels, path)
 
 
-def _figure(path: Path, rows: int) -> tuple[Any, list[Any]]:
+def _figure(path: Path, rows: int, columns: int = 1, *, height: float = 2.6) -> tuple[Any, list[Any]]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise OutputError(f"{path}: pictures need matplotlib: pip install trocr-jax[plot]") from None
-    figure = Figure(figsize=(7, 2.6 * max(rows, 1) + 0.6), layout="constrained")
-    return figure, list(figure.subplots(rows, squeeze=False)[:, 0])
+    figure = Figure(figsize=(max(7.0, 2.2 * columns + 3), height * max(rows, 1) + 0.6), layout="constrained")
+    return figure, list(figure.subplots(max(rows, 1), max(columns, 1), squeeze=False).flat)
 
 
 def _save(figure: Any, path: Path) -> None:
