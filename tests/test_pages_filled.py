@@ -192,6 +192,19 @@ def test_a_job_fills_its_pages_in(tmp_path, capsys):
     assert "needs --output FOLDER" in capsys.readouterr().err
 
 
+def test_a_page_that_is_no_xml_is_named_before_anything_is_read(tmp_path, capsys):
+    model = save_tiny(tmp_path / "tiny")
+    save_pages(tmp_path / "scans")
+    bad = tmp_path / "scans" / "page" / "bad.xml"
+    bad.write_text("<PcGts><Page>")
+    arguments = ["jobs", "run", str(bad.parent / "*.xml"), "--output", str(tmp_path / "job"), "--model", str(model)]
+    assert main(arguments) == 2
+    assert (
+        f"trocr-jax: error: {bad}: is no XML (no element found: line 1, column 13); correct it"
+        in capsys.readouterr().err
+    )
+
+
 def test_only_pages_can_be_filled_in(tmp_path, capsys):
     model = save_tiny(tmp_path / "tiny")
     save_pages(tmp_path / "scans")

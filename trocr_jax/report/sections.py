@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -136,8 +137,7 @@ def confusions(scores: dict[str, Any]) -> str:
         table = run["confusions"]["characters"]
         picture = matrix([(c["reference"], c["read"], c["count"]) for c in table])
         pieces = "".join(
-            _row([f"<code>{_shown(c['reference'])}</code>", f"<code>{_shown(c['read'])}</code>", str(c["count"])])
-            for c in run["confusions"]["pieces"][:15]
+            _row([_shown(c["reference"]), _shown(c["read"]), str(c["count"])]) for c in run["confusions"]["pieces"][:15]
         )
         parts.append(
             f"<figure><figcaption>{escape(run['name'])}: the characters that are confused most</figcaption>{picture}"
@@ -148,7 +148,9 @@ def confusions(scores: dict[str, Any]) -> str:
 
 
 def _shown(text: str) -> str:
-    return escape(text.replace(" ", "␣")) if text else "∅"
+    """A piece of text, with the names of its characters for those that look alike."""
+    names = ", ".join(unicodedata.name(c, f"U+{ord(c):04X}").lower() for c in text) or "nothing"
+    return f'<code title="{escape(names)}">{escape(text.replace(" ", "␣")) or "∅"}</code>'
 
 
 def _points(run: dict[str, Any], table: list[dict[str, Any]], x: str, y: str) -> Series:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
+from xml.etree.ElementTree import ParseError
 
 from PIL import Image
 
 from trocr_jax.datasets.crop import cut_line
-from trocr_jax.datasets.pages import Line, find_picture, outline_of, read_page
+from trocr_jax.datasets.pages import Line, find_picture, outline_of, parse_page
 from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs.sources import Input
@@ -35,7 +36,9 @@ class Pages:
     def inputs(self) -> Iterator[Input]:
         for path in self.files():
             try:
-                _, lines = read_page(Path(path))
+                _, lines = parse_page(Path(path).read_bytes())
+            except ParseError as error:
+                raise SourceError(f"{path}: is no XML ({error}); correct it, or leave it out") from error
             except (ValueError, OSError) as error:
                 raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
             for number, line in enumerate(lines):
@@ -60,7 +63,7 @@ def line_id(path: str, number: int, line: Line) -> str:
 @lru_cache(1)  # lines of a page come one after another
 def _page(path: str) -> tuple[Image.Image, list[Line]]:
     try:
-        name, lines = read_page(Path(path))
+        name, lines = parse_page(Path(path).read_bytes())
         return open_rgb(find_picture(Path(path), name)), lines
-    except DataError as error:
+    except (DataError, ParseError) as error:
         raise ImageError(f"{path}: {error}") from error
