@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,30 @@ def test_blocks_are_looked_through_with_most_scores_barred() -> None:
 def test_gelu_is_exact() -> None:
     x = np.linspace(-12, 12, 100_001)
     np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * ndtr(x), atol=2e-6)
+
+
+@pytest.mark.parametrize(("t", "s"), [(13, 17), (14, 17), (14, 18)])
+def test_attention_on_the_chip_with_an_odd_number_of_positions(t: int, s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA's attention in the place of cuDNN's, which takes no odd numbers in its gradient."""
+    library = jax.nn.dot_product_attention
+
+    def stand_in(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
+        assert options.pop("implementation") == "cudnn"
+        assert not options or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0)
+        return library(query, key, value, implementation="xla", **options)
+
+    arrays = [jax.random.normal(jax.random.key(i), (2, 3, n, 8)) for i, n in enumerate((t, s, s))]
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+        monkeypatch.setattr(attention, "on_chip", lambda query, dtype, fused=fused: fused)
+
+        def loss(*arrays: jax.Array) -> jax.Array:
+            return jnp.square(attend(*arrays, dtype=jnp.float32)).sum()
+
+        found.append(jax.value_and_grad(loss, argnums=(0, 1, 2))(*arrays))
+    for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @needs_gpu

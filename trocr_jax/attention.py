@@ -170,12 +170,12 @@ def attend(
     """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
 
     query [B, N, T, H], key and value [B, N, S, H], bias broadcastable to [B, N, T, S] -> [B, N, T, H].
-    On a GPU, in bf16 or f16, without a bias and with more than a few queries by cuDNN, which keeps the scores on the
+    On a GPU, in bf16 or f16, without a bias and with many queries by cuDNN, which keeps the scores on the
     chip (as Dao et al. 2022); otherwise scores [B, N, T, S] are written to memory.
     """
     if bias is None and on_chip(query, dtype=dtype):
         heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
-        return jax.nn.dot_product_attention(*heads_last, implementation="cudnn").transpose(0, 2, 1, 3)
+        return _fused(*heads_last).transpose(0, 2, 1, 3)
     scale = np.float32(query.shape[-1] ** -0.5)
     scores = einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, key, dtype=dtype)
     if bias is not None:
@@ -188,7 +188,31 @@ def on_chip(query: jax.Array, *, dtype: DTypeLike) -> bool:
     """Whether cuDNN's attention takes queries [B, N, T, H] and is the faster one (benchmarks/README.md)."""
     _, _, t, head_dim = query.shape
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-    return jax.default_backend() == "gpu" and half and t >= 32 and head_dim <= 128 and head_dim % 8 == 0
+    return jax.default_backend() == "gpu" and half and t >= 128 and head_dim <= 128 and head_dim % 8 == 0
+
+
+@jax.custom_vjp
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """cuDNN's attention, heads behind positions: [B, T, N, H], [B, S, N, H] twice -> [B, T, N, H]."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _fused_even(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """The same with one position more where their number is odd, which cuDNN's gradient does not take."""
+    (b, t), s = query.shape[:2], key.shape[1]
+    if t % 2 == 0 and s % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    even = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    out = jax.nn.dot_product_attention(
+        *even,
+        query_seq_lengths=jnp.full((b,), t, jnp.int32),
+        key_value_seq_lengths=jnp.full((b,), s, jnp.int32),
+        implementation="cudnn",
+    )
+    return out[:, :t]
+
+
+_fused.defvjp(lambda *arrays: jax.vjp(_fused_even, *arrays), lambda gradients_of, g: gradients_of(g))
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:
