@@ -3,6 +3,9 @@
     python -m benchmarks.jobs [--lines 3072] [--rounds 3]     a job from files to committed rows, beside the same engine
                                                               on pixels that are in memory already, in turn
     python -m benchmarks.jobs --plan-rows 10000000            a manifest of as many rows is listed and planned
+    python -m benchmarks.jobs --hosts 1 8 64 [--units 40]     as many hosts on one folder, their devices simulated
+    python -m benchmarks.jobs --commits 1 4 16                as many processes that commit units and read nothing
+    python -m benchmarks.jobs --processes [--lines 1536]      one process on one core, two on two
 
 The time of a job begins with the start of its decoders and ends with _SUCCESS; loading and compiling are not counted on
 either side.
@@ -19,6 +22,7 @@ from pathlib import Path
 import tyro
 
 import trocr_jax
+from benchmarks import jobs_hosts, jobs_processes
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.jobs.planning import make_plan
@@ -29,12 +33,27 @@ from trocr_jax.recognizer_batches import Batch
 DECODE = trocr_jax.DecodeConfig(max_new_tokens=96)
 
 
-def main(lines: int = 3072, rounds: int = 3, plan_rows: int = 0, folder: Path | None = None) -> None:
+def main(
+    lines: int = 3072,
+    rounds: int = 3,
+    plan_rows: int = 0,
+    hosts: tuple[int, ...] = (),
+    units: int = 40,
+    commits: tuple[int, ...] = (),
+    processes: bool = False,
+    folder: Path | None = None,
+) -> None:
     """Prints each round, and medians. folder: where lines that are drawn already are taken from."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if folder is None else folder
         if plan_rows:
             planning(place, plan_rows)
+        elif hosts:
+            jobs_hosts.sharing(place, hosts, units, rounds)
+        elif commits:
+            jobs_hosts.commits(place, commits)
+        elif processes:
+            jobs_processes.processes(place, lines, rounds)
         else:
             beside_the_engine(place, lines, rounds)
 
