@@ -4,6 +4,7 @@
                                                               on pixels that are in memory already, in turn
     python -m benchmarks.jobs --plan-rows 10000000            a manifest of as many rows is listed and planned
     python -m benchmarks.jobs --hosts 1 8 64 [--units 40]     as many hosts on one folder, their devices simulated
+    python -m benchmarks.jobs --actors 1 8 [--units 12]       the same with actors of a Ray cluster on this machine
     python -m benchmarks.jobs --commits 1 4 16                as many processes that commit units and read nothing
     python -m benchmarks.jobs --processes [--lines 1536]      one process on one core, two on two
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import tyro
 
 import trocr_jax
-from benchmarks import jobs_hosts, jobs_processes
+from benchmarks import jobs_actors, jobs_hosts, jobs_processes
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.jobs.planning import make_plan
@@ -38,6 +39,7 @@ def main(
     rounds: int = 3,
     plan_rows: int = 0,
     hosts: tuple[int, ...] = (),
+    actors: tuple[int, ...] = (),
     units: int = 40,
     commits: tuple[int, ...] = (),
     processes: bool = False,
@@ -50,6 +52,8 @@ def main(
             planning(place, plan_rows)
         elif hosts:
             jobs_hosts.sharing(place, hosts, units, rounds)
+        elif actors:
+            jobs_actors.sharing(place, actors, units)
         elif commits:
             jobs_hosts.commits(place, commits)
         elif processes:

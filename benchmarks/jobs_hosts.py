@@ -31,7 +31,7 @@ from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded
 from trocr_jax.jobs.finish import finish
-from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.job import Job, part_name
 from trocr_jax.jobs.leases import Leases
 from trocr_jax.jobs.planning import make_plan
 from trocr_jax.jobs.reader import Reader
@@ -60,7 +60,8 @@ def sharing(folder: Path, hosts: Sequence[int], units: int, rounds: int) -> None
     for round in range(rounds):
         for number in hosts:
             job = planned(folder / f"job-{round}-{number}", number * units, LINES)
-            took = together([partial(partial, work, job, Stub(seconds, found, host)) for host in range(number)])
+            begun = together([partial(partial, work, job, Stub(seconds, found, host)) for host in range(number)])
+            took = last_commit(job) - begun
             assert finish(job) is not None
             rates[number].append(job.plan.lines / took)
             one = rates[hosts[0]][-1] / hosts[0]
@@ -93,7 +94,8 @@ def commits(folder: Path, processes: Sequence[int], lines: int = 512, units: int
         names: dict[str, Any] = {"model": "0" * 16, "configuration": job.plan.fingerprint, "columns": COLUMNS}
         rows = [row(f"scans/0000/page-000000/line-{i:03}.png", result, **names) for i in range(lines)]
 
-        took = together([partial(partial, commit_all, job, rows)] * number)
+        begun = together([partial(partial, commit_all, job, rows)] * number)
+        took = last_commit(job) - begun
         size = len(job.read_part(0))
         print(
             f"{number} processes: {units} units of {lines} lines ({size} bytes) in {took:.1f} s: "
@@ -189,8 +191,7 @@ def planned(folder: Path, units: int, lines: int) -> Job:
 
 
 def together(hosts: Sequence[Callable[[], Callable[[], object]]]) -> float:
-    """Runs each in a process of its own and, when all have come so far, what they return. Seconds from then until the
-    last has ended."""
+    """Runs each in a process of its own and, when all are there, what they return. The time at which that was."""
     sys.stdout.flush()
     (waiting, go), (ready, tell) = os.pipe(), os.pipe()
     pids = []
@@ -212,9 +213,14 @@ def together(hosts: Sequence[Callable[[], Callable[[], object]]]) -> float:
     os.close(tell)
     for _ in hosts:
         assert os.read(ready, 1) == b".", "a process has ended before it could begin"
-    begun = time.monotonic()
+    begun = time.time()
     os.close(go)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     os.close(ready)
     assert not any(statuses), statuses
-    return time.monotonic() - begun
+    return begun
+
+
+def last_commit(*jobs_of: Job) -> float:
+    """The time of the last part, after which other processes may wait a second to see it."""
+    return max(Path(job.store.root, part_name(unit)).stat().st_mtime for job in jobs_of for unit in job.done())

@@ -1,18 +1,19 @@
 """What a second process gains on a machine of two cores: `python -m benchmarks.jobs --processes`.
 
 Each process, with the one that decodes for it, is held on a core of its own. In turn: one process alone with a job; two
-with one job of twice the size; two with a job each, which is what the cores can do if nothing but the machine is shared.
+with one job of twice the size; two with a job each, which is what the cores can do if only the machine is shared.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.jobs_hosts import together
+from benchmarks.jobs_hosts import last_commit, together
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
@@ -30,14 +31,14 @@ def processes(folder: Path, lines: int, rounds: int) -> None:
     manifests = [draw(folder / name, Options(lines=size, distinct=lines, max_chars=64)) for name, size in
                  (("single", lines), ("double", 2 * lines))]  # fmt: skip
     single, double = manifests
+    loop = [_loop((0,)), _loop((0, 1))]
+    print(f"a loop of Python beside another, on the other core, runs at {loop[1] / loop[0]:.3f} of its speed alone")
     shared, alone = [], []
     for number in range(rounds):
-        jobs_of = [folder / f"{name}-{number}" for name in ("alone", "shared", "first", "second")]
-        one = lines / together([partial(_begin, single, jobs_of[0], 0)])
-        two = 2 * lines / together([partial(_begin, double, jobs_of[1], core) for core in (0, 1)])
-        apart = 2 * lines / together([partial(_begin, single, jobs_of[2 + core], core) for core in (0, 1)])
-        for job in jobs_of:
-            assert not [*jobs.verify(Job.open(str(job)))]
+        places = [folder / f"{name}-{number}" for name in ("alone", "shared", "first", "second")]
+        one = lines / _seconds([(single, places[0], 0)])
+        two = 2 * lines / _seconds([(double, places[1], core) for core in (0, 1)])
+        apart = 2 * lines / _seconds([(single, places[2 + core], core) for core in (0, 1)])
         shared.append(two / (2 * one))
         alone.append(apart / (2 * one))
         print(
@@ -52,6 +53,15 @@ def processes(folder: Path, lines: int, rounds: int) -> None:
     )
 
 
+def _seconds(each: Sequence[tuple[Path, Path, int]]) -> float:
+    """Until the last commit of processes on (manifest, job, core)."""
+    begun = together([partial(_begin, *one) for one in each])
+    found = [Job.open(str(folder)) for _, folder, _ in each]
+    for job in found:
+        assert not [*jobs.verify(job)]
+    return last_commit(*found) - begun
+
+
 def _begin(manifest: Path, folder: Path, core: int) -> Callable[[], object]:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     recognizer = Recognizer.from_pretrained("tiny-printed")
@@ -60,3 +70,22 @@ def _begin(manifest: Path, folder: Path, core: int) -> Callable[[], object]:
     pixels = recognizer.image_processor.pixels(min((manifest.parent / "lines").iterdir()))
     list(recognizer.read_batches([Batch.of_pixels([pixels])], DECODE))  # compiles
     return partial(run, job, recognizer, DECODE, resources=jobs.Resources(decoders=1))
+
+
+def _loop(cores: Sequence[int], seconds: float = 3.0) -> float:
+    """Rounds a second of a loop on each of these cores at a time, the mean."""
+    pipes = [os.pipe() for _ in cores]
+
+    def count(core: int, tell: int) -> None:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+        until, rounds = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            sum(range(1000))
+            rounds += 1
+        os.write(tell, rounds.to_bytes(8, "big"))
+
+    together([partial(partial, count, core, pipe[1]) for core, pipe in zip(cores, pipes, strict=True)])
+    counts = [int.from_bytes(os.read(reading, 8), "big") for reading, _ in pipes]
+    for number in (number for pipe in pipes for number in pipe):
+        os.close(number)
+    return statistics.mean(counts) / seconds
