@@ -25,17 +25,22 @@ ENVIRONMENT = {
 
 
 class Cluster:
-    """A head without CPUs, and nodes of one CPU each. address: for `ray.init`."""
+    """A head without CPUs, and nodes that say they have one CPU, one GPU and four TPU chips each.
+
+    address: for `ray.init`.
+    """
 
     def __init__(self, temporary: str) -> None:
         self._temporary = temporary
         self.address = f"127.0.0.1:{_free_port()}"
         port = self.address.rpartition(":")[2]
-        self._head = self._start("--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary, cpus=0)
+        head = ["--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary]
+        self._head = self._start(*head, "--num-cpus=0", "--num-gpus=0")
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def add_node(self) -> None:
-        self._nodes.append(self._start("--address", self.address, cpus=1))
+        resources = ["--num-cpus=1", "--num-gpus=1", '--resources={"TPU": 4}']
+        self._nodes.append(self._start("--address", self.address, *resources))
 
     def kill_node(self, number: int) -> bool:
         """SIGKILL to the node's own process, as when its machine is taken away; False if it has not started yet. Its
@@ -60,9 +65,9 @@ class Cluster:
         for process in [*self._nodes, self._head]:
             self._end(process)
 
-    def _start(self, *options: str, cpus: int) -> subprocess.Popen[bytes]:
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
-        command += ["--num-cpus", str(cpus), "--num-gpus=0", f"--object-store-memory={80 << 20}"]
+        command += [f"--object-store-memory={80 << 20}"]
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with open(Path(self._temporary, "log"), "ab") as log:
             return subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -58,7 +59,10 @@ def command(model: Path, source: Path, job: Path, *options: str) -> list[str]:
 
 
 def prepare(model: Path, source: Path, job: Path, unit_size: int, deadly: bool) -> Prepared:
-    """As the command does it, but that a recognizer which meets a black image ends its process."""
+    """As the command does it, but that a recognizer which meets a black image ends its process, and that the devices
+    that Ray gave to this one are noted."""
+    devices = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")}
+    job.with_suffix(".devices").write_text(json.dumps(devices))
     recognizer = Recognizer.from_pretrained(model)
     if deadly:
         read = recognizer.read_batches
@@ -102,10 +106,13 @@ def test_what_kills_actors_is_counted_in_the_job_folder(tmp_path, model, connect
     save_lines(lines, 3)
     Image.new("L", (64, 16), 0).save(lines / "line-001.png")
     found = functools.partial(prepare, model, lines, tmp_path / "job", 1, True)
-    actors = ray_engine.Actors()
+    actors = ray_engine.Actors(gpus=1, resources={"TPU": 2})
     job = ray_engine.plan(found, actors)
     told: list[ray_engine.Report] = []
     counts = ray_engine.run(job, found, actors=actors, report=told.append)
+    devices = json.loads((tmp_path / "job.devices").read_text())
+    assert devices["CUDA_VISIBLE_DEVICES"] == "0"
+    assert len(devices["TPU_VISIBLE_CHIPS"].split(",")) == 2
     assert counts == Counts(ok=2, quarantined=1)
     assert sorted(report.unit for report in told) == [0, 1, 2]
     (row,) = decode(job.read_part(1))

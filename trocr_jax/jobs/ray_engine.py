@@ -184,7 +184,7 @@ def _pool(units: list[int], prepare: Prepare, actors: Actors, resources: Resourc
     return asked.map_batches(
         UnitReader,
         fn_constructor_args=(prepare, os.getcwd(), resources, max(1, int(actors.cpus)), bell),
-        batch_size=None,
+        batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=actors.least,
             max_size=actors.most,
