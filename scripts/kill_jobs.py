@@ -31,7 +31,7 @@ from pathlib import Path
 import tyro
 
 from scripts.killed_job import Options, Target, draw, start
-from scripts.ray_cluster import Cluster, children, ray_cluster
+from scripts.ray_cluster import ENVIRONMENT, Cluster, children, ray_cluster
 from scripts.s3_server import s3_server
 
 
@@ -39,6 +39,7 @@ def main(options: Options) -> int:
     """0 if the job that was killed is the same as the other."""
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kill-jobs-"))
     if options.engine == "ray":
+        os.environ |= ENVIRONMENT  # some of it is read when Ray is imported
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder.absolute() / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     import trocr_jax.jobs.all_devices

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,6 +86,8 @@ def start(options: Options, manifest: Path, target: Target, *, address: str | No
                 os.dup2(file.fileno(), 2)
                 found = functools.partial(prepare, options, str(manifest), target.url)
                 status = _drive_here(options, found, target) if address is None else _drive_ray(options, found, address)
+        except BaseException:  # noqa: BLE001  nothing may come back from here
+            traceback.print_exc()
         finally:
             os._exit(status)
     return pid

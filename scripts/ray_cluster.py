@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",  # a node that is lost is missed after a few seconds
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_gcs_rpc_server_connect_timeout_s": "60",  # 5 are not enough on a busy machine
 }
 
 
@@ -37,6 +38,16 @@ class Cluster:
         head = ["--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary]
         self._head = self._start(*head, "--num-cpus=0", "--num-gpus=0")
         self._nodes: list[subprocess.Popen[bytes]] = []
+
+    def wait(self, seconds: float = 300.0) -> None:
+        """Until the head can be talked to, which takes long on a busy machine. Raises RuntimeError."""
+        host, _, port = self.address.rpartition(":")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._head.poll() is None:
+            with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"the head of a Ray cluster did not start: {Path(self._temporary, 'log').read_text()}")
 
     def add_node(self) -> None:
         resources = ["--num-cpus=1", "--num-gpus=1", '--resources={"TPU": 4}']
@@ -90,6 +101,7 @@ def ray_cluster(nodes: int) -> Iterator[Cluster]:
     os.environ |= ENVIRONMENT
     cluster = Cluster(temporary)
     try:
+        cluster.wait()
         for _ in range(nodes):
             cluster.add_node()
         yield cluster
