@@ -126,5 +126,6 @@ def _drive_ray(options: Options, found: functools.partial[Prepared], address: st
     actors = ray_engine.Actors(least=options.processes, most=options.processes, address=address)
     with ray_engine.connected(address):
         job = ray_engine.plan(found, actors)
+        assert job is not None
         ray_engine.run(job, found, actors=actors, resources=jobs.Resources(decoders=options.decoders))
     return 0

@@ -40,14 +40,30 @@ class Cluster:
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def wait(self, seconds: float = 300.0) -> None:
-        """Until the head can be talked to, which takes long on a busy machine. Raises RuntimeError."""
-        host, _, port = self.address.rpartition(":")
+        """Until all that was started is there, which takes long on a busy machine. Raises RuntimeError."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self._head.poll() is None:
-            with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-                return
+        while not (self._answers() and all(self._raylet(node.pid) for node in self._nodes)):
+            if time.monotonic() > until or self._head.poll() is not None:
+                raise RuntimeError(f"a Ray cluster did not start: {Path(self._temporary, 'log').read_text()}")
+            self._revive()
             time.sleep(0.1)
-        raise RuntimeError(f"the head of a Ray cluster did not start: {Path(self._temporary, 'log').read_text()}")
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _raylet(self, pid: int) -> int | None:
+        return next((child for child in _descendants(pid) if _name(child) == "raylet"), None)
+
+    def _revive(self) -> None:
+        """Nodes that gave up before the head answered are started again."""
+        for node in [node for node in self._nodes if node.poll() is not None]:
+            self._nodes.remove(node)
+            self.add_node()
 
     def add_node(self) -> None:
         resources = ["--num-cpus=1", "--num-gpus=1", '--resources={"TPU": 4}']
@@ -56,15 +72,17 @@ class Cluster:
     def kill_node(self, number: int) -> bool:
         """SIGKILL to the node's own process, as when its machine is taken away; False if it has not started yet. Its
         workers end because it is no more."""
-        for pid in _descendants(self._nodes[number].pid):
-            if _name(pid) == "raylet":
-                os.kill(pid, signal.SIGKILL)
-                self._end(self._nodes.pop(number))
-                return True
-        return False
+        self._revive()
+        pid = self._raylet(self._nodes[number].pid)
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGKILL)
+        self._end(self._nodes.pop(number))
+        return True
 
     def workers(self, prefix: str) -> list[int]:
         """Processes of all nodes whose title begins so, such as "ray::MapWorker"."""
+        self._revive()
         found = [pid for node in self._nodes for pid in _descendants(node.pid)]
         return [pid for pid in found if _title(pid).startswith(prefix)]
 
@@ -104,6 +122,7 @@ def ray_cluster(nodes: int) -> Iterator[Cluster]:
         cluster.wait()
         for _ in range(nodes):
             cluster.add_node()
+        cluster.wait()
         yield cluster
     finally:
         cluster.close()

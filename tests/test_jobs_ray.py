@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_what_kills_actors_is_counted_in_the_job_folder(tmp_path, model, connect
     found = functools.partial(prepare, model, lines, tmp_path / "job", 1, True)
     actors = ray_engine.Actors(gpus=1, resources={"TPU": 2})
     job = ray_engine.plan(found, actors)
+    assert job is not None
     told: list[ray_engine.Report] = []
     counts = ray_engine.run(job, found, actors=actors, report=told.append)
     devices = json.loads((tmp_path / "job.devices").read_text())
@@ -146,6 +148,17 @@ def test_a_stop_is_told_to_the_actors(tmp_path, model, cluster):
     assert 0 < len(found.done()) < 500
     assert holders(found) == {}
     assert [event["event"] for event in read_events(found.store)][-1] == "stop"
+
+
+def test_a_stop_ends_the_wait_for_room_in_the_cluster(tmp_path, model, connected):
+    from trocr_jax.jobs import ray_engine
+
+    save_lines(tmp_path / "lines", 1)
+    found = functools.partial(prepare, model, tmp_path / "lines", tmp_path / "job", 1, False)
+    stop = jobs.Stop()
+    threading.Timer(1.0, stop.request).start()
+    assert ray_engine.plan(found, ray_engine.Actors(resources={"nobody has": 1}), stop=stop) is None
+    assert not (tmp_path / "job").exists()
 
 
 def test_wrong_usage_is_told_before_ray_is_asked(tmp_path, model, capsys):

@@ -81,12 +81,15 @@ def _run_here(command: Run, stop: jobs.Stop) -> Ran | None:
 
 
 def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
-    """None if the job was to be planned only. This process loads no model and uses no device."""
+    """None if the job was to be planned only, or a stop came first. This process loads no model and uses no device."""
     from trocr_jax.jobs import ray_engine
 
     prepared, actors = functools.partial(prepare, command), _actors(command)
     with ray_engine.connected(actors.address):
-        job = ray_engine.plan(prepared, actors)
+        job = ray_engine.plan(prepared, actors, stop=stop)
+        if job is None:
+            _say(f"{command.output}: stopped before the job was planned: the same command does it")
+            return None
         _say_planned(command, job)
         if command.plan_only:
             return None

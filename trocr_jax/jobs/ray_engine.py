@@ -101,12 +101,15 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def plan(prepare: Prepare, actors: Actors) -> Job:
+def plan(prepare: Prepare, actors: Actors, *, stop: Stop | None = None) -> Job | None:
     """Plans the job, or compares it with its plan, where an actor could run: what kind of device there is has a say.
-    Raises what `prepare` raises of TrOCRError."""
-    remote = ray.remote(**actors.options(), max_calls=1, max_retries=-1)(prepared)
+    None if a stop is requested before it is there. Raises what `prepare` raises of TrOCRError."""
+    task = ray.remote(**actors.options(), max_calls=1, max_retries=-1)(prepared).remote(prepare, os.getcwd())
+    while not ray.wait([task], timeout=0.5)[0]:
+        if stop is not None and stop.requested.is_set():
+            return None
     try:
-        folder, error = ray.get(remote.remote(prepare, os.getcwd()))
+        folder, error = ray.get(task)
     except ray.exceptions.RayError as failure:
         raise JobError(f"the job could not be planned in a Ray task: {failure}") from failure
     if error is not None:
