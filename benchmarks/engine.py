@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 import trocr_jax
+from benchmarks.engine_onnx import OnnxRuntime, OnnxRuntimeInt8
 from trocr_jax.config import TrOCRConfig
 
 PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
@@ -151,6 +152,8 @@ SIDES: dict[str, Callable[..., Engine]] = {
     "trocr_jax": Ours,
     "transformers": Transformers,
     "transformers-compiled": CompiledTransformers,
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime-int8": OnnxRuntimeInt8,
 }
 
 
@@ -257,7 +260,8 @@ def main(
         batch: lines read at a time; with several, each side's best is compared too.
         tokens: written for every line, whatever the model thinks.
         num_beams: hypotheses a line.
-        against: other sides, separated by commas: transformers, transformers-compiled.
+        against: other sides, separated by commas: transformers, transformers-compiled, onnxruntime,
+            onnxruntime-int8.
         dtype: of weights and arithmetic.
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.

@@ -26,7 +26,6 @@ from tests.small_models import FAMILIES
 from tests.tiny import tiny_model
 from tests.toy import END, SPECIAL, START, VOCABULARY, toy
 from trocr_jax import attention_cross, generation
-from trocr_jax.attention import attend
 from trocr_jax.decoding import Context, Decoded, beam_search, sample
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.errors import DecodeError
@@ -271,15 +270,15 @@ def test_no_array_has_an_axis_of_beams_and_the_memory_itself(line_model: TrOCR) 
 
 
 def test_replicated_keys_are_found(line_model: TrOCR, monkeypatch: pytest.MonkeyPatch) -> None:
-    def replicated(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
+    read = attention_cross.KeyColumns.read
+
+    def replicated(self: attention_cross.KeyColumns, query: jax.Array, **options: Any) -> jax.Array:
         b, n, k, h = query.shape  # one key and value for each query
-        if key.shape[2] != MEMORY or k == MEMORY:
-            return attend(query, key, value, **options)
-        key, value = (jnp.repeat(x, k, axis=0) for x in (key, value))
-        y = attend(query.transpose(0, 2, 1, 3).reshape(b * k, n, 1, h), key, value, **options)
+        every = attention_cross.KeyColumns(*(jnp.repeat(x, k, axis=0) for x in self))
+        y = read(every, query.transpose(0, 2, 1, 3).reshape(b * k, n, 1, h), **options)
         return y.reshape(b, k, n, h).transpose(0, 2, 1, 3)
 
-    monkeypatch.setattr(attention_cross, "attend", replicated)
+    monkeypatch.setattr(attention_cross.KeyColumns, "read", replicated)
     assert (BATCH * BEAMS, 4, MEMORY, 8) in replicas(trace(line_model))
 
 

@@ -246,15 +246,14 @@ def _self_attended(layer: Any, x: jax.Array) -> jax.Array:
     from trocr_jax.decoder import Cache, _write
 
     a, out = layer.self_attention, []
-    cache = KeyValue(*[jnp.zeros((2, 4, 1, x.shape[1], 8))] * 2)
+    cache = KeyValue(*[jnp.zeros((2, 4, x.shape[1], 8))] * 2)
     rows = jnp.zeros((2, 1, x.shape[1]), jnp.int32)
     for position in range(x.shape[1]):
         y = x[:, position : position + 1]
         query, key, value = (p(y, dtype=jnp.float32) for p in (a.query, a.key, a.value))
         cache = KeyValue(*(_write(c, n, jnp.int32(position)) for c, n in zip(cache, (key, value), strict=True)))
         bias = Cache((cache,), rows).bias(jnp.arange(x.shape[1])[None] <= position)
-        past = (kept.reshape(2, 4, -1, 8) for kept in cache)
-        z = a.out(attend(query, *past, bias=bias, dtype=jnp.float32), dtype=jnp.float32)
+        z = a.out(attend(query, *cache, bias=bias, dtype=jnp.float32), dtype=jnp.float32)
         out.append(layer.self_attention_norm(y + z, dtype=jnp.float32))
     return jnp.concatenate(out, axis=1)
 

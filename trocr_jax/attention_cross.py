@@ -1,4 +1,4 @@
-"""What cross-attention reads, computed once for a whole search and never changed: `KeyValue`, the keys and values of
+"""What cross-attention reads, computed once for a whole search and never changed: `KeyColumns`, the keys and values of
 the memory, or `Absorbed`, the memory itself. Both give the same numbers but for rounding; generation.py chooses.
 
 B batch, K hypotheses of one image, S memory, M width of the memory, D width, N heads, H head width.
@@ -25,6 +25,20 @@ class KeyValue(NamedTuple):
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
         return attend(query, self.key, self.value, dtype=dtype)
+
+
+class KeyColumns(NamedTuple):
+    """The same of a memory with keys [B, N, H, S], for many reads: the order that XLA's CPU backend multiplies in. It
+    would bring the others into it whenever a program begins, which for one that takes few steps is not seldom."""
+
+    key: jax.Array
+    value: jax.Array
+
+    def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """query [B, N, K, H] -> [B, N, K, H]."""
+        query = query.astype(jnp.float32) * np.float32(query.shape[-1] ** -0.5)
+        weights = jax.nn.softmax(einsum("BNKH,BNHS->BNKS", query, self.key, dtype=dtype), axis=-1)
+        return einsum("BNKS,BNSH->BNKH", weights, self.value, dtype=dtype).astype(dtype)
 
 
 class Absorbed(NamedTuple):
@@ -55,12 +69,18 @@ class Absorbed(NamedTuple):
         return x.astype(dtype).reshape(n, b, k, h).transpose(1, 0, 2, 3)
 
 
-Cross = tuple[KeyValue | Absorbed, ...]  # one entry a layer, read-only
+Cross = tuple[KeyColumns | Absorbed, ...]  # one entry a layer, read-only
 
 
 def prime(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:
     """memory [B, S, M] -> keys and values [B, N, S, H] of one layer."""
     return KeyValue(attention.key(memory, dtype=dtype), attention.value(memory, dtype=dtype))
+
+
+def prime_columns(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyColumns:
+    """memory [B, S, M] -> keys [B, N, H, S] and values [B, N, S, H] of one layer."""
+    key, value = prime(attention, memory, dtype=dtype)
+    return KeyColumns(key.transpose(0, 1, 3, 2), value)
 
 
 def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Absorbed:

@@ -27,7 +27,7 @@ from trocr_jax.attention import (
     einsum,
     normal,
 )
-from trocr_jax.attention_cross import Absorbed, Cross, KeyValue, absorb, prime
+from trocr_jax.attention_cross import Absorbed, Cross, KeyColumns, KeyValue, absorb, prime, prime_columns
 from trocr_jax.config import DecoderConfig
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
@@ -37,7 +37,7 @@ class Cache(NamedTuple):
     """What the hypotheses have said so far. A search that reorders them (`decoding.types.take`) moves `rows`, not keys
     and values: these stay where they were written, and a hypothesis reads what its forebears wrote."""
 
-    layers: tuple[KeyValue, ...]  # [B, N, K, L, H] each
+    layers: tuple[KeyValue, ...]  # [B, N, L K, H] each: at place l of row k stands what is number l K + k
     rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, in which of the K rows its own past stands
 
     def reordered(self, indices: jax.Array) -> Cache:
@@ -53,12 +53,12 @@ class Cache(NamedTuple):
         return self._replace(rows=jax.lax.dynamic_update_slice_in_dim(self.rows, own, place, axis=2))
 
     def bias(self, past: jax.Array) -> jax.Array:
-        """past [1 or B, L]: the places that count -> [B, 1, K, K L], which of the rows each hypothesis may read."""
+        """past [1 or B, L]: the places that count -> [B, 1, K, L K], which of the rows each hypothesis may read."""
         b, k, length = self.rows.shape
-        rows = self.layers[0].key.shape[2]
-        own = self.rows[:, :, None, :] == jnp.arange(rows, dtype=jnp.int32)[None, None, :, None]
-        own = own & past[:, None, None, :]
-        return jnp.where(own, np.float32(0), np.float32(MASKED)).reshape(b, 1, k, rows * length)
+        rows = self.layers[0].key.shape[2] // length
+        own = self.rows[:, :, :, None] == jnp.arange(rows, dtype=jnp.int32)[None, None, None, :]
+        own = own & past[:, None, :, None]
+        return jnp.where(own, np.float32(0), np.float32(MASKED)).reshape(b, 1, k, length * rows)
 
 
 class Decoder(nnx.Module):
@@ -92,7 +92,7 @@ class Decoder(nnx.Module):
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> keys and values of every cross-attention, computed once for the whole search."""
-        return tuple(prime(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
+        return tuple(prime_columns(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> what every cross-attention reads instead of its keys and values: the memory itself."""
@@ -100,7 +100,7 @@ class Decoder(nnx.Module):
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
         """An empty cache for `length` tokens."""
-        shape = (batch, self.config.num_heads, beams, length, self.config.head_dim)
+        shape = (batch, self.config.num_heads, length * beams, self.config.head_dim)
         layers = tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.layers)
         return Cache(layers, jnp.zeros((batch, beams, length), jnp.int32))
 
@@ -150,8 +150,9 @@ class Decoder(nnx.Module):
         x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache.rows.shape[2], dtype=dtype)
         cache = cache.written(place)
         bias, layers = cache.bias(past), []
+        number = place * (cache.layers[0].key.shape[2] // cache.rows.shape[2])
         for layer, kv, memory in zip(self.layers, cache.layers, cross, strict=True):
-            x, kv = layer.step(x, kv, place, bias, memory, dtype=dtype)
+            x, kv = layer.step(x, kv, number, bias, memory, dtype=dtype)
             layers.append(kv)
         return self._logits(x, dtype=dtype), cache._replace(layers=tuple(layers))
 
@@ -247,19 +248,18 @@ class DecoderLayer(nnx.Module):
         self,
         x: jax.Array,
         cache: KeyValue,
-        place: jax.Array,
+        number: jax.Array,
         bias: jax.Array,
-        cross: KeyValue | Absorbed,
+        cross: KeyColumns | Absorbed,
         *,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:
         """x [B, K, D]: the K hypotheses of an image are K queries over its one memory, and over the one cache of them
-        all. place: of the cache, where their keys and values go; bias [B, 1, K, K L]: what each may read of it."""
+        all. number: of the cache, where their keys and values go; bias [B, 1, K, L K]: what each may read of it."""
         a = self.self_attention
         query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
-        cache = KeyValue(*(_write(old, new, place) for old, new in zip(cache, (key, value), strict=True)))
-        past = (x.reshape(*x.shape[:2], -1, x.shape[4]) for x in cache)  # [B, N, K L, H]
-        y = attend(query, *past, bias=bias, dtype=dtype)
+        cache = KeyValue(*(_write(old, new, number) for old, new in zip(cache, (key, value), strict=True)))
+        y = attend(query, *cache, bias=bias, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
         y = cross.read(a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
@@ -270,9 +270,10 @@ class DecoderLayer(nnx.Module):
         return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
 
 
-def _write(cache: jax.Array, new: jax.Array, place: jax.Array) -> jax.Array:
-    """Puts new [B, N, K, H] at `place` of cache [B, N, K, L, H]."""
-    return jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None, :].astype(cache.dtype), place, axis=3)
+def _write(cache: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
+    """Puts new [B, N, K, H] at `number` of cache [B, N, L K, H]. No axis is taken apart or put together between it and
+    the product: XLA's CPU backend would copy the cache at every step."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), number, axis=2)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:

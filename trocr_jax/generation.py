@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_cross import Cross
@@ -49,7 +50,7 @@ def generate(
     platform, devices = _placed(pixels)
     config = DecodeConfig() if config is None else config
     shape, numbers = plan(config, model.config, platform=platform, devices=devices)
-    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor)
+    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, _split(model, pixels))
 
 
 def stream(
@@ -325,7 +326,26 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
     )
 
 
-@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+class Split(NamedTuple):
+    """Images are shared out over the axis of a mesh. Hashable."""
+
+    mesh: Mesh
+    axis: str
+
+
+def _split(model: TrOCR, pixels: jax.Array) -> Split | None:
+    """How devices share the images when each of them has the whole model; None otherwise."""
+    sharding = pixels.sharding if isinstance(pixels, jax.Array) else None
+    if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1 or not sharding.spec:
+        return None
+    axis, mesh = sharding.spec[0], sharding.mesh
+    if not isinstance(axis, str) or not isinstance(mesh, Mesh) or mesh.shape[axis] != mesh.size:
+        return None
+    whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(model))
+    return Split(mesh, axis) if whole else None
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor", "split"))
 def _generate(
     model: TrOCR,
     pixels: jax.Array,
@@ -333,7 +353,16 @@ def _generate(
     shape: Shape,
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
+    split: Split | None = None,
 ) -> Decoded:
+    if split is not None:  # each device goes on until its own lines have ended, and asks no other
+        own, every = PartitionSpec(split.axis), PartitionSpec()
+
+        def one(model: TrOCR, pixels: jax.Array, numbers: Numbers) -> Decoded:
+            return _generate(model, pixels, numbers, shape, dtype, image_processor)
+
+        alone = jax.shard_map(one, mesh=split.mesh, in_specs=(every, own, every), out_specs=own, check_vma=False)
+        return alone(model, pixels, numbers)
     memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
     return run(memory_search(model, memory, keys, numbers, shape, dtype))
 

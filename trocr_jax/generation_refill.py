@@ -15,7 +15,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
 from trocr_jax.generation import compute_dtype, plan
-from trocr_jax.generation_slots import Lines, Slots, empty, encode, enter, leave, projections, run
+from trocr_jax.generation_slots import Flat, Lines, Slots, empty, encode, enter, leave, projections, run
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 
@@ -57,12 +57,13 @@ class Refill:
         for name, number in (("slots", slots), ("group", group)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise DecodeError(f"{name} is {number!r}: give a whole number of at least 1")
-        self.model, self.slots, self.group = model, slots, group
+        self.slots, self.group = slots, group
         self.steps = self.lines = 0
         self._shape, self._numbers = plan(config, model.config)
         self._dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         self._image_processor = image_processor
-        self._projections = projections(model, shape=self._shape, dtype=self._dtype)
+        self._model, self._config = Flat(model), model.config
+        self._projections = projections(self._model, shape=self._shape, dtype=self._dtype)
 
     def read(self, groups: Iterable[tuple[list[Any], np.ndarray]]) -> Iterator[Found]:
         """groups: labels and pixels [at most G, H, W, 3] of as many lines. What was found in each line, in the order in
@@ -86,7 +87,7 @@ class Refill:
             left = bool(waiting) or more
             enough = max(1, self.slots // LOOK) if left else len(labels)
             ran = run(
-                self.model,
+                self._model,
                 slots,
                 self._projections,
                 self._numbers,
@@ -121,7 +122,7 @@ class Refill:
         if missing := self.group - len(pixels):
             pixels = np.concatenate([pixels, np.repeat(pixels[:1], missing, axis=0)])
         lines = encode(
-            self.model,
+            self._model,
             pixels,
             self._numbers,
             shape=self._shape,
@@ -132,7 +133,7 @@ class Refill:
         return True
 
     def _empty(self, lines: Lines) -> Slots:
-        return empty(self.model, lines, self._numbers, slots=self.slots, shape=self._shape, dtype=self._dtype)
+        return empty(self._model, lines, self._numbers, slots=self.slots, shape=self._shape, dtype=self._dtype)
 
     def _enter(self, slots: Slots, waiting: deque[_Waiting], free: list[int], labels: dict[int, Any]) -> Slots:
         """Moves lines of the first group that waits into free slots, as many as there are."""
@@ -145,11 +146,13 @@ class Refill:
             labels[int(targets[i])] = label
         if not places:
             waiting.popleft()
-        return enter(self.model, slots, lines, self._numbers, sources, targets, np.int32(count), shape=self._shape)
+        return enter(
+            slots, lines, self._numbers, sources, targets, np.int32(count), config=self._config, shape=self._shape
+        )
 
     def _leave(self, slots: Slots, part: list[int]) -> Decoded:
         sources = np.array(part + part[:1] * (self.group - len(part)), np.int32)
-        return leave(self.model, slots, self._numbers, sources, shape=self._shape)
+        return leave(slots, self._numbers, sources, config=self._config, shape=self._shape)
 
     def _told(self, found: list[tuple[list[Any], Decoded]]) -> Iterator[Found]:
         for labels, decoded in found:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.attention_cross import Absorbed, Cross
+from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.types import Decoded, Search, StepFn, take
 from trocr_jax.generation import Numbers, Shape, read, search, special_tokens
@@ -43,6 +44,27 @@ class Slots(NamedTuple):
     lines: Lines
 
 
+@jax.tree_util.register_pytree_node_class
+class Flat:
+    """A model taken apart once: a model of NNX is taken apart in Python at every call, which takes longer than a step
+    of a small one."""
+
+    def __init__(self, model: TrOCR) -> None:
+        self._leaves, self._structure = jax.tree.flatten(model)
+
+    def model(self) -> TrOCR:
+        return cast(TrOCR, jax.tree.unflatten(self._structure, self._leaves))
+
+    def tree_flatten(self) -> tuple[tuple[list[jax.Array]], Any]:
+        return (self._leaves,), self._structure
+
+    @classmethod
+    def tree_unflatten(cls, structure: Any, children: tuple[list[jax.Array]]) -> Flat:
+        flat = object.__new__(cls)
+        (flat._leaves,), flat._structure = children, structure
+        return flat
+
+
 class Ran(NamedTuple):
     """slots: afterwards. active [S]: a copy that outlives them. steps int32 scalar: taken."""
 
@@ -53,7 +75,7 @@ class Ran(NamedTuple):
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
 def encode(
-    model: TrOCR,
+    flat: Flat,
     pixels: jax.Array,
     numbers: Numbers,
     *,
@@ -62,6 +84,7 @@ def encode(
     image_processor: ImageProcessor | None,
 ) -> Lines:
     """pixels [G, H, W, 3] as `generate` takes them -> G lines that may enter slots."""
+    model = flat.model()
     memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
     if shape.absorbed:
         return Lines(memory.astype(dtype), keys)
@@ -69,19 +92,20 @@ def encode(
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def projections(model: TrOCR, *, shape: Shape, dtype: jnp.dtype) -> Cross | None:
+def projections(flat: Flat, *, shape: Shape, dtype: jnp.dtype) -> Cross | None:
     """What cross-attention needs beside `Lines`: of absorbed layers their weights, the same for all lines."""
     if not shape.absorbed:
         return None
+    model = flat.model()
     nothing = jnp.zeros((0, 0, model.config.memory_width), dtype)
     return model.absorb(nothing, dtype=dtype)
 
 
 @partial(jax.jit, static_argnames=("slots", "shape", "dtype"))
-def empty(model: TrOCR, lines: Lines, numbers: Numbers, *, slots: int, shape: Shape, dtype: jnp.dtype) -> Slots:
+def empty(flat: Flat, lines: Lines, numbers: Numbers, *, slots: int, shape: Shape, dtype: jnp.dtype) -> Slots:
     """That many slots without a line. lines: any, for their shapes."""
-    key = lines.keys[0]
-    first = _first(model, key, numbers, shape)
+    model, key = flat.model(), lines.keys[0]
+    first = _first(model.config, key, numbers, shape)
     return Slots(
         place=jnp.int32(0),
         searches=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (slots, *leaf.shape)), first),
@@ -94,9 +118,8 @@ def empty(model: TrOCR, lines: Lines, numbers: Numbers, *, slots: int, shape: Sh
     )
 
 
-@partial(jax.jit, static_argnames=("shape",), donate_argnames=("slots",))
+@partial(jax.jit, static_argnames=("config", "shape"), donate_argnames=("slots",))
 def enter(
-    model: TrOCR,
     slots: Slots,
     lines: Lines,
     numbers: Numbers,
@@ -104,11 +127,11 @@ def enter(
     targets: jax.Array,
     count: jax.Array,
     *,
+    config: TrOCRConfig,
     shape: Shape,
 ) -> Slots:
     """Moves lines into slots: the first `count` of sources [G], places among the lines, to targets [G], slots."""
-    key = slots.lines.keys[0]
-    first = _first(model, key, numbers, shape)
+    first = _first(config, slots.lines.keys[0], numbers, shape)
 
     def one(i: jax.Array, slots: Slots) -> Slots:
         def put(into: jax.Array, value: jax.Array) -> jax.Array:
@@ -130,7 +153,7 @@ def enter(
 
 @partial(jax.jit, static_argnames=("shape", "dtype"), donate_argnames=("slots",))
 def run(
-    model: TrOCR,
+    flat: Flat,
     slots: Slots,
     projections: Cross | None,
     numbers: Numbers,
@@ -141,6 +164,7 @@ def run(
     dtype: jnp.dtype,
 ) -> Ran:
     """Steps of all slots until `enough` lines have ended since, or all, at most `most` steps."""
+    model = flat.model()
     cross, keys, begun = _cross(slots.lines, projections), slots.lines.keys, slots.active.sum()
 
     def going_on(carry: tuple[Slots, jax.Array]) -> jax.Array:
@@ -150,9 +174,9 @@ def run(
 
     def step(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         slots, steps = carry
-        tokens, positions = jax.vmap(partial(_asked, model, numbers, shape))(slots.searches, keys)
+        tokens, positions = jax.vmap(partial(_asked, model.config, numbers, shape))(slots.searches, keys)
         logits, cache = model.step_ring(tokens, slots.cache, positions, cross, place=slots.place, dtype=dtype)
-        told = jax.vmap(partial(_told, model, numbers, shape))(slots.searches, keys, logits)
+        told = jax.vmap(partial(_told, model.config, numbers, shape))(slots.searches, keys, logits)
         slots = Slots(
             place=(slots.place + 1) % shape.max_new_tokens,
             searches=jax.tree.map(partial(_where, slots.active), told.state, slots.searches),
@@ -167,12 +191,12 @@ def run(
     return Ran(carried._replace(lines=slots.lines), carried.active, steps)
 
 
-@partial(jax.jit, static_argnames=("shape",))
-def leave(model: TrOCR, slots: Slots, numbers: Numbers, sources: jax.Array, *, shape: Shape) -> Decoded:
+@partial(jax.jit, static_argnames=("config", "shape"))
+def leave(slots: Slots, numbers: Numbers, sources: jax.Array, *, config: TrOCRConfig, shape: Shape) -> Decoded:
     """What was found in the slots `sources` [G]: a Decoded of G images."""
 
     def one(state: Any, key: jax.Array) -> Decoded:
-        return _search(model, key, numbers, shape, _answers(model, shape)).finish(state)
+        return _search(config, key, numbers, shape, _answers(config, shape)).finish(state)
 
     found = jax.vmap(one)(jax.tree.map(lambda leaf: leaf[sources], slots.searches), slots.lines.keys[sources])
     return Decoded._make(array[:, 0] for array in found)
@@ -187,41 +211,43 @@ class _Told(NamedTuple):
     parents: jax.Array | None
 
 
-def _search(model: TrOCR, key: jax.Array, numbers: Numbers, shape: Shape, step: StepFn) -> Search:
+def _search(config: TrOCRConfig, key: jax.Array, numbers: Numbers, shape: Shape, step: StepFn) -> Search:
     """The search of one line. Its cache is the numbers of its hypotheses: as the search reorders those, the cache of
     the model has to be reordered."""
     own = jnp.arange(shape.hypotheses, dtype=jnp.int32)[None]
-    return search(step, own, key[None], numbers, shape, special_tokens(model.config))
+    return search(step, own, key[None], numbers, shape, special_tokens(config))
 
 
-def _first(model: TrOCR, key: jax.Array, numbers: Numbers, shape: Shape) -> Any:
+def _first(config: TrOCRConfig, key: jax.Array, numbers: Numbers, shape: Shape) -> Any:
     """The state of the search of a line before its first step."""
-    return _search(model, key, numbers, shape, _answers(model, shape)).state
+    return _search(config, key, numbers, shape, _answers(config, shape)).state
 
 
-def _answers(model: TrOCR, shape: Shape) -> StepFn:
-    logits = jnp.zeros((1, shape.hypotheses, model.config.decoder.vocab_size), jnp.float32)
+def _answers(config: TrOCRConfig, shape: Shape) -> StepFn:
+    logits = jnp.zeros((1, shape.hypotheses, config.decoder.vocab_size), jnp.float32)
     return lambda tokens, cache, position: (logits, cache)
 
 
-def _asked(model: TrOCR, numbers: Numbers, shape: Shape, state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _asked(
+    config: TrOCRConfig, numbers: Numbers, shape: Shape, state: Any, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """What the search of one line wants to know next: tokens [K] and their position. What it would do with the answer
     is traced, and left out by the compiler as nothing depends on it."""
-    asked, answers = [], _answers(model, shape)
+    asked, answers = [], _answers(config, shape)
 
     def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
         asked.append((tokens[0], position))
         return answers(tokens, cache, position)
 
-    _search(model, key, numbers, shape, step).advance(state)
+    _search(config, key, numbers, shape, step).advance(state)
     (question,) = asked
     return question
 
 
-def _told(model: TrOCR, numbers: Numbers, shape: Shape, state: Any, key: jax.Array, logits: jax.Array) -> _Told:
+def _told(config: TrOCRConfig, numbers: Numbers, shape: Shape, state: Any, key: jax.Array, logits: jax.Array) -> _Told:
     """The search of one line behind its step, told the logits [K, V]."""
     own = state.cache
-    line = _search(model, key, numbers, shape, lambda tokens, cache, position: (logits[None], cache))
+    line = _search(config, key, numbers, shape, lambda tokens, cache, position: (logits[None], cache))
     after = line.advance(state)
     parents = None if after.cache is own else after.cache[0]
     return _Told(after._replace(cache=own), line.unfinished(after), parents)

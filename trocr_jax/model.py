@@ -50,7 +50,7 @@ class TrOCR(nnx.Module):
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
-        """memory [B, S, D] -> keys and values of every cross-attention, [B, N, S, H] each."""
+        """memory [B, S, D] -> keys [B, N, H, S] and values [B, N, S, H] of every cross-attention."""
         return self.decoder.prime(memory, dtype=dtype)
 
     def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:

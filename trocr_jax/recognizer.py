@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
-from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, is_image, normalised
+from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised, threads
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
 from trocr_jax.tokenizer import decode as decode_text
@@ -282,32 +283,50 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
-        running: deque[tuple[Batch, Decoded | None]] = deque()
-        for batch in series:
-            decoded = None
-            if batch.pixels:
-                size = next(size for size in sizes if size >= len(batch.pixels))
-                # Copies, because a blank image might be "read" up to the last token and hold up the others.
-                filled = np.stack(batch.pixels + batch.pixels[:1] * (size - len(batch.pixels)))
-                pixels = jax.device_put(filled, self._batch_sharding)
-                decoded = generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
-            running.append((batch, decoded))
-            if len(running) > 1:  # the device has its next batch before this thread waits for the last one
+        running: deque[tuple[Batch, Future[Decoded] | None]] = deque()
+        compiled: set[int] = set()
+        with closing_pool(self._lanes) as pool:
+            for batch in series:
+                decoded: Future[Decoded] | None = None
+                if batch.pixels:
+                    size = next(size for size in sizes if size >= len(batch.pixels))
+                    # Copies, because a blank image might be "read" up to the last token and hold up the others.
+                    filled = np.stack(batch.pixels + batch.pixels[:1] * (size - len(batch.pixels)))
+                    if size in compiled:
+                        decoded = pool.submit(self._generate, filled, decode, image_processor)
+                    else:  # two lanes would compile the same program
+                        decoded = Future()
+                        decoded.set_result(self._generate(filled, decode, image_processor))
+                        compiled.add(size)
+                running.append((batch, decoded))
+                # Every lane has its next batch before this thread waits for the first.
+                if len(running) > self._lanes:
+                    yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
+            while running:
                 yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
-        while running:
-            yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
+
+    def _generate(self, filled: np.ndarray, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Decoded:
+        pixels = jax.device_put(filled, self._batch_sharding)
+        decoded = generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
+        return jax.block_until_ready(decoded) if self._lanes > 1 else decoded
+
+    @property
+    def _lanes(self) -> int:
+        """How many batches are read at the same time: on a CPU two, since the steps of one do not keep two cores busy
+        (benchmarks/README.md). An accelerator is given one after the other."""
+        return 2 if jax.default_backend() == "cpu" and self.mesh is None and threads() > 1 else 1
 
     def _finish(
         self,
         batch: Batch,
-        decoded: Decoded | None,
+        decoded: Future[Decoded] | None,
         drawn: bool,
         choose: Literal["score", "mbr"],
         image_processor: ImageProcessor | None,
         image_sizes: Iterator[tuple[int, int]] | None,
     ) -> Generator[Recognition | ImageError, None, None]:
         count = len(batch.pixels)
-        results = self._found(decoded, count, drawn=drawn, choose=choose) if decoded is not None else []
+        results = self._found(decoded.result(), count, drawn=drawn, choose=choose) if decoded is not None else []
         if image_sizes is not None:
             looked = attentions(
                 self.model,

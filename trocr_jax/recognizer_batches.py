@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -100,6 +100,16 @@ def bucket_sizes(batch_size: int, devices: int = 1) -> tuple[int, ...]:
     largest = -(-batch_size // devices)
     powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
     return tuple(devices * size for size in (*powers, largest))
+
+
+@contextmanager
+def closing_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that is left as soon as its threads have ended what they are at."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="trocr-lane")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ndim(images: Any) -> int | None:

@@ -1,0 +1,93 @@
+"""Devices that share a batch do not talk to each other while they decode: seen in the compiled program.
+
+Eight devices have to exist before jax is first used: this file is run as a program.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
+
+
+def collectives(text: str | None) -> list[str]:
+    """Lines of a compiled program that make devices wait for each other."""
+    assert text is not None
+    return [line.strip() for line in text.splitlines() if COLLECTIVE.search(line)]
+
+
+def test_a_collective_would_be_seen():
+    line = "  %all-reduce.3 = pred[] all-reduce(%x), replica_groups={{0,1}}, to_apply=%and"
+    assert collectives(f"%x = f32[2] add(a, b)\n{line}") == [line.strip()]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, object]]:
+    command = [sys.executable, "-m", "tests.test_collectives"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
+    result: dict[str, dict[str, object]] = json.loads(finished.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.mark.parametrize("beams", ["1", "3"])
+def test_the_decode_loop_has_no_collective(found, beams):
+    assert found[beams]["split"] == []
+    assert found[beams]["joined"], "left to the compiler, the loop asks all devices whether lines are left"
+
+
+@pytest.mark.parametrize("beams", ["1", "3"])
+def test_devices_find_what_one_finds(found, beams):
+    assert found[beams]["equal"] is True
+
+
+def main() -> None:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from tests.tiny import HEIGHT, WIDTH, line_image, tiny_model
+    from trocr_jax import generation
+    from trocr_jax.decoding.config import DecodeConfig
+    from trocr_jax.image import ImageProcessor
+
+    processor = ImageProcessor(height=HEIGHT, width=WIDTH, keep_aspect_ratio=True)
+    pixels = np.stack([processor.pixels(line_image(seed)) for seed in range(16)])
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    model = jax.device_put(tiny_model(), NamedSharding(mesh, PartitionSpec()))
+    shared = jax.device_put(pixels, NamedSharding(mesh, PartitionSpec("data")))
+    result = {}
+    for beams in (1, 3):
+        config = DecodeConfig(max_new_tokens=20, num_beams=beams)
+        shape, numbers = generation.plan(config, model.config, devices=8)
+        split = generation._split(model, shared)
+        assert split is not None
+        lower = generation._generate.lower
+        texts = [
+            lower(model, shared, numbers, shape, jnp.dtype(jnp.float32), processor, how).compile().as_text()
+            for how in (split, None)
+        ]
+        eight = generation.generate(model, shared, config, image_processor=processor)
+        one = generation.generate(tiny_model(), jnp.asarray(pixels), config, image_processor=processor)
+        result[str(beams)] = {
+            "split": collectives(texts[0]),
+            "joined": collectives(texts[1]),
+            "equal": bool(np.array_equal(eight.token_ids, one.token_ids)),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
