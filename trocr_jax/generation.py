@@ -334,8 +334,8 @@ class Split(NamedTuple):
 
 
 def _split(model: TrOCR, pixels: jax.Array) -> Split | None:
-    """How devices share the images when each of them has the whole model; None otherwise, and in a function that is being
-    traced, whose own shardings count."""
+    """How devices share the images when each of them has the whole model; None otherwise, and in a function that is
+    being traced, whose own shardings count."""
     concrete = isinstance(pixels, jax.Array) and not isinstance(pixels, jax.core.Tracer)
     sharding = pixels.sharding if concrete else None
     if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1 or not sharding.spec:
