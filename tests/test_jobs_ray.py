@@ -32,6 +32,8 @@ from trocr_jax.jobs.rows import Counts, decode
 from trocr_jax.recognizer import Recognizer
 
 pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
+if not os.environ.get("TROCR_JAX_RAY_TESTS"):  # a node that dies on busy cores leaves them waiting for ever
+    pytest.skip("starts a Ray cluster: set TROCR_JAX_RAY_TESTS=1", allow_module_level=True)
 DECODE = DecodeConfig(max_new_tokens=12)
 
 
