@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import subprocess
 import sys
 import unicodedata
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizer, TrOCRProcessor, XLMRobertaTokenizer
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from train.data.encode import Tokens
 from trocr_jax.errors import TokenizerError
 from trocr_jax.tokenizer import character_tokenizer, decode, load_tokenizer, save_tokenizer
 
@@ -27,6 +29,7 @@ TEXT = [
     "A MOVE to stop Mr. Gaitskell from nominating any more Labour life Peers",
     "e-mail: someone@example.org (tel. +49 30 1234567) – 50 % off…",
 ]
+FILES = {"roberta": ("vocab.json", "merges.txt"), "xlm_roberta": ("sentencepiece.bpe.model",)}  # as published
 SAMPLES = [*TEXT, "", "a", "   two  spaces ", "don't , really .", "ünknown ☃ 漢字", "</s> <pad>x"]
 
 
@@ -112,6 +115,23 @@ def test_tokenizer_json_with_and_without_its_settings(roberta, tmp_path, setting
     for text in SAMPLES:
         assert tokenizer.encode(text) == whole.encode(text)
         assert decode(tokenizer, [tokenizer.encode(text)]) == decode(whole, [whole.encode(text)])
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm_roberta"])
+def test_labels_have_the_ids_of_transformers(family: str, request, tmp_path):
+    """Whatever the file of the tokenizer says of truncation and padding."""
+    folder = copy(request.getfixturevalue(family), tmp_path / "model", *FILES[family])
+    save_tokenizer(load_tokenizer(folder), tmp_path / "saved")
+    file = tmp_path / "saved" / "tokenizer.json"
+    library = tokenizers.Tokenizer.from_file(str(file))
+    library.enable_truncation(3)
+    library.enable_padding(length=64)
+    library.save(str(file))
+    tokenizer, whole = load_tokenizer(tmp_path / "saved"), load_tokenizer(folder)
+    tokens = pickle.loads(pickle.dumps(Tokens(tokenizer)))
+    for text in TEXT:
+        assert tokens(text) == whole(text).input_ids[:-1]
+    assert pickle.loads(pickle.dumps(tokens))(TEXT[0]) == whole(TEXT[0]).input_ids[:-1]
 
 
 def test_settings_as_the_published_folders_have_them(roberta, xlm_roberta, tmp_path):

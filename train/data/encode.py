@@ -13,6 +13,7 @@ from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of a position that does not count
@@ -35,11 +36,19 @@ class Tokens:
 
     def __call__(self, text: str, /) -> list[int]:
         """Raises DataError for a text with characters that the tokenizer has no token for."""
-        ids: list[int] = self.tokenizer(normal_text(text)).input_ids
+        normal = normal_text(text)
+        library = self._library
+        ids: list[int] = self.tokenizer(normal).input_ids if library is None else library.encode(normal).ids
         unknown, end = self._special
         if unknown in ids and (why := TextLimit(tokenizer=self.tokenizer).refusal(text)):
             raise DataError(f"{text!r}: {why}")
         return ids[:-1] if ids[-1:] == [end] else ids
+
+    @cached_property
+    def _library(self) -> "tokenizers.Tokenizer | None":
+        """What `self.tokenizer` is made of, if it is one of Rust: the same ids in a quarter of the time."""
+        self.tokenizer("")  # takes away what a tokenizer.json says of truncation and padding
+        return getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property
     def _special(self) -> tuple[int | None, int]:
