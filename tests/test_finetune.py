@@ -79,7 +79,7 @@ def test_the_command_prints_before_and_after_and_writes_the_model(
     )
     printed = capsys.readouterr()
     rows = [json.loads(row) for row in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    before, _, after = (row["cer"] for row in rows if "cer" in row)
+    before, *_, after = (row["cer"] for row in rows if "cer" in row)
     assert f"CER before {100 * before:.2f} %, after {100 * after:.2f} %" in printed.out
     assert f"{tmp_path / 'out'}: step 4" in printed.out
     ours, theirs = (Recognizer.from_pretrained(path) for path in (tmp_path / "out", model))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -16,6 +18,7 @@ from train.lines import open_lines
 from train.optimizer import optimizer
 from train.recipe import Recipe, WarmStart, load_recipe
 from train.step import init_state
+from trocr_jax.checkpoint import resolve
 from trocr_jax.errors import CheckpointError
 
 FOLDER = Path(recipes.__file__).parent
@@ -41,6 +44,24 @@ def test_a_recipe_is_short_and_says_what_it_is(path: Path) -> None:
     header = ast.get_docstring(ast.parse(text)) or ""
     wanted = ("Source:",) if path.stem in SHARED else ("Command:", "Hardware:", "Time:", "Score:")
     assert all(f"\n{word}" in header for word in wanted)
+
+
+def test_a_built_in_model_goes_on_seeing_drawn_lines(tmp_path: Path) -> None:
+    made("finetune-folder", tmp_path)
+
+    def parts(**options: Any) -> list[tuple[str, float]]:
+        data = load_recipe("finetune-folder", data=tmp_path, **options).data
+        assert data is not None
+        return [(type(part).__name__, part.weight) for part in data.train]
+
+    copy = shutil.copytree(resolve("tiny-printed"), tmp_path / "copy")
+    assert parts() == [("Pictures", 1), ("Rendered", 1)]
+    assert parts(rendered=0.0) == parts(model=str(copy)) == parts(tokenizer=str(copy)) == [("Pictures", 1)]
+    assert parts(model=str(copy), rendered=0.25) == [("Pictures", 1), ("Rendered", 0.25)]
+    (tmp_path / "train.tsv").write_text("1.png\tabc\n1.png\tab\n", encoding="utf-8")
+    recipe = load_recipe("finetune-folder", data=tmp_path, rendered=-1.0)
+    with pytest.raises(DataError, match=r"has the weight -1\.0"):
+        open_lines(recipe, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)

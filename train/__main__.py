@@ -27,6 +27,7 @@ class Chosen:
         decoder: name or folder of a text model that gives the decoder its first weights.
         tokenizer: name or folder of a model whose vocabulary takes the place of the model's.
         image_size: height and width of the pictures instead of the model's.
+        rendered: of finetune-folder: printed lines drawn for each line of yours; 0 for none.
     """
 
     data: Path | None = None
@@ -34,6 +35,7 @@ class Chosen:
     decoder: str | None = None
     tokenizer: str | None = None
     image_size: tuple[int, int] | None = None
+    rendered: float | None = None
 
 
 NOTHING = Chosen()
