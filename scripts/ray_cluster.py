@@ -18,11 +18,16 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_worker_niceness": "0",
-    "RAY_health_check_period_ms": "1000",  # a node that is lost is missed after a few seconds
+    "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_failure_threshold": "6",  # on busy cores not every answer comes in time
     "RAY_gcs_rpc_server_connect_timeout_s": "60",  # 5 are not enough on a busy machine
 }
+
+
+STARTED = "Ray runtime started"
+AGAIN = 'while :; do "$@"; sleep 1; done'
+"""What starts a node again: one that the head has not answered in 30 s, or that it has missed, ends by itself."""
 
 
 class Cluster:
@@ -34,6 +39,7 @@ class Cluster:
     def __init__(self, temporary: str) -> None:
         self._temporary = temporary
         self.address = f"127.0.0.1:{_free_port()}"
+        self._logs: dict[int, Path] = {}
         port = self.address.rpartition(":")[2]
         head = ["--head", "--port", port, "--include-dashboard=false", "--temp-dir", temporary]
         self._head = self._start(*head, "--num-cpus=0", "--num-gpus=0")
@@ -42,28 +48,10 @@ class Cluster:
     def wait(self, seconds: float = 300.0) -> None:
         """Until all that was started is there, which takes long on a busy machine. Raises RuntimeError."""
         until = time.monotonic() + seconds
-        while not (self._answers() and all(self._raylet(node.pid) for node in self._nodes)):
-            if time.monotonic() > until or self._head.poll() is not None:
-                raise RuntimeError(f"a Ray cluster did not start: {Path(self._temporary, 'log').read_text()}")
-            self._revive()
+        while late := [log for log in map(self._log, [self._head, *self._nodes]) if STARTED not in log]:
+            if time.monotonic() > until:
+                raise RuntimeError(f"a Ray cluster did not start in {seconds:g} s: {late[0][-4000:]}")
             time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        host, _, port = self.address.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def _raylet(self, pid: int) -> int | None:
-        return next((child for child in _descendants(pid) if _name(child) == "raylet"), None)
-
-    def _revive(self) -> None:
-        """Nodes that gave up before the head answered are started again."""
-        for node in [node for node in self._nodes if node.poll() is not None]:
-            self._nodes.remove(node)
-            self.add_node()
 
     def add_node(self) -> None:
         resources = ["--num-cpus=1", "--num-gpus=1", '--resources={"TPU": 4}']
@@ -72,17 +60,15 @@ class Cluster:
     def kill_node(self, number: int) -> bool:
         """SIGKILL to the node's own process, as when its machine is taken away; False if it has not started yet. Its
         workers end because it is no more."""
-        self._revive()
-        pid = self._raylet(self._nodes[number].pid)
-        if pid is None:
+        raylets = [child for child in _descendants(self._nodes[number].pid) if _name(child) == "raylet"]
+        if not raylets:
             return False
-        os.kill(pid, signal.SIGKILL)
+        os.kill(raylets[0], signal.SIGKILL)
         self._end(self._nodes.pop(number))
         return True
 
     def workers(self, prefix: str) -> list[int]:
         """Processes of all nodes whose title begins so, such as "ray::MapWorker"."""
-        self._revive()
         found = [pid for node in self._nodes for pid in _descendants(node.pid)]
         return [pid for pid in found if _title(pid).startswith(prefix)]
 
@@ -98,14 +84,26 @@ class Cluster:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
         command += [f"--object-store-memory={80 << 20}"]
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with open(Path(self._temporary, "log"), "ab") as log:
-            return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        number = len(self._logs)
+        log = Path(self._temporary, f"{number}.log")
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["sh", "-c", AGAIN, "sh", *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
+        self._logs[process.pid] = log
+        return process
+
+    def _log(self, process: subprocess.Popen[bytes]) -> str:
+        return self._logs[process.pid].read_text(errors="replace")
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        pids = [*_descendants(process.pid), process.pid]
-        for pid in pids:
+        """First what would start it again."""
+        for pid in [process.pid, *_descendants(process.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

@@ -191,6 +191,38 @@ def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, line
     assert all((found[name]["text"], found[name]["score"]) == text for name, text in texts.items())
 
 
+class BrokenDecoder:
+    """Cannot be unpickled in the process that is to decode."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _broken, (str(self.folder),)
+
+    def __call__(self, id: str, place: Any) -> Any:
+        raise AssertionError
+
+
+def _broken(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    raise ModuleNotFoundError("No module named 'that_reads_images'")
+
+
+def test_decoders_that_cannot_start_end_the_job_and_say_why(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    (started := tmp_path / "started").mkdir()
+    one = jobs.Resources(decoders=1)
+    with pytest.raises(JobError, match=r"does not start: .*status 1[\s\S]*No module named 'that_reads_images'"):
+        run(job, recognizer, decoder=BrokenDecoder(started), resources=one)
+    assert len([*started.iterdir()]) == 2, "one more try, for all 20 lines together"
+    no_memory = jobs.Resources(decoders=1, limits=Limits(memory=0))
+    with pytest.raises(JobError, match="no image can be decoded in 0 MiB; give more by --decode-memory"):
+        run(job, recognizer, resources=no_memory)
+    assert job.done() == set()
+    assert run(job, recognizer).ok == 20
+
+
 def test_lines_that_failed_are_read_once_more(tmp_path, lines, recognizer, model):
     image = (lines / "line-005.png").read_bytes()
     (lines / "line-005.png").write_bytes(b"")

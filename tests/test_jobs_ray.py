@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from scripts.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
+from tests.ray_deadline import deadline as deadline
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.cli import main
@@ -32,8 +33,6 @@ from trocr_jax.jobs.rows import Counts, decode
 from trocr_jax.recognizer import Recognizer
 
 pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
-if not os.environ.get("TROCR_JAX_RAY_TESTS"):  # a node that dies on busy cores leaves them waiting for ever
-    pytest.skip("starts a Ray cluster: set TROCR_JAX_RAY_TESTS=1", allow_module_level=True)
 DECODE = DecodeConfig(max_new_tokens=12)
 
 

@@ -27,6 +27,7 @@ _ADDRESS = "A running Ray cluster, such as auto or ray://host:10001."
 _MOST = "Actors at most: Ray adds them while there is work and room."
 _CPUS = "CPUs of an actor; as many processes decode images, unless --decoders says otherwise."
 _RESOURCES = "Other resources of an actor, such as TPU=4."
+_ROOM = "Seconds to wait for room in the cluster, or for a sign of life of what had room."
 _HANG = "Seconds without a line after which the process ends itself, status 3."
 
 
@@ -81,6 +82,7 @@ class RayOptions:
     actor_cpus: Annotated[float | None, argument("X", _CPUS, "(default: 1)")] = None
     actor_gpus: Annotated[float | None, argument("X", "GPUs of an actor.", "(default: 0)")] = None
     actor_resources: Annotated[tuple[str, ...] | None, argument("NAME=X...", _RESOURCES, "(default: none)")] = None
+    room_seconds: Annotated[float | None, argument("S", _ROOM, "(default: 600)")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,8 +85,12 @@ def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
     from trocr_jax.jobs import ray_engine
 
     prepared, actors = functools.partial(prepare, command), _actors(command)
+
+    def waiting(text: str) -> None:
+        _say(f"{command.output}: {text}")
+
     with ray_engine.connected(actors.address):
-        job = ray_engine.plan(prepared, actors, stop=stop)
+        job = ray_engine.plan(prepared, actors, stop=stop, waiting=waiting)
         if job is None:
             _say(f"{command.output}: stopped before the job was planned: the same command does it")
             return None
@@ -103,13 +107,19 @@ def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
                 progress.committed(told.counts)
 
             counts = ray_engine.run(
-                job, prepared, actors=actors, resources=resources_of(command), stop=stop, report=report
+                job,
+                prepared,
+                actors=actors,
+                resources=resources_of(command),
+                stop=stop,
+                report=report,
+                waiting=waiting,
             )
         return Ran(job, counts, progress.stats())
 
 
 def _actors(command: Run) -> Any:
-    from trocr_jax.jobs.ray_engine import Actors
+    from trocr_jax.jobs.ray_engine import ROOM_SECONDS, Actors
 
     asked = command.ray
     resources = {}
@@ -127,6 +137,7 @@ def _actors(command: Run) -> Any:
         gpus=0.0 if asked.actor_gpus is None else asked.actor_gpus,
         resources=resources,
         address=asked.ray_address,
+        room_seconds=ROOM_SECONDS if asked.room_seconds is None else asked.room_seconds,
     )
 
 

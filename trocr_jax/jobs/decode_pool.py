@@ -28,6 +28,9 @@ from trocr_jax.jobs.sources import Input
 
 START_SECONDS = 60.0
 STARTS = 5
+"""Tries to start a worker that something else kills (a signal) or holds up; one that fails by itself is tried twice."""
+TOLD = 4000
+"""Characters of what a worker that did not start has written to stderr."""
 GRACE = 5.0
 """Seconds after which a worker that its own alarm should have ended is killed."""
 
@@ -35,7 +38,11 @@ Decode = Callable[[str, Any], Decoded]
 
 
 class WorkerDied(Exception):
-    """A worker ended before it answered; the message says how."""
+    """A worker ended before it answered; the message says how. by_itself: it ended with a status other than 0."""
+
+    def __init__(self, how: str, *, by_itself: bool = False) -> None:
+        super().__init__(how)
+        self.by_itself = by_itself
 
 
 class DecodePool:
@@ -51,6 +58,7 @@ class DecodePool:
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
         self._closed = False
+        self._broken: JobError | None = None  # no worker starts
 
     def __enter__(self) -> DecodePool:
         return self
@@ -89,9 +97,11 @@ class DecodePool:
     def _worker(self) -> _Worker:
         """This thread's worker, started if need be."""
         worker: _Worker | None = getattr(self._local, "worker", None)
-        tries = 0
+        failures = tries = 0
         while worker is None:
             with self._lock:
+                if self._broken is not None:
+                    raise self._broken
                 if self._closed:
                     raise WorkerDied("the pool is closed")
                 worker = _Worker(self._size, self._limits)
@@ -99,12 +109,14 @@ class DecodePool:
             try:
                 worker.begin(self._decode)
             except WorkerDied as death:
+                told = worker.told()
                 with self._lock:
                     self._workers.discard(worker)
                 worker.close()
-                worker, tries = None, tries + 1
-                if tries == STARTS:
-                    raise JobError(f"a process to decode images does not start: {death}") from death
+                worker, tries, failures = None, tries + 1, failures + death.by_itself
+                if failures == 2 or tries == STARTS:
+                    self._broken = JobError(f"a process to decode images does not start: {death}{told}")
+                    raise self._broken from death
         self._local.worker = worker
         return worker
 
@@ -113,23 +125,31 @@ class _Worker:
     def __init__(self, size: tuple[int, int], limits: Limits) -> None:
         self._shape, self._limits = (*size, 3), limits
         self._connection, theirs = Pipe()
-        with _shared(size[0] * size[1] * 3) as file:
+        self._stderr = _unnamed()  # until it has started; then it writes to that of this process
+        with _unnamed(size[0] * size[1] * 3) as file, _stderr() as stderr:
             self._memory = mmap.mmap(file.fileno(), 0)
-            numbers = (theirs.fileno(), file.fileno())
+            numbers = (theirs.fileno(), file.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
                 pass_fds=numbers,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         theirs.close()
 
     def begin(self, decode: Decode) -> None:
-        self._ask((decode, self._limits), START_SECONDS)
+        self._ask((decode, self._limits), START_SECONDS, START_SECONDS)
+
+    def told(self) -> str:
+        """What it has written to stderr while it started, on lines of their own."""
+        self._stderr.seek(0)
+        told = self._stderr.read().decode(errors="replace").strip()[-TOLD:]
+        return f"\n{told}" if told else ""
 
     def decode(self, input: Input) -> Decoded | Failure:
-        kind, value = self._ask((input.id, input.place), self._limits.seconds + GRACE)
+        kind, value = self._ask((input.id, input.place), self._limits.seconds + GRACE, self._limits.seconds)
         if kind == "source":
             raise SourceError(value)
         if kind != "pixels":
@@ -143,10 +163,12 @@ class _Worker:
         self.kill()
         self._process.wait()
         self._connection.close()
+        self._stderr.close()
         with suppress(BufferError):
             self._memory.close()
 
-    def _ask(self, message: Any, seconds: float) -> Any:
+    def _ask(self, message: Any, seconds: float, limit: float) -> Any:
+        """limit: the seconds that are told of if it takes more than `seconds`."""
         try:
             self._connection.send(message)
             if self._connection.poll(seconds):
@@ -156,25 +178,33 @@ class _Worker:
         else:
             self.kill()
             self._process.wait()
-            raise WorkerDied(f"decoding did not end within {self._limits.seconds:g} s")
-        raise WorkerDied(self._how())
+            raise WorkerDied(f"decoding did not end within {limit:g} s")
+        raise self._death()
 
-    def _how(self) -> str:
+    def _death(self) -> WorkerDied:
         try:
             status = self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
-            return "decoding closed the connection"
+            return WorkerDied("decoding closed the connection")
         if status == -signal.SIGALRM:
-            return f"decoding did not end within {self._limits.seconds:g} s"
+            return WorkerDied(f"decoding did not end within {self._limits.seconds:g} s")
         if status < 0:
-            return f"decoding ended the process by signal {-status} ({signal.Signals(-status).name})"
-        return f"decoding ended the process with status {status}"
+            return WorkerDied(f"decoding ended the process by signal {-status} ({signal.Signals(-status).name})")
+        return WorkerDied(f"decoding ended the process with status {status}", by_itself=True)
 
 
-def _shared(size: int) -> Any:
+def _stderr() -> Any:
+    """That of this process, or nothing if it has none."""
+    try:
+        return open(os.dup(2), "wb")
+    except OSError:
+        return open(os.devnull, "wb")
+
+
+def _unnamed(size: int = 0) -> Any:
     """An unnamed file in memory, or on the disk where there is no such thing: nobody has to remove it."""
     if hasattr(os, "memfd_create"):
-        file = open(os.memfd_create("trocr-pixels"), "w+b")  # noqa: SIM115
+        file = open(os.memfd_create("trocr-decoder"), "w+b")  # noqa: SIM115
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115
     file.truncate(size)

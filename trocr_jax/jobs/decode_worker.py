@@ -22,6 +22,9 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs.sources import Source
 
+LEAST_ROOM = 1 << 20
+"""Bytes without which no image can be decoded: a plain line of 1,000 x 100 pixels in RGB, and what it is made into."""
+
 
 class Limits(NamedTuple):
     """What one image may take: seconds from request to pixels, and bytes beyond what the process has at its start."""
@@ -75,13 +78,19 @@ def _inked(pixels: np.ndarray) -> float:
     return (dark[-1] - dark[0] + 1) / len(columns) if len(dark) else 0.0
 
 
-def serve(connection: Connection, memory: mmap.mmap) -> None:
+def serve(connection: Connection, memory: mmap.mmap, stderr: int) -> None:
     """Decodes what it is asked for until the other end closes.
 
     The first message is (decoder, limits), answered by None; then (id, place) by a (kind, message or expected length).
+    stderr: what is written there from the answer to the first message on.
     """
     decoder, limits = connection.recv()
     _limit_memory(limits.memory)
+    try:
+        bytearray(max(4 * len(memory), LEAST_ROOM))
+    except MemoryError:
+        sys.exit(f"no image can be decoded in {limits.memory >> 20} MiB; give more by --decode-memory")
+    os.dup2(stderr, 2)
     connection.send(None)
     while True:
         id, place = connection.recv()
@@ -118,12 +127,12 @@ def _limit_memory(more: int) -> None:
 
 
 def main() -> None:
-    """Serves the socket and memory whose descriptors the arguments name."""
+    """Serves the socket and memory whose descriptors the arguments name; the third is where errors go."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the other end decides
         signal.signal(number, signal.SIG_IGN)
     connection, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
     try:
-        serve(connection, memory)
+        serve(connection, memory, int(sys.argv[3]))
     except (EOFError, ConnectionError):
         os._exit(0)
 

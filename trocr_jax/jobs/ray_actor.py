@@ -6,9 +6,10 @@ import dataclasses
 import os
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import ray
@@ -22,41 +23,50 @@ from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.worker import Resources, Stop, Worker, open_worker
 
 Prepare = Callable[[], Prepared]
+SILENT = 20.0
+"""Seconds without a sign of life, which comes every PATIENCE seconds, after which an actor counts as lost."""
 
 
-def prepared(prepare: Prepare, folder: str) -> tuple[str, tuple[str, str] | None]:
-    """Runs in a task of its own: the job folder, or the kind and message of the error that there was."""
-    try:
-        return _in(folder, prepare).job.store.root, None
-    except TrOCRError as error:
-        return "", (type(error).__name__, str(error))
-
-
-def _in(folder: str, prepare: Prepare) -> Prepared:
+def working_in(folder: str, prepare: Prepare) -> Prepared:
     """Paths as they were given hold here too, if this host has the folder in which they were given."""
     os.chdir(folder if os.path.isdir(folder) else "/")
     return prepare()
 
 
+class Sign(NamedTuple):
+    """What an actor was last heard of: seconds ago; busy, loading the model or with units to read; has_read, whether it
+    has ever had units."""
+
+    ago: float
+    busy: bool
+    has_read: bool
+
+
 class Bell:
-    """An actor beside the driver, by which it asks the others to stop, and knows when they have."""
+    """An actor beside the driver, by which it asks the others to stop, and knows who lives."""
 
     def __init__(self) -> None:
         self._rung = False
-        self._at_work: set[str] = set()
+        self._heard: dict[str, tuple[float, bool, bool]] = {}
 
     def ring(self) -> list[str]:
         """Says who has not stopped yet. To be called again and again: what it knows is lost when it is restarted."""
         self._rung = True
-        return sorted(self._at_work)
+        return sorted(owner for owner, sign in self.heard().items() if sign.ago < SILENT)
 
-    def rung(self, owner: str) -> bool:
-        """Whether `owner`, who is at work, is to stop."""
-        self._at_work.add(owner)
+    def rung(self, owner: str, *, loading: bool, units: int) -> bool:
+        """Whether `owner`, who is at work, is to stop. units: how many it has."""
+        _, _, has_read = self._heard.get(owner, (0.0, False, False))
+        self._heard[owner] = time.monotonic(), loading or units > 0, has_read or units > 0
         return self._rung
 
     def end(self, owner: str) -> None:
-        self._at_work.discard(owner)
+        self._heard.pop(owner, None)
+
+    def heard(self) -> dict[str, Sign]:
+        """Every actor that has not ended of itself."""
+        now = time.monotonic()
+        return {owner: Sign(now - when, busy, has_read) for owner, (when, busy, has_read) in self._heard.items()}
 
 
 class UnitReader:
@@ -72,29 +82,31 @@ class UnitReader:
         self._asked: queue.Queue[int] = queue.Queue()
         self._settled = threading.Condition()
         self._done: set[int] = set()
+        self._waiting = 0
         self._counts: defaultdict[int, Counts] = defaultdict(Counts)
         self._worker: Worker | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        threading.Thread(target=self._listen, name="trocr-ray-listen", daemon=True).start()
         try:
-            self._prepared = _in(folder, prepare)
+            self._prepared = working_in(folder, prepare)
         except TrOCRError as error:  # Ray would try it for ever; the first call tells of it
             self._error = error
             self._ended.set()
             return
-        ray.get(bell.rung.remote(str(me())))
-        for target in (self._work, self._listen):
-            threading.Thread(target=target, name=f"trocr-ray{target.__name__}", daemon=True).start()
+        threading.Thread(target=self._work, name="trocr-ray-work", daemon=True).start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         found = [self._read(int(unit)) for unit in batch["unit"]]
         return {name: [row[name] for row in found] for name in found[0]}
 
     def _read(self, unit: int) -> dict[str, Any]:
-        self._asked.put(unit)
         with self._settled:
+            self._waiting += 1
+            self._asked.put(unit)
             while unit not in self._done and not self._ended.is_set():
                 self._settled.wait()
+            self._waiting -= 1
             done, counts = unit in self._done, self._counts.pop(unit, Counts())
         error = None if done else self._error
         if error is not None and not isinstance(error, TrOCRError):
@@ -149,13 +161,16 @@ class UnitReader:
             self._settled.notify_all()
 
     def _listen(self) -> None:
-        """Stops when the driver asks for it, or is no more."""
-        while not self._ended.wait(PATIENCE):
+        """Says that it lives. Stops when the driver asks for it, or is no more."""
+        while True:
             try:
-                if ray.get(self._bell.rung.remote(str(me())), timeout=10 * PATIENCE):
+                sign = self._bell.rung.remote(str(me()), loading=self._worker is None, units=self._waiting)
+                if ray.get(sign, timeout=10 * PATIENCE):
                     self._stop.request()
             except ray.exceptions.GetTimeoutError:
-                continue
+                pass
             except ray.exceptions.RayError:
                 self._stop.request()
+            if self._ended.wait(PATIENCE):
+                break
         self._bell.end.remote(str(me()))

@@ -1,0 +1,25 @@
+"""A bound on the time of every test that starts processes of Ray: one that waits for ever fails and says where."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+SECONDS = 240  # on cores that are shared with much else; a test takes 5 to 40 s on quiet ones
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test had not ended after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
