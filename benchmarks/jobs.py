@@ -6,6 +6,7 @@
     python -m benchmarks.jobs --hosts 1 8 64 [--units 40]     as many hosts on one folder, their devices simulated
     python -m benchmarks.jobs --actors 1 8 [--units 12]       the same with actors of a Ray cluster on this machine
     python -m benchmarks.jobs --commits 1 4 16                as many processes that commit units and read nothing
+    python -m benchmarks.jobs --stages [--lines 1536]         where the processor's time goes
     python -m benchmarks.jobs --processes [--lines 1536]      one process on one core, two on two
 
 The time of a job begins with the start of its decoders and ends with _SUCCESS; loading and compiling are not counted on
@@ -23,7 +24,7 @@ from pathlib import Path
 import tyro
 
 import trocr_jax
-from benchmarks import jobs_actors, jobs_hosts, jobs_processes
+from benchmarks import jobs_actors, jobs_hosts, jobs_processes, jobs_stages
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.jobs.planning import make_plan
@@ -43,6 +44,7 @@ def main(
     units: int = 40,
     commits: tuple[int, ...] = (),
     processes: bool = False,
+    stages: bool = False,
     folder: Path | None = None,
 ) -> None:
     """Prints each round, and medians. folder: where lines that are drawn already are taken from."""
@@ -58,6 +60,8 @@ def main(
             jobs_hosts.commits(place, commits)
         elif processes:
             jobs_processes.processes(place, lines, rounds)
+        elif stages:
+            jobs_stages.stages(place, lines, rounds, DECODE)
         else:
             beside_the_engine(place, lines, rounds)
 
