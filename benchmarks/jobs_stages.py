@@ -61,8 +61,8 @@ def stages(folder: Path, lines: int, rounds: int, decode: trocr_jax.DecodeConfig
         wall = time.monotonic() - begun
         reads, decodes = _cpu(resource.RUSAGE_SELF) - here, _cpu(resource.RUSAGE_CHILDREN) - there
         print(
-            f"µs a line: engine {1e6 * engine / lines:.0f}; job: the process that reads {1e6 * reads / lines:.0f}, those "
-            f"that decode {1e6 * decodes / lines:.0f}; engine / job {engine / (reads + decodes):.3f} "
+            f"µs a line: engine {1e6 * engine / lines:.0f}; job: the process that reads {1e6 * reads / lines:.0f}, "
+            f"those that decode {1e6 * decodes / lines:.0f}; engine / job {engine / (reads + decodes):.3f} "
             f"({lines / wall:.0f} lines/s)",
             flush=True,
         )
