@@ -62,12 +62,15 @@ class Ours:
         from trocr_jax import generation
 
         self.dtype = jnp.dtype(dtype)
-        self.jax, self.model = jax, trocr_jax.checkpoint.load(folder, dtype=self.dtype)
+        self.jax, self.model = jax, self.loaded(folder)
         self.config = trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation.plan(self.config, self.model.config)
         self._encode = jax.jit(self._encoder)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
+
+    def loaded(self, folder: Path) -> Any:
+        return trocr_jax.checkpoint.load(folder, dtype=self.dtype)
 
     def _encoder(self, model: Any, pixels: Any) -> Any:
         from trocr_jax.encoder import cached_micro_batch
@@ -87,6 +90,15 @@ class Ours:
 
     def read(self, pixels: Any) -> np.ndarray:
         return np.asarray(self.generate(self.model, pixels, self.config, dtype=self.dtype).token_ids[:, 0])
+
+
+class OursInt8(Ours):
+    """trocr_jax with int8 weights, as `python -m convert quantize` makes them."""
+
+    def loaded(self, folder: Path) -> Any:
+        from trocr_jax.quantization import quantize
+
+        return quantize(super().loaded(folder))
 
 
 class Transformers:
@@ -150,6 +162,7 @@ class CompiledTransformers(Transformers):
 
 SIDES: dict[str, Callable[..., Engine]] = {
     "trocr_jax": Ours,
+    "trocr_jax-int8": OursInt8,
     "transformers": Transformers,
     "transformers-compiled": CompiledTransformers,
     "onnxruntime": OnnxRuntime,
@@ -244,6 +257,7 @@ def main(
     batch: tuple[int, ...] = (4,),
     tokens: int = 16,
     num_beams: int = 4,
+    side: str = "trocr_jax",
     against: str = "transformers",
     dtype: Literal["float32", "bfloat16"] = "float32",
     rounds: int = 5,
@@ -260,8 +274,9 @@ def main(
         batch: lines read at a time; with several, each side's best is compared too.
         tokens: written for every line, whatever the model thinks.
         num_beams: hypotheses a line.
+        side: the one that ratios are taken of: trocr_jax, or trocr_jax-int8.
         against: other sides, separated by commas: transformers, transformers-compiled, onnxruntime,
-            onnxruntime-int8.
+            onnxruntime-int8, and those two.
         dtype: of weights and arithmetic.
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.
@@ -279,7 +294,7 @@ def main(
             engine.read(pixels)
         print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
         return
-    names = ["trocr_jax", *(name for name in against.split(",") if name)]
+    names = [side, *(name for name in against.split(",") if name)]
     result: dict[str, Any] = {"shape": shape, "rounds": rounds, **options, "machine": machine()}
     with tempfile.TemporaryDirectory() as made:
         weights = folder or Path(made)

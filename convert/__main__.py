@@ -1,4 +1,4 @@
-"""`python -m convert SRC DST` and `python -m convert verify A B`."""
+"""`python -m convert SRC DST`, `python -m convert quantize SRC DST` and `python -m convert verify A B`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from pathlib import Path
 
 from convert.fairseq import load_fairseq
 from trocr_jax import checkpoint
+from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError, TrOCRError
 from trocr_jax.model import TrOCR
 from trocr_jax.presets import PRESETS
+from trocr_jax.quantization import NARROW, dequantize, is_quantized, quantize
 
 _CONVERT = """Turns a model into another format. What SRC is decides the direction unless --to says otherwise:
 a folder of transformers, a hub name, a built-in name or a fairseq .pt file becomes a native folder; a native folder
-becomes a folder of transformers. `python -m convert verify A B` compares two folders."""
+becomes a folder of transformers. A quantised model gets float parameters again (float32, or --dtype) for transformers
+or with --dtype. `python -m convert quantize SRC DST` makes a quantised one, `python -m convert verify A B` compares
+two folders."""
+_QUANTIZE = """Writes a native folder whose projections and MLPs have int8 weights, symmetric, with a scale for each
+output channel. Token table and head become bfloat16 if they are wider; narrow matrices, norms, biases, positions and
+the patch embedding stay as stored. The folder is used like any other; it cannot be trained."""
 _VERIFY = """Prints the largest difference at every stage between folder A computed here and folder B computed by
 transformers with PyTorch, in f32 on random pixels and tokens.
 Exit status 1 if the logits differ by more than --atol."""
@@ -26,6 +33,8 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["verify"]:
             return _verify(arguments[1:])
+        if arguments[:1] == ["quantize"]:
+            return _quantize(arguments[1:])
         return _convert(arguments)
     except TrOCRError as error:
         print(f"convert: {error}", file=sys.stderr)
@@ -57,9 +66,45 @@ def _convert(arguments: list[str]) -> int:
         model = load_fairseq(source, config=_config(options.config), dtype=options.dtype)
     else:
         model = checkpoint.load(source, dtype=options.dtype)
+        if is_quantized(model) and (to == "huggingface" or options.dtype):
+            dtype = options.dtype or "float32"
+            print(f"{options.source} is quantised: its int8 weights are written in {dtype}", file=sys.stderr)
+            model = dequantize(model, dtype=dtype)
     _save(model, options.destination, to, assets=None if is_file else source)
     if is_file:
         print("a .pt file has no tokenizer: add the files of the published model's repository", file=sys.stderr)
+    return 0
+
+
+def _quantize(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m convert quantize", description=_QUANTIZE)
+    parser.add_argument("source", metavar="SRC", help="folder, hub name owner/name, or built-in name")
+    parser.add_argument("destination", metavar="DST", type=Path, help="native folder to write")
+    parser.add_argument(
+        "--min-width",
+        type=int,
+        help=f"matrices with a side below it are kept; {NARROW}, or the model's width if that is less",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub name")
+    options = parser.parse_args(arguments)
+    if options.min_width is not None and options.min_width < 1:
+        parser.error("--min-width must be at least 1")
+    source = checkpoint.resolve(options.source, revision=options.revision)
+    if options.destination.exists() and options.destination.samefile(source):
+        parser.error("SRC and DST are the same")
+    model = checkpoint.load(source)
+    try:
+        quantized = quantize(model, min_width=options.min_width)
+    except ConfigError as error:
+        raise ConfigError(f"{options.source}: {error}") from None
+    checkpoint.save_native(quantized, options.destination, assets=source)
+    before, after = (sum(array.nbytes for array in parameters(m).values()) for m in (model, quantized))
+    wide = sum(4 * array.size for array in parameters(model).values())
+    share = f"{after / wide:.1%} of the {wide:,} in float32"
+    print(
+        f"{options.destination}: {after:,} bytes of parameters, before {before:,}; {share}",
+        file=sys.stderr,
+    )
     return 0
 
 

@@ -67,7 +67,7 @@ FLOORS = [
     {"__init__", "__main__"},
 ]
 ROOF = len(FLOORS) - 1
-SIDE_FILES = {"presets": "config"}  # those that are not named after their room
+SIDE_FILES = {"presets": "config", "quantization": "model"}  # those that are not named after their room
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

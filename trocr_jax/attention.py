@@ -17,6 +17,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
+from trocr_jax.attention_int8 import product
+
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
 
@@ -75,8 +77,18 @@ def gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 
 
+def project(x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: DTypeLike) -> jax.Array:
+    """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of an int8 kernel, in any shape of F
+    numbers; none of a kernel of floats."""
+    if scale is None:
+        return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
+    return product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
+
+
 class Linear(nnx.Module):
-    """x kernel + bias. kernel [D_in, D_out], bias [D_out]."""
+    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; an int8 kernel has a kernel_scale [D_out]."""
+
+    kernel_scale: nnx.Param | None = None
 
     def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         self.kernel = nnx.Param(normal(rngs, (d_in, d_out), param_dtype))
@@ -84,7 +96,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D_in] -> [B, T, D_out]."""
-        y = einsum("BTD,DF->BTF", x, self.kernel[...], dtype=dtype, out=handed_on(dtype))
+        y = project(x, self.kernel[...], value_of(self.kernel_scale), dtype=dtype)
         return (y.astype(jnp.float32) + _broadcast(self.bias[...], 3)).astype(dtype)
 
 
@@ -105,7 +117,9 @@ class LayerNorm(nnx.Module):
 
 
 class HeadProjection(nnx.Module):
-    """Width to heads: kernel [D, N, H], bias [N, H] or none."""
+    """Width to heads: kernel [D, N, H], bias [N, H] or none; an int8 kernel has a kernel_scale [N, H]."""
+
+    kernel_scale: nnx.Param | None = None
 
     def __init__(
         self, d: int, heads: int, head_dim: int, *, bias: bool, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -117,14 +131,17 @@ class HeadProjection(nnx.Module):
         """x [B, T, D] -> [B, N, T, H]: heads in front of positions, the layout that attention reads."""
         d, heads, head_dim = self.kernel.shape
         # One matrix to multiply with: for a product with two axes of heads XLA's CPU backend has only a slow loop.
-        y = einsum("BTD,DF->BTF", x, self.kernel[...].reshape(d, heads * head_dim), dtype=dtype, out=handed_on(dtype))
+        kernel = self.kernel[...].reshape(d, heads * head_dim)
+        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype)
         if self.bias is not None:
             y = y.astype(jnp.float32) + _broadcast(self.bias[...].reshape(-1), 3)
         return y.astype(dtype).reshape(*x.shape[:2], heads, head_dim).transpose(0, 2, 1, 3)
 
 
 class OutProjection(nnx.Module):
-    """Heads to width: kernel [N, H, D], bias [D]."""
+    """Heads to width: kernel [N, H, D], bias [D]; an int8 kernel has a kernel_scale [D]."""
+
+    kernel_scale: nnx.Param | None = None
 
     def __init__(self, heads: int, head_dim: int, d: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         self.kernel = nnx.Param(normal(rngs, (heads, head_dim, d), param_dtype))
@@ -134,7 +151,8 @@ class OutProjection(nnx.Module):
         """x [B, N, T, H] -> [B, T, D]."""
         b, heads, t, head_dim = x.shape
         x = x.transpose(0, 2, 1, 3).reshape(b, t, heads * head_dim)
-        y = einsum("BTF,FD->BTD", x, self.kernel[...].reshape(heads * head_dim, -1), dtype=dtype, out=handed_on(dtype))
+        kernel = self.kernel[...].reshape(heads * head_dim, -1)
+        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype)
         return (y.astype(jnp.float32) + _broadcast(self.bias[...], 3)).astype(dtype)
 
 
@@ -222,6 +240,10 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     if not set(BATCH_AXES) <= set(mesh.axis_names) or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def value_of(parameter: nnx.Param | None) -> jax.Array | None:
+    return None if parameter is None else parameter[...]
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

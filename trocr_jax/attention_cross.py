@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from trocr_jax.attention import Attention, attend, einsum, handed_on
+from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
+from trocr_jax.attention_int8 import widened
 
 
 class KeyValue(NamedTuple):
@@ -88,7 +89,13 @@ def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Abso
     value, bias = attention.value, attention.value.bias
     return Absorbed(
         memory=memory.astype(dtype),
-        key=attention.key.kernel[...].astype(dtype).transpose(1, 2, 0),
-        value=value.kernel[...].astype(dtype).transpose(1, 0, 2),
+        key=_kernel(attention.key, dtype=dtype).transpose(1, 2, 0),
+        value=_kernel(value, dtype=dtype).transpose(1, 0, 2),
         value_bias=jnp.zeros(value.kernel.shape[1:], dtype) if bias is None else bias[...],
     )
+
+
+def _kernel(projection: HeadProjection, *, dtype: DTypeLike) -> jax.Array:
+    """[M, N, H] in `dtype`: once for a whole search, so that int8 weights are not widened at every token."""
+    kernel, scale = projection.kernel[...], projection.kernel_scale
+    return kernel.astype(dtype) if scale is None else widened(kernel, scale[...], dtype=dtype)

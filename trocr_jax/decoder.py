@@ -76,6 +76,7 @@ class Decoder(nnx.Module):
         d, vocabulary = config.hidden_size, config.vocab_size
         self.config = config
         self.pad_token_id = pad_token_id
+        self.head_dtype: str | None = None  # of the product with the head on a CPU, where it is not the compute type
         self.embed_tokens = nnx.Param(normal(rngs, (vocabulary, d), param_dtype))
         if config.learned_positions:
             shape = (config.max_position_embeddings + POSITION_OFFSET, d)
@@ -189,7 +190,7 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
         """tokens and position rows [...] -> [..., D]."""
-        x = self.embed_tokens[...][tokens].astype(jnp.float32)
+        x = _rows(self.embed_tokens[...], tokens).astype(jnp.float32)
         if self.config.scale_embedding:
             x = x * np.float32(np.sqrt(self.config.hidden_size))
         if self.config.learned_positions:
@@ -207,7 +208,7 @@ class Decoder(nnx.Module):
 
         def rows_of_table(x: jax.Array, head: jax.Array) -> jax.Array:
             # XLA's CPU backend reads the large table row by row then, about twice as fast.
-            return einsum("VD,AD->VA", head, x, dtype=dtype).T  # A = B * T
+            return einsum("VD,AD->VA", head, x, dtype=self.head_dtype or dtype).T  # A = B * T
 
         def rows_of_text(x: jax.Array, head: jax.Array) -> jax.Array:
             return einsum("AD,VD->AV", x, head, dtype=dtype)
@@ -274,6 +275,14 @@ def _write(cache: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
     """Puts new [B, N, K, H] at `number` of cache [B, N, L K, H]. No axis is taken apart or put together between it and
     the product: XLA's CPU backend would copy the cache at every step."""
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), number, axis=2)
+
+
+def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Rows of a table. Of bfloat16 as bits: XLA's CPU backend would widen the whole table for a gather of floats."""
+    if table.dtype != jnp.bfloat16:
+        return table[numbers]
+    bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
+    return jax.lax.bitcast_convert_type(bits[numbers], jnp.bfloat16)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:

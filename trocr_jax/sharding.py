@@ -27,10 +27,10 @@ AXES = (*BATCH_AXES, "model")
 # matches counts. Letters as everywhere: D width, N heads, H head width, F width of the MLP, V vocabulary.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(query|key|value)/kernel", PartitionSpec("fsdp", "model", None)),  # [D, N, H]
-    (r"(query|key|value)/bias", PartitionSpec("model", None)),  # [N, H]
+    (r"(query|key|value)/(bias|kernel_scale)", PartitionSpec("model", None)),  # [N, H]
     (r"out/kernel", PartitionSpec("model", None, "fsdp")),  # [N, H, D]
     (r"fc1/kernel", PartitionSpec("fsdp", "model")),  # [D, F]
-    (r"fc1/bias", PartitionSpec("model")),  # [F]
+    (r"fc1/(bias|kernel_scale)", PartitionSpec("model")),  # [F]
     (r"fc2/kernel", PartitionSpec("model", "fsdp")),  # [F, D]
     (r"embed_tokens|output_projection", PartitionSpec("model", "fsdp")),  # [V, D]
     (r"embed_positions", PartitionSpec(None, "fsdp")),  # [rows, D]

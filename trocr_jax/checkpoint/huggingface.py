@@ -19,6 +19,7 @@ from trocr_jax.checkpoint.unpickler import read_state_dict
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
+from trocr_jax.quantization import is_quantized
 
 _READERS: tuple[tuple[str, Callable[[Path], dict[str, StoredTensor]]], ...] = (
     ("model.safetensors", read_safetensors),
@@ -61,9 +62,14 @@ def save_huggingface(
 
     `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. The encoder's pooler,
     which TrOCR does not use, is not written (nor is it in the published folders): transformers says that it makes a
-    new one. Raises CheckpointError if the folder cannot be written.
+    new one. Raises CheckpointError if the folder cannot be written, or the model is quantised.
     """
     folder = Path(folder)
+    if is_quantized(model):
+        raise CheckpointError(
+            f"{folder}: the model has int8 weights, which a folder of transformers cannot hold: write it as a native "
+            "folder, or with floats again (trocr_jax.quantization.dequantize; `python -m convert` does it)"
+        )
     arrays = {stored_name(path)[0]: (stored_name(path)[1], array) for path, array in parameters(model).items()}
     specs = {key: (layout.stored_shape(array.shape), array.dtype.name) for key, (layout, array) in arrays.items()}
 

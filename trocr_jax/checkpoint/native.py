@@ -26,10 +26,12 @@ from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, paramet
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
+from trocr_jax.quantization import SCALE
 
 _MANIFEST = "MANIFEST.json"
 _FORMAT = "trocr_jax checkpoint 1"
 _BLOCK = 1 << 20
+_SCALE = f".kernel{SCALE}"  # of a layer with an int8 kernel
 
 
 def is_native(folder: Path) -> bool:
@@ -95,8 +97,9 @@ def _replace(path: Path, content: str) -> None:
 def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = None) -> TrOCR:
     """The model of a native folder, after comparing every file with the manifest.
 
-    Parameters keep their stored type, or get `dtype`. Raises CheckpointError that lists every changed or missing
-    file, or every missing, unused, misshapen or not finite parameter; ConfigError.
+    Parameters keep their stored type, or get `dtype`; those of a quantised model keep their stored type. Raises
+    CheckpointError that lists every changed or missing file, or every missing, unused, misshapen or not finite
+    parameter; ConfigError.
     """
     folder = Path(folder).absolute()
     _verify(folder)
@@ -106,7 +109,8 @@ def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = Non
         path: StoredTensor(array.shape, array.dtype.name, functools.partial(arrays.pop, path))
         for path, array in arrays.items()
     }
-    return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder))
+    kernels = frozenset(path.removesuffix(_SCALE) for path in tensors if path.endswith(_SCALE))
+    return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder), int8=kernels)
 
 
 def _target(path: str, shape: tuple[int, ...]) -> Target:

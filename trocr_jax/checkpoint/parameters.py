@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
+from trocr_jax.quantization import empty_kernels
 
 FLOAT_TYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -55,19 +56,21 @@ def build(
     dtype: DTypeLike | None,
     problems: list[str],
     where: str,
+    int8: frozenset[str] = frozenset(),
 ) -> TrOCR:
     """A model with the given weights and no other initialisation.
 
     `target(path, shape)` says where parameter `path` is stored. Parameters keep their stored type (float64 becomes
-    float32), or get `dtype`. Raises CheckpointError listing `problems` and everything else that is wrong: missing and
-    unused tensors, shapes, types, values that are not finite.
+    float32), or get `dtype`. `int8`: paths of the layers whose kernels are int8; with any, all parameters keep their
+    stored type. Raises CheckpointError listing `problems` and everything else that is wrong: missing and unused
+    tensors, shapes, types, values that are not finite.
     """
     layers = config.encoder.num_layers + config.decoder.num_layers
     if layers * 16 > len(tensors):  # every layer has at least sixteen tensors; building too many takes minutes
         problems.append(f"the configuration has {layers} layers, and the file only {len(tensors)} tensors")
         raise CheckpointError(report(where, problems))
     try:
-        graph, state = _abstract_model(config)
+        graph, state = _abstract_model(config, int8)
     except (TypeError, ValueError, OverflowError) as error:
         problems.append(f"the sizes of the configuration cannot be built ({error})")
         raise CheckpointError(report(where, problems)) from None
@@ -76,12 +79,13 @@ def build(
     for path, variable in state:
         wanted = target(".".join(map(str, path)), variable.get_value().shape)
         stored = unused.pop(wanted.name, None)
-        array = None if stored is None else _read(wanted, stored, problems)
+        integers = variable.get_value().dtype == jnp.int8
+        array = None if stored is None else _read(wanted, stored, problems, integers=integers)
         if stored is None:
             problems.append(f"missing: {wanted.name} {_shape(wanted.stored_shape)}")
         if array is not None and not problems:
-            if dtype is not None or array.dtype == np.float64:
-                array = array.astype(jnp.dtype(np.float32 if dtype is None else dtype))
+            if (dtype is not None and not int8) or array.dtype == np.float64:
+                array = array.astype(jnp.dtype(np.float32 if dtype is None or int8 else dtype))
             filled.append((path, variable.replace(jnp.asarray(np.asarray(array, order="C")))))
     problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]
     if problems:
@@ -104,28 +108,33 @@ class _OneKey:
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_model(config: TrOCRConfig) -> tuple[nnx.GraphDef, tuple]:
+def _abstract_model(config: TrOCRConfig, int8: frozenset[str] = frozenset()) -> tuple[nnx.GraphDef, tuple]:
     """The module's structure, and its parameters as paths with shapes: no weight is initialised."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: TrOCR(config, rngs=cast(nnx.Rngs, _OneKey()))))
+
+    def made() -> TrOCR:
+        return empty_kernels(TrOCR(config, rngs=cast(nnx.Rngs, _OneKey())), int8)
+
+    graph, state = nnx.split(nnx.eval_shape(made))
     return graph, tuple(nnx.to_flat_state(state))
 
 
-def _read(wanted: Target, stored: StoredTensor, problems: list[str]) -> np.ndarray | None:
+def _read(wanted: Target, stored: StoredTensor, problems: list[str], *, integers: bool) -> np.ndarray | None:
     """The array in our layout; none after adding to `problems` if it cannot be used."""
     if stored.shape != wanted.stored_shape:
         problems.append(
             f"{wanted.name} is {_shape(stored.shape)}; the configuration wants {_shape(wanted.stored_shape)}"
         )
         return None
-    if stored.dtype not in FLOAT_TYPES:
-        problems.append(f"{wanted.name} is of type {stored.dtype}; supported: {', '.join(FLOAT_TYPES)}")
+    supported = ("int8",) if integers else tuple(FLOAT_TYPES)
+    if stored.dtype not in supported:
+        problems.append(f"{wanted.name} is of type {stored.dtype}; supported: {', '.join(supported)}")
         return None
     try:
         array = stored.read()
     except CheckpointError as error:
         problems.append(str(error))
         return None
-    bad = count_not_finite(array)
+    bad = 0 if integers else count_not_finite(array)
     if bad:
         problems.append(
             f"{wanted.name} holds {bad} values that are not finite (NaN or infinite): "

@@ -13,6 +13,7 @@ from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.cli import Info
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
+from trocr_jax.quantization import SCALE
 from trocr_jax.tokenizer import load_tokenizer
 
 
@@ -44,10 +45,12 @@ def _parameters(model: TrOCR) -> Iterator[tuple[str, str]]:
     arrays = parameters(model)
     parts, types = Counter[str](), Counter[str]()
     for name, array in arrays.items():
-        parts[name.split(".")[0]] += array.size
-        types[array.dtype.name] += array.size
+        parts[name.split(".")[0]] += 0 if name.endswith(SCALE) else array.size
+        types[array.dtype.name] += array.nbytes
     yield "parameters", f"{parts.total():,} ({', '.join(f'{part} {count:,}' for part, count in parts.items())})"
     yield "dtype", ", ".join(types)
+    bytes_of = f" ({', '.join(f'{name} {size:,}' for name, size in types.items())})" if len(types) > 1 else ""
+    yield "memory", f"{types.total():,} bytes of parameters{bytes_of}"
 
 
 def _fields(name: str, config: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,77 @@
+"""Matrix products with int8 weights: a number for each output channel scales what the integers say.
+
+A weight w[d, f] is stored as the integer nearest to w[d, f] / scale[f], with scale[f] = max over d of |w[d, f]| / 127:
+symmetric, so that no zero point has to be carried along. Two forms of the product, between which the platform decides:
+
+- on a CPU both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own largest
+  value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
+- elsewhere the weights alone are (`weights_alone`): they are widened on their way to the multiplication, in `dtype`,
+  and the sums are scaled.
+
+Which is faster where is in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+LARGEST = 127  # -128 is left out: it has no counterpart
+# XLA's CPU backend (jax 0.10.2) multiplies 8 rows of 4096 with [4096, 1024] in 0.80 ms, in four parts in 0.29; 32 rows
+# in 1.13 and 0.68; 1,154 rows in 22.7 and 25.2.
+FEW_ROWS, BLOCK = 128, 1024
+
+
+def round_channels(weights: jax.Array, *, channels: int) -> tuple[jax.Array, jax.Array]:
+    """weights [..., output axes], of which the last `channels` are output axes -> the same in int8, and the scale
+    [output axes] f32. A channel of zeros has scale 1."""
+    wide = weights.astype(jnp.float32)
+    inputs = tuple(range(wide.ndim - channels))
+    largest = jnp.max(jnp.abs(wide), axis=inputs, keepdims=True)
+    scale = jnp.where(largest > 0, largest / np.float32(LARGEST), np.float32(1))
+    return jnp.round(wide / scale).astype(jnp.int8), scale.reshape(wide.shape[wide.ndim - channels :])
+
+
+def widened(integers: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """What int8 weights [..., output axes] of scale [output axes] stand for, in `dtype`."""
+    leading = (1,) * (integers.ndim - scale.ndim)
+    return (integers.astype(jnp.float32) * scale.reshape(leading + scale.shape)).astype(dtype)
+
+
+def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
+    """x [B, T, D], weights [D, F] int8 of scale [F] -> [B, T, F] in `out`, in the form that suits the platform."""
+    return jax.lax.platform_dependent(
+        x, weights, scale, cpu=partial(rows_and_weights, out=out), default=partial(weights_alone, dtype=dtype, out=out)
+    )
+
+
+def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
+    """The product in `dtype`, which holds every int8 exactly, accumulated in f32."""
+    precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
+    y = jnp.einsum(
+        "BTD,DF->BTF", x.astype(dtype), weights.astype(dtype), precision=precision, preferred_element_type=out
+    )
+    return (y.astype(jnp.float32) * scale[None, None, :]).astype(out)
+
+
+def rows_and_weights(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike) -> jax.Array:
+    """The product of integers: a row depends on no other, and not on the order of summation."""
+    b, t, d = x.shape
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)  # [B, T, 1]
+    integers = jnp.round(x * jnp.where(largest > 0, np.float32(LARGEST) / largest, np.float32(0))).astype(jnp.int8)
+    y = _sums(integers.reshape(b * t, d), weights).reshape(b, t, -1)
+    return (y.astype(jnp.float32) * (largest / np.float32(LARGEST)) * scale[None, None, :]).astype(out)
+
+
+def _sums(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """x [A, D] int8, weights [D, F] int8 -> [A, F] int32."""
+    (a, d), f = x.shape, weights.shape[1]
+    if a > FEW_ROWS or d <= BLOCK or d % BLOCK:
+        return jnp.einsum("AD,DF->AF", x, weights, preferred_element_type=jnp.int32)
+    x, weights = x.reshape(a, d // BLOCK, BLOCK), weights.reshape(d // BLOCK, BLOCK, f)
+    return jnp.einsum("APD,PDF->PAF", x, weights, preferred_element_type=jnp.int32).sum(axis=0)  # P parts of D

@@ -1,0 +1,119 @@
+"""A model with int8 matrices: rounded from one with floats, and back.
+
+Rounded are the kernels of the projections and MLPs of encoder and decoder, with a scale for each output channel
+(`attention_int8`). Narrow ones are kept, which are small and where a rounded number counts for more; the table of
+tokens and the head, of which every error is an error of a logit, become bfloat16; norms, biases, positions and the
+patch embedding stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from trocr_jax.attention import HeadProjection, Linear, OutProjection
+from trocr_jax.attention_int8 import round_channels, widened
+from trocr_jax.errors import ConfigError
+from trocr_jax.model import TrOCR
+
+SCALE = "_scale"  # behind the name of a kernel: that of its scale
+NARROW = 384  # by default a matrix is narrow below it, or below the wider of the model's two widths if that is less
+HEAD_DTYPE = "bfloat16"  # XLA's CPU backend multiplies it with f32 only after widening the whole table
+
+
+def quantize(model: TrOCR, *, min_width: int | None = None) -> TrOCR:
+    """A copy of `model` with int8 kernels where both sides of a matrix are at least `min_width`, by default `NARROW`.
+
+    Raises ConfigError if the model has int8 kernels already, or no matrix is that wide.
+    """
+    if is_quantized(model):
+        raise ConfigError("the model is quantised already: start from the one it was made from")
+    widest = max(model.config.encoder.hidden_size, model.config.decoder.hidden_size)
+    least = min(NARROW, widest) if min_width is None else min_width
+    names = [name for name, layer in _layers(model) if min(_sides(layer)) >= least]
+    if not names:
+        raise ConfigError(f"no matrix of the model is {least} wide: give a --min-width of at most {widest}")
+
+    def kernel(layer: _Layer) -> None:
+        integers, scale = round_channels(layer.kernel[...], channels=_channels(layer))
+        layer.kernel, layer.kernel_scale = nnx.Param(integers), nnx.Param(scale)
+
+    def table(array: jax.Array) -> jax.Array:
+        return array.astype(HEAD_DTYPE) if array.dtype.itemsize > 2 else array
+
+    return _changed(model, names, kernel, table, HEAD_DTYPE)
+
+
+def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
+    """A copy of `model` with float parameters of `dtype`: what its int8 kernels stand for."""
+    names = [name for name, layer in _layers(model) if layer.kernel_scale is not None]
+
+    def kernel(layer: _Layer) -> None:
+        assert layer.kernel_scale is not None
+        layer.kernel = nnx.Param(widened(layer.kernel[...], layer.kernel_scale[...], dtype=dtype))
+        del layer.kernel_scale
+
+    graph, state = nnx.split(_changed(model, names, kernel, lambda array: array, None))
+    return nnx.merge(graph, jax.tree.map(lambda array: array.astype(dtype), state))
+
+
+def empty_kernels(model: TrOCR, names: Collection[str]) -> TrOCR:
+    """`model` with the kernels of those paths int8 and zero: the structure to load a quantised model into."""
+
+    def kernel(layer: _Layer) -> None:
+        shape = layer.kernel.shape
+        layer.kernel = nnx.Param(jnp.zeros(shape, jnp.int8))
+        layer.kernel_scale = nnx.Param(jnp.zeros(shape[len(shape) - _channels(layer) :], jnp.float32))
+
+    return _changed(model, names, kernel, lambda array: array, HEAD_DTYPE if names else None)
+
+
+def is_quantized(model: TrOCR) -> bool:
+    """Whether any matrix is int8."""
+    return any(layer.kernel_scale is not None for _, layer in _layers(model))
+
+
+_Layer = Linear | HeadProjection | OutProjection
+
+
+def _layers(model: Any) -> Iterator[tuple[str, _Layer]]:
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, _Layer):
+            yield ".".join(map(str, path)), module
+
+
+def _channels(layer: _Layer) -> int:
+    """Output axes of a kernel, its last ones."""
+    return 2 if isinstance(layer, HeadProjection) else 1
+
+
+def _sides(layer: _Layer) -> tuple[int, int]:
+    """Of the kernel as a matrix."""
+    shape, channels = layer.kernel.shape, _channels(layer)
+    return math.prod(shape[: len(shape) - channels]), math.prod(shape[len(shape) - channels :])
+
+
+def _changed(
+    model: TrOCR,
+    names: Collection[str],
+    kernel: Callable[[_Layer], None],
+    table: Callable[[jax.Array], jax.Array],
+    head_dtype: str | None,
+) -> TrOCR:
+    """A copy whose layers of those paths and whose tables were changed; arrays that stay are shared."""
+    copy = nnx.merge(*nnx.split(model))
+    for name, layer in _layers(copy):
+        if name in names:
+            kernel(layer)
+    decoder = copy.decoder
+    decoder.embed_tokens = nnx.Param(table(decoder.embed_tokens[...]))
+    if not decoder.config.tie_word_embeddings:
+        decoder.output_projection = nnx.Param(table(decoder.output_projection[...]))
+    decoder.head_dtype = head_dtype
+    return copy
