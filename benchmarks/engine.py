@@ -66,6 +66,7 @@ class Ours:
         self.config = trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation.plan(self.config, self.model.config)
+        self.scores_bytes = shape.scores_bytes
         self._encode = jax.jit(self._encoder)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
 
@@ -75,8 +76,8 @@ class Ours:
     def _encoder(self, model: Any, pixels: Any) -> Any:
         from trocr_jax.encoder import cached_micro_batch
 
-        on_cpu = self.jax.default_backend() == "cpu"
-        micro_batch = cached_micro_batch(model.config.encoder, len(pixels)) if on_cpu else None
+        size = self.scores_bytes
+        micro_batch = cached_micro_batch(model.config.encoder, len(pixels), size) if size else None
         return model.encode(pixels, dtype=self.dtype, micro_batch=micro_batch)
 
     def put(self, pixels: np.ndarray) -> Any:

@@ -91,7 +91,7 @@ class Plain:
 
         def read(model: TrOCR, pixels: jax.Array, numbers: generation.Numbers) -> tuple[Decoded, jax.Array]:
             memory, keys = generation.read(
-                model, pixels, numbers.seed, dtype, processor, micro_batches=shape.micro_batches
+                model, pixels, numbers.seed, dtype, processor, scores_bytes=shape.scores_bytes
             )
             search = generation.memory_search(model, memory, keys, numbers, shape, dtype)
             state = last(search)

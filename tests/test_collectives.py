@@ -71,8 +71,8 @@ def main() -> None:
     result = {}
     for beams in (1, 3):
         config = DecodeConfig(max_new_tokens=20, num_beams=beams)
-        shape, numbers = generation.plan(config, model.config, devices=8)
         split = generation._split(model, shared)
+        shape, numbers = generation.plan(config, model.config, placed=generation._placed(shared, split))
         assert split is not None
         lower = generation._generate.lower
         texts = [

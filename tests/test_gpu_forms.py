@@ -1,4 +1,4 @@
-"""What runs on a GPU alone, beside its plain twin: on a CPU as far as it can run there, on a GPU with
+"""What runs on a GPU or a TPU alone, beside its plain twin: on a CPU as far as it can run there, on a GPU with
 `JAX_PLATFORMS=cuda,cpu pytest tests/test_gpu_forms.py -n0`."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.special import ndtr
 from tests.tiny import tiny_model
 from trocr_jax import DecodeConfig, attention, generate
 from trocr_jax.attention import attend, gelu, on_chip
-from trocr_jax.decoding.top_k import in_blocks, in_rows, top_k_indices
+from trocr_jax.decoding.top_k import in_blocks, in_rows, row_by_row, top_k_indices, top_k_of_images
 
 needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
@@ -27,6 +27,17 @@ def test_the_largest_are_found_in_blocks(k: int, seed: int) -> None:
     x = jax.random.normal(jax.random.key(seed), (3, 128 * k + seed % 1000))
     np.testing.assert_array_equal(in_blocks(x, k), in_rows(x, k))
     np.testing.assert_array_equal(top_k_indices(x, k), in_rows(x, k))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**31 - 1))
+def test_the_largest_of_an_image_are_found_row_by_row(rows: int, k: int, v: int, seed: int) -> None:
+    """As a TPU does it; many scores are equal, some barred."""
+    x = jax.random.randint(jax.random.key(seed), (3 * rows, v), 0, 5).astype(jnp.float32)
+    x = jnp.where(x == 4, -jnp.inf, x)
+    k = min(k, rows * v)
+    np.testing.assert_array_equal(row_by_row(x, k, rows=rows), in_rows(x.reshape(3, rows * v), k))
+    np.testing.assert_array_equal(top_k_of_images(x, k, rows=rows), in_rows(x.reshape(3, rows * v), k))
 
 
 def test_blocks_are_looked_through_with_most_scores_barred() -> None:

@@ -117,6 +117,13 @@ def test_normalize_equals_transformers_on_every_value_of_every_channel(options, 
     np.testing.assert_array_equal(normalised, expected)
 
 
+@pytest.mark.parametrize("options", NORMALISATIONS)
+def test_what_a_tpu_computes_is_what_others_look_up(options):
+    processor, pixels = ImageProcessor(**options), np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 16, 16, 3)
+    exact = np.asarray(processor._looked_up(pixels))
+    np.testing.assert_allclose(processor._computed(pixels), exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
 def test_normalize_stays_exact_inside_a_larger_compiled_function():
     processor, pixels = ImageProcessor(), noise(2, 8, 64, 3)
     fused = jax.jit(lambda x: processor.normalize(x) * jnp.float32(3) + jnp.float32(1))(pixels)

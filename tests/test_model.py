@@ -18,7 +18,7 @@ import trocr_jax
 from trocr_jax import generation
 from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.encoder import bicubic_weights, cached_micro_batch
+from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch
 from trocr_jax.errors import DecodeError, ImageError
 
 VIT = EncoderConfig(
@@ -153,24 +153,47 @@ def test_few_images_at_a_time_give_the_same_memory(pair: tuple[VisionEncoderDeco
 
 
 @pytest.mark.parametrize(
-    ("preset", "batch", "expected"),
+    ("kind", "preset", "batch", "expected"),
     [
-        ("base-handwritten", 16, 2),  # 12 heads of 577 x 577 scores are 15.2 MiB
-        ("base-handwritten", 7, 1),
-        ("small-printed", 8, 4),
-        ("large-printed", 16, 1),
-        ("small-printed", 1, 1),
+        ("cpu", "base-handwritten", 16, 2),  # 12 heads of 577 x 577 scores are 15.2 MiB
+        ("cpu", "base-handwritten", 7, 1),
+        ("cpu", "small-printed", 8, 4),
+        ("cpu", "large-printed", 16, 1),
+        ("cpu", "small-printed", 1, 1),
+        ("TPU v5 lite", "base-handwritten", 64, 4),
+        ("TPU v6 lite", "large-printed", 64, 4),
+        ("TPU v5 lite", "small-printed", 64, 8),
     ],
 )
-def test_scores_of_a_micro_batch_fit_a_cache(preset: str, batch: int, expected: int) -> None:
-    assert cached_micro_batch(trocr_jax.TrOCRConfig.preset(preset).encoder, batch) == expected
+def test_scores_of_a_micro_batch_fit_a_cache(kind: str, preset: str, batch: int, expected: int) -> None:
+    encoder = trocr_jax.TrOCRConfig.preset(preset).encoder
+    assert cached_micro_batch(encoder, batch, SCORES_BYTES[kind]) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "devices", "split"),
+    [
+        ("cpu", "cpu", 1, True),
+        ("cpu", "cpu", 8, False),
+        ("tpu", "TPU v6 lite", 1, True),
+        ("tpu", "TPU v5", 1, False),
+        ("gpu", "NVIDIA H200", 1, False),
+    ],
+)
+def test_where_few_images_go_through_the_encoder_at_a_time(platform: str, kind: str, devices: int, split: bool) -> None:
+    config = trocr_jax.TrOCRConfig.preset("base-handwritten")
+    placed = generation.Placed(platform, kind, devices)
+    shape, _ = generation.plan(trocr_jax.DecodeConfig(), config, placed=placed)
+    assert bool(shape.scores_bytes) == split
 
 
 def test_keys_and_values_are_left_out_where_they_cost_more() -> None:
     base = trocr_jax.TrOCRConfig.preset("base-handwritten")
 
     def absorbed(platform: str, **options: Any) -> bool:
-        return generation.plan(trocr_jax.DecodeConfig(**options), base, platform=platform)[0].absorbed
+        return generation.plan(trocr_jax.DecodeConfig(**options), base, placed=generation.Placed(platform, platform))[
+            0
+        ].absorbed
 
     assert absorbed("cpu", max_new_tokens=64)
     assert not absorbed("cpu", max_new_tokens=128)

@@ -61,11 +61,12 @@ class Absorbed(NamedTuple):
         m = self.memory.shape[2]
         scale = np.float32(h**-0.5)
         query = (query.astype(jnp.float32) * scale).transpose(1, 0, 2, 3).reshape(n, b * k, h)  # A = B * K
-        query = einsum("NAH,NHM->NAM", query, self.key, dtype=dtype, out=handed_on(dtype))
-        query = query.reshape(n, b, k, m).transpose(1, 0, 2, 3).reshape(b, n * k, m)  # R = N * K rows an image
+        query = einsum("NAH,NHM->NAM", query, self.key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+        # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
+        query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
         weights = jax.nn.softmax(einsum("BRM,BSM->BRS", query, self.memory, dtype=dtype), axis=-1)
-        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype, out=handed_on(dtype))
-        x = x.reshape(b, n, k, m).transpose(1, 0, 2, 3).reshape(n, b * k, m)
+        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+        x = x.reshape(b * k, n, m).transpose(1, 0, 2)
         x = einsum("NAM,NMH->NAH", x, self.value, dtype=dtype) + self.value_bias.astype(jnp.float32)[:, None, :]
         return x.astype(dtype).reshape(n, b, k, h).transpose(1, 0, 2, 3)
 

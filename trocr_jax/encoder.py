@@ -4,6 +4,7 @@ BEiT (Bao et al. 2022). Pre-norm blocks; B batch, S memory (special tokens and p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -26,9 +27,10 @@ from trocr_jax.attention import (
 from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
 
-# On 2 cores with 32 MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1
-# (benchmarks/README.md).
-SCORES_BYTES = 32 << 20
+# Bytes that the scores of a layer may take, by platform or kind of device (benchmarks/README.md). On 2 cores with 32
+# MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1. By their compiler TPUs
+# that have little bandwidth for what they compute are fastest with 4 images of base or large, v5p with all.
+SCORES_BYTES = {"cpu": 32 << 20, "TPU v5 lite": 96 << 20, "TPU v6 lite": 96 << 20}
 
 
 class Encoder(nnx.Module):
@@ -66,9 +68,7 @@ class Encoder(nnx.Module):
         Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
         """
         if micro_batch is not None and micro_batch < len(pixels):
-            parts = pixels.reshape(-1, micro_batch, *pixels.shape[1:])
-            memory = jax.lax.map(partial(self.__call__, dtype=dtype, remat=remat), parts)
-            return memory.reshape(len(pixels), *memory.shape[2:])
+            return in_micro_batches(partial(self.__call__, dtype=dtype, remat=remat), pixels, micro_batch)
         grid = self._grid(pixels)
         x = self.patch_embedding(pixels, dtype=dtype)
         tokens = [self.cls_token[...]]
@@ -113,11 +113,18 @@ class Encoder(nnx.Module):
         return jnp.concatenate([special, patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
 
 
-def cached_micro_batch(config: EncoderConfig, batch: int) -> int:
-    """How many images go through the encoder at a time for the scores of a layer, [B, N, S, S] f32, to stay in a
-    processor's last cache: at most SCORES_BYTES of them, and a divisor of `batch`."""
+def in_micro_batches(read: Callable[[jax.Array], jax.Array], pixels: jax.Array, size: int) -> jax.Array:
+    """read(pixels) [B, …] of pixels [B, …], `size` images, which divides B, one after another."""
+    parts = pixels.reshape(-1, size, *pixels.shape[1:])
+    found = jax.lax.map(read, parts)
+    return found.reshape(len(pixels), *found.shape[2:])
+
+
+def cached_micro_batch(config: EncoderConfig, batch: int, scores_bytes: int) -> int:
+    """How many images go through the encoder at a time for the scores of a layer, [B, N, S, S] f32, to stay on the
+    chip: at most so many bytes of them, and a divisor of `batch`."""
     scores = 4 * config.num_heads * config.memory_length**2
-    most = max(SCORES_BYTES // scores, 1)
+    most = max(scores_bytes // scores, 1)
     return math.gcd(batch, 2 ** (most.bit_length() - 1)) if most < batch else batch
 
 

@@ -24,7 +24,7 @@ from trocr_jax.decoding.loop import run
 from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.sample import categorical, greedy, sample_search
 from trocr_jax.decoding.types import Decoded, Processor, Search, Special, StepFn
-from trocr_jax.encoder import cached_micro_batch
+from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -47,10 +47,10 @@ def generate(
     `config` compile nothing.
     Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
     """
-    platform, devices = _placed(pixels)
+    split = _split(model, pixels)
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, platform=platform, devices=devices)
-    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, _split(model, pixels))
+    shape, numbers = plan(config, model.config, placed=_placed(pixels, split))
+    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, split)
 
 
 def stream(
@@ -65,9 +65,8 @@ def stream(
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
-    platform, devices = _placed(pixels)
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, platform=platform, devices=devices)
+    shape, numbers = plan(config, model.config, placed=_placed(pixels))
     dtype = _dtype(dtype)
     cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
     while True:
@@ -159,7 +158,15 @@ class Shape(NamedTuple):
     do_sample: bool
     num_beam_groups: int
     absorbed: bool  # cross-attention reads the memory itself instead of keys and values
-    micro_batches: bool  # few images at a time go through the encoder
+    scores_bytes: int  # so many images go through the encoder at a time that their scores take no more; 0: all
+
+
+class Placed(NamedTuple):
+    """platform "cpu", "gpu" or "tpu", kind of device as jax calls it, and how many share a batch by themselves."""
+
+    platform: str
+    kind: str
+    devices: int = 1
 
 
 class Numbers(NamedTuple):
@@ -171,11 +178,9 @@ class Numbers(NamedTuple):
     diversity_penalty: float | jax.Array
 
 
-def plan(
-    config: DecodeConfig, model: TrOCRConfig, *, platform: str | None = None, devices: int = 1
-) -> tuple[Shape, Numbers]:
-    """A config as what is compiled and what is not. platform: "cpu", "gpu" or "tpu", jax's default backend if none;
-    devices: those that share the batch. Raises DecodeError if the model cannot do it."""
+def plan(config: DecodeConfig, model: TrOCRConfig, *, placed: Placed | None = None) -> tuple[Shape, Numbers]:
+    """A config as what is compiled and what is not. placed: where it will run, one of jax's default devices if none.
+    Raises DecodeError if the model cannot do it."""
     limit = model.decoder.max_position_embeddings
     if config.max_new_tokens > limit:
         raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")
@@ -188,7 +193,7 @@ def plan(
         )
     if config.choose != "score":
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
-    platform = jax.default_backend() if platform is None else platform
+    placed = placed or _default()
     hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
     shape = Shape(
         num_beams=config.num_beams,
@@ -198,8 +203,8 @@ def plan(
         early_stopping=config.early_stopping,
         do_sample=config.do_sample,
         num_beam_groups=config.num_beam_groups,
-        absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=platform),
-        micro_batches=platform == "cpu" and devices == 1,
+        absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=placed.platform),
+        scores_bytes=_scores_bytes(placed),
     )
     processor = processor_for(config, special_tokens(model))
     numbers = Numbers(
@@ -244,29 +249,49 @@ def read(  # also what refilled slots begin with
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
     *,
-    micro_batches: bool = False,
+    scores_bytes: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Memory [B, S, D] and keys [B] of the images."""
     keys = line_keys(pixels, seed)  # of the pixels as they came: scaled ones may be rounded otherwise in another batch
-    if image_processor is not None:
-        pixels = image_processor.normalize(pixels)
-    micro_batch = cached_micro_batch(model.config.encoder, len(pixels)) if micro_batches else None
-    return model.encode(pixels, dtype=dtype, micro_batch=micro_batch), keys
+
+    def encode(pixels: jax.Array) -> jax.Array:
+        if image_processor is not None:
+            pixels = image_processor.normalize(pixels)
+        return model.encode(pixels, dtype=dtype)
+
+    size = cached_micro_batch(model.config.encoder, len(pixels), scores_bytes) if scores_bytes else len(pixels)
+    return (encode(pixels) if size == len(pixels) else in_micro_batches(encode, pixels, size)), keys
 
 
 def _cross(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> Cross:
     return model.absorb(memory, dtype=dtype) if shape.absorbed else model.prime(memory, dtype=dtype)
 
 
-def _placed(pixels: jax.Array) -> tuple[str | None, int]:
-    """Platform and number of the devices that have the images; in a function that is being traced those of its mesh."""
+def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
+    """Where the images are; in a function that is being traced the devices of its mesh. With `split` each device goes
+    its own way."""
     if isinstance(pixels, jax.core.Tracer):
         mesh = jax.sharding.get_abstract_mesh()
-        return getattr(mesh.abstract_device, "platform", None), max(mesh.size, 1)
-    if isinstance(pixels, jax.Array):
-        devices: set[Any] = pixels.sharding.device_set
-        return next(iter(devices)).platform, len(devices)
-    return None, 1
+        device, devices = mesh.abstract_device, max(mesh.size, 1)
+    elif isinstance(pixels, jax.Array):
+        device, devices = next(iter(pixels.sharding.device_set)), len(pixels.sharding.device_set)
+    else:
+        return _default()
+    platform = getattr(device, "platform", None)
+    if platform is None:  # an abstract mesh without devices
+        return _default()._replace(devices=devices)
+    return Placed(platform, device.device_kind, 1 if split else devices)
+
+
+def _default() -> Placed:
+    device = jax.local_devices()[0]
+    return Placed(jax.default_backend(), device.device_kind)
+
+
+def _scores_bytes(placed: Placed) -> int:
+    if placed.devices > 1:  # parts of a batch would have to move from device to device
+        return 0
+    return SCORES_BYTES.get(placed.kind, SCORES_BYTES.get(placed.platform, 0))
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
@@ -365,7 +390,7 @@ def _generate(
 
         alone = jax.shard_map(one, mesh=split.mesh, in_specs=(every, own, every), out_specs=own, check_vma=False)
         return alone(model, pixels, numbers)
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
     return run(memory_search(model, memory, keys, numbers, shape, dtype))
 
 
@@ -378,7 +403,7 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
     cross = _cross(model, memory, shape, dtype)
     return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
 

@@ -85,7 +85,7 @@ def encode(
 ) -> Lines:
     """pixels [G, H, W, 3] as `generate` takes them -> G lines that may enter slots."""
     model = flat.model()
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, micro_batches=shape.micro_batches)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
     if shape.absorbed:
         return Lines(memory.astype(dtype), keys)
     return Lines(model.prime(memory, dtype=dtype), keys)

@@ -25,7 +25,7 @@ from trocr_jax.decoding.beam_state import (
     last_token,
 )
 from trocr_jax.decoding.loop import Loop, run
-from trocr_jax.decoding.top_k import top_k_indices
+from trocr_jax.decoding.top_k import top_k_of_images
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, put, take
 
 
@@ -101,7 +101,7 @@ def beam_search_loop(
     def advance(state: BeamState) -> BeamState:
         token_ids = jnp.concatenate([start, state.beams.running.token_ids], axis=-1)  # [B, K, 1 + L]
         logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
-        model_log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)  # [B, K, V]
+        model_log_probs = log_softmax(logits)  # [B, K, V]
         log_probs = processor(model_log_probs, Context(token_ids, state.position, state.processor))
         beams, parents = continue_beams(
             state.beams, log_probs, model_log_probs, position=state.position, ending=ending, keys=keys
@@ -120,6 +120,12 @@ def beam_search_loop(
     beams = first_beams(batch, num_beams, max_new_tokens, pad=special.pad)
     state = BeamState(jnp.int32(0), beams, processors.init(processor, batch, num_beams), cache)
     return Search(state, unfinished, advance, finish)
+
+
+def log_softmax(logits: jax.Array) -> jax.Array:
+    """Log-probabilities f32 of logits [B, K, V]."""
+    b, k, v = logits.shape  # as one axis of rows, which a TPU does not spread over tiles of few hypotheses
+    return jax.nn.log_softmax(logits.astype(jnp.float32).reshape(b * k, v), axis=-1).reshape(b, k, v)
 
 
 def continue_beams(
@@ -152,16 +158,17 @@ def get_top_k_continuations(
 ) -> Hypotheses:
     """The best 2K of the K * V continuations of each image: hypotheses [B, 2K], scores without length penalty."""
     b, k, v = log_probs.shape
-    scores = (log_probs + running.scores[:, :, None]).reshape(b, k * v)  # [B, K V]
+    scores = log_probs.reshape(b * k, v) + running.scores.reshape(b * k, 1)
     ranks = scores
     if keys is not None:  # the largest of log-probabilities plus Gumbel noise are a draw without replacement
         here = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-        ranks = scores + jax.vmap(lambda key: jax.random.gumbel(key, (k * v,), jnp.float32))(here)
-    indices = top_k_indices(ranks, 2 * k)  # [B, 2K]
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, (k * v,), jnp.float32))(here)
+        ranks = scores + noise.reshape(b * k, v)
+    indices = top_k_of_images(ranks, 2 * k, rows=k)  # [B, 2K]
     parents, tokens = indices // v, (indices % v).astype(jnp.int32)
 
-    def written(values: jax.Array) -> jax.Array:  # [B, K, V] -> [B, 2K]
-        return jnp.take_along_axis(values.reshape(b, k * v), indices, axis=-1)
+    def written(values: jax.Array) -> jax.Array:  # [B, K, V] or [B K, V] -> [B, 2K]
+        return values.reshape(b * k, v)[jnp.arange(b)[:, None] * k + parents, tokens]
 
     past: Hypotheses = take(running, parents)
     return Hypotheses(
@@ -169,7 +176,7 @@ def get_top_k_continuations(
         beam_indices=put(past.beam_indices, parents, position),
         log_probs=put(past.log_probs, written(log_probs), position),
         model_log_probs=put(past.model_log_probs, written(model_log_probs), position),
-        scores=jnp.take_along_axis(scores, indices, axis=-1),
+        scores=written(scores),
     )
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
-from trocr_jax.decoding.beam import beam_search_has_unfinished_sequences, continue_beams
+from trocr_jax.decoding.beam import beam_search_has_unfinished_sequences, continue_beams, log_softmax
 from trocr_jax.decoding.beam_state import Beams, EarlyStopping, Ending, Hypotheses, best, first_beams, last_token
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, take
@@ -99,7 +99,7 @@ def diverse_beam_search_loop(
         written = jnp.concatenate([beams.running.token_ids for beams in state.groups], axis=1)
         token_ids = jnp.concatenate([start, written], axis=-1)  # [B, K, 1 + L]
         logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
-        model_log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)  # [B, K, V]
+        model_log_probs = log_softmax(logits)  # [B, K, V]
         chosen = jnp.zeros((batch, logits.shape[-1]), jnp.float32)  # how often earlier groups did, [B, V]
         counts = going_on(state).astype(jnp.float32)
         groups, parents, tokens = [], [], []

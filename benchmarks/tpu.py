@@ -1,0 +1,197 @@
+"""What the TPU compiler estimates for a line, chip by chip, without a TPU; and whether that has become worse.
+
+    python -m benchmarks.tpu                    compiles everything and compares it with benchmarks/tpu.json
+    python -m benchmarks.tpu --write            and writes it there: say in the commit why a figure rose
+    python -m benchmarks.tpu --chips v5e --programs encoder
+
+One device, bf16, parameters that are shapes alone. Estimated cycles rank programs and are no speed of a chip; TopK and
+sorts have no estimate and are left out. The status is 1 if a figure is more than TOLERANCE above the file's. Needs the
+extra tpu.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+FILE = Path(__file__).with_suffix(".json")
+TOLERANCE = 0.01  # of a figure: schedules differ by as much for reasons that are nobody's
+CHIPS = ("v5e", "v5p", "v6e")
+TOPOLOGY = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
+TOKENS, ENCODER_BATCH, STEP_BATCH = 32, 32, 64
+SHAPE = "base-handwritten"
+
+
+@dataclass(frozen=True)
+class Row:
+    """microseconds: of a line, estimated cycles over the chip's clock. megabytes: of the device while it runs."""
+
+    chip: str
+    program: str
+    batch: int
+    microseconds: float
+    megabytes: float
+    jax: str
+    libtpu: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.chip, self.program, self.batch
+
+
+def main(
+    chips: tuple[str, ...] = CHIPS,
+    programs: tuple[str, ...] = ("encoder", "greedy step", "beam-4 step"),
+    write: bool = False,
+    file: Path = FILE,
+) -> int:
+    """Compiles, prints, compares.
+
+    Args:
+        chips: v5e, v5p, v6e.
+        programs: encoder, greedy step, beam-4 step (of the decoder, the search with it).
+        write: keeps the figures in `file` instead of comparing with it.
+        file: JSON lines of the figures.
+    """
+    from train.ahead.environment import prepare
+
+    prepare("tpu")
+    before = {row.key: row for row in rows(file)}
+    found = {}
+    for chip in chips:
+        for program in programs:
+            row = compiled(chip, program)
+            found[row.key] = row
+            print(described(row, before.get(row.key)), flush=True)
+    if write:
+        kept = before | found
+        file.write_text("".join(json.dumps(asdict(kept[key])) + "\n" for key in sorted(kept)), encoding="utf-8")
+        return 0
+    worse = [row for key, row in found.items() if key in before and rises(before[key], row)]
+    for row in worse:
+        print(f"{row.program} on {row.chip}: more than {TOLERANCE:.0%} above {file}; if that has a reason, --write")
+    return 1 if worse else 0
+
+
+def rows(file: Path = FILE) -> list[Row]:
+    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def rises(old: Row, new: Row) -> bool:
+    return any(getattr(new, name) > (1 + TOLERANCE) * getattr(old, name) for name in ("microseconds", "megabytes"))
+
+
+def described(row: Row, before: Row | None) -> str:
+    text = f"{row.chip} {row.program}, {row.batch} lines: {row.microseconds:.1f} µs a line, {row.megabytes:,.0f} MB"
+    if before is None:
+        return text
+    return f"{text} (was {before.microseconds:.1f} µs, {before.megabytes:,.0f} MB; libtpu {before.libtpu})"
+
+
+def compiled(chip: str, program: str) -> Row:
+    """One program for one device of a chip."""
+    from train.ahead.report import compile_program
+    from train.ahead.targets import CHIPS as KNOWN
+    from train.ahead.targets import find_target
+
+    target = find_target(TOPOLOGY[chip])
+    made, batch = PROGRAMS[program]
+    done = compile_program(made(target.devices[0], batch))
+    if done.work is None or done.work.cycles is None:
+        raise RuntimeError(f"{program} does not fit {chip}, or the compiler estimates no cycles")
+    loops = done.work.loops  # only the search does not know how many turns it takes
+    if len(loops) > 1 or (loops and loops[0].loops):
+        raise RuntimeError(f"{program}: {len(loops)} loops of unknown length; their cycles would be left out")
+    cycles = loops[0].cycles if loops else done.work.cycles
+    assert cycles is not None
+    return Row(
+        chip=chip,
+        program=program,
+        batch=batch,
+        microseconds=round(cycles / KNOWN[chip].clock / batch * 1e6, 2),
+        megabytes=round(done.memory / 1e6, 1),
+        jax=version("jax"),
+        libtpu=version("libtpu"),
+    )
+
+
+def encoder(device: Any, batch: int) -> Any:
+    """What generation does before it searches: uint8 pixels to memory, as many images at a time as such a device
+    takes."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from trocr_jax import DecodeConfig, generation
+    from trocr_jax.image import ImageProcessor
+
+    model, config = abstract_model(device)
+    height, width = config.encoder.image_size
+    processor, placed = ImageProcessor(height=height, width=width), generation.Placed("tpu", device.device_kind)
+    size = generation.plan(DecodeConfig(), config, placed=placed)[0].scores_bytes
+    pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
+
+    def read(model: Any, pixels: jax.Array) -> Any:
+        return generation.read(model, pixels, np.uint32(0), jnp.dtype(jnp.bfloat16), processor, scores_bytes=size)
+
+    return jax.jit(read).lower(model, pixels)
+
+
+def step(num_beams: int) -> Callable[[Any, int], Any]:
+    """A search from the memory of `batch` images: its loop's turn is a step."""
+
+    def lowered(device: Any, batch: int) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        from trocr_jax import DecodeConfig, generation
+
+        model, config = abstract_model(device)
+        search = DecodeConfig(num_beams=num_beams, max_new_tokens=TOKENS)
+        shape, numbers = generation.plan(search, config, placed=generation.Placed("tpu", device.device_kind))
+        memory = jax.ShapeDtypeStruct(
+            (batch, config.encoder.memory_length, config.encoder.hidden_size), jnp.bfloat16, sharding=_on(device)
+        )
+        return jax.jit(lambda m, memory: generation.decode(m, memory, numbers, shape, jnp.bfloat16)).lower(
+            model, memory
+        )
+
+    return lowered
+
+
+def abstract_model(device: Any) -> tuple[Any, Any]:
+    """A model of shapes, bf16, on one device; its configuration."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from trocr_jax.config import TrOCRConfig
+    from trocr_jax.model import TrOCR
+
+    config = TrOCRConfig.preset(SHAPE)
+    shapes = jax.eval_shape(lambda: TrOCR(config, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16))
+    put = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_on(device))  # noqa: E731
+    return jax.tree.map(put, shapes), config
+
+
+def _on(device: Any) -> Any:
+    from jax.sharding import SingleDeviceSharding
+
+    return SingleDeviceSharding(device)
+
+
+PROGRAMS: dict[str, tuple[Callable[[Any, int], Any], int]] = {
+    "encoder": (encoder, ENCODER_BATCH),
+    "greedy step": (step(1), STEP_BATCH),
+    "beam-4 step": (step(4), STEP_BATCH),
+}
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

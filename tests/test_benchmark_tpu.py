@@ -1,0 +1,46 @@
+"""The TPU compiler's estimates beside those of the file. What needs libtpu (extra tpu) is skipped without it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tpu
+from benchmarks.tpu import Row
+from train.ahead.environment import NO_MACHINE
+
+ROW = Row(chip="v5e", program="encoder", batch=32, microseconds=100.0, megabytes=500.0, jax="0.10.2", libtpu="0.0.42.1")
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "megabytes", "status"), [(100.9, 504.0, 0), (101.1, 500.0, 1), (90.0, 506.0, 1)]
+)
+def test_a_figure_that_rose_ends_with_status_1(
+    microseconds: float, megabytes: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, found = tmp_path / "tpu.json", [ROW]
+    monkeypatch.setattr(tpu, "compiled", lambda chip, program: found[0])
+    assert tpu.main(("v5e",), ("encoder",), file=file) == 0  # nothing to compare with
+    assert tpu.main(("v5e",), ("encoder",), write=True, file=file) == 0
+    assert [asdict(row) for row in tpu.rows(file)] == [asdict(ROW)]
+    found[0] = replace(ROW, microseconds=microseconds, megabytes=megabytes)
+    assert tpu.main(("v5e",), ("encoder",), file=file) == status
+    assert tpu.rows(file) == [ROW]
+
+
+def test_the_file_has_every_chip_and_program() -> None:
+    found = {(row.chip, row.program) for row in tpu.rows()}
+    assert found == {(chip, program) for chip in tpu.CHIPS for program in tpu.PROGRAMS}
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'")
+def test_the_encoder_is_no_slower_than_the_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NO_MACHINE.items():
+        monkeypatch.setenv(name, value)
+    if any(row.libtpu != version("libtpu") for row in tpu.rows()):
+        pytest.skip("benchmarks/tpu.json is another libtpu's: python -m benchmarks.tpu --write")
+    assert tpu.main(("v5e",), ("encoder",)) == 0
