@@ -169,6 +169,16 @@ def test_kept_aspect_ratio_is_a_plain_resize_on_white(height, width, resample):
 # --- modes
 
 
+@pytest.mark.parametrize("options", [{}, {"keep_aspect_ratio": True}, {"crop_size": (20, 90)}, {"do_resize": False}])
+@pytest.mark.parametrize("resample", range(6))
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_one_channel_is_resized_as_three(mode, resample, options):
+    height, width = (37, 211) if not options.get("do_resize", True) else (32, 100)
+    processor = ImageProcessor(height=height, width=width, resample=resample, **options)
+    image = Image.fromarray(noise(37, 211)).convert(mode)
+    np.testing.assert_array_equal(processor.pixels(image), processor.pixels(image.convert("RGB")))
+
+
 def test_grey_modes():
     values = noise(9, 14)
     bits = values > 99

@@ -8,6 +8,7 @@ import queue
 import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
 from trocr_jax.jobs.claims import Claims
-from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.leases import Dead, Leases
 from trocr_jax.jobs.owner import Owner, me
-from trocr_jax.jobs.sources import from_description
+from trocr_jax.jobs.sources import Input, from_description
 from trocr_jax.jobs.store import LocalStore
 from trocr_jax.jobs.worker import open_worker
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.recognizer_batches import Batch
 
 DECODE = DecodeConfig(max_new_tokens=12)
 CHOICES = jobs.Choices(unit_size=8, batch_size=4)
@@ -189,6 +192,42 @@ def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, line
     run(innocent, recognizer)
     texts = {Path(row["id"]).stem: (row["text"], row["score"]) for row in rows(innocent) if row["status"] == "ok"}
     assert all((found[name]["text"], found[name]["score"]) == text for name, text in texts.items())
+
+
+def test_pixels_that_were_given_back_are_written_over(lines):
+    processor = Recognizer.from_pretrained("tiny-printed").image_processor
+    decoder = Decoder(jobs.open_source([str(lines)]), processor)
+    paths = sorted(map(str, lines.iterdir()))
+    with DecodePool(decoder, processor.size, workers=1, limits=Limits()) as pool:
+
+        def decoded(path: str) -> np.ndarray:
+            found = pool.submit(Input(path, path), lambda reason: 1).result()
+            assert isinstance(found, Decoded)
+            return found.pixels
+
+        first, second = (decoded(path) for path in paths[:2])
+        pool.give_back([first])
+        third = decoded(paths[2])
+        assert third is first
+        assert second is not first
+        for found, path in ((second, paths[1]), (third, paths[2])):
+            np.testing.assert_array_equal(found, processor.pixels(path))
+
+
+def test_a_caller_may_write_over_the_pixels_of_a_batch(lines, recognizer):
+    paths = sorted(lines.iterdir())
+    expected = [one.text for one in recognizer(paths, DECODE)]
+    pixels = [recognizer.image_processor.pixels(path) for path in paths]
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(pixels), 4):
+            yield Batch.of_pixels(stretch := pixels[start : start + 4])
+            for one in stretch:
+                one[:] = 0
+
+    found = [one.text for one in recognizer.read_batches(batches(), DECODE, 4)]
+    assert len(set(expected)) > 1
+    assert found == expected
 
 
 class BrokenDecoder:

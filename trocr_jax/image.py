@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from trocr_jax.errors import CheckpointError, ConfigError, ImageError
-from trocr_jax.image_file import MAX_PIXELS, ImageSource, describe, open_rgb
+from trocr_jax.image_file import MAX_PIXELS, ImageSource, describe, open_picture, open_rgb
 
 if TYPE_CHECKING:
     import jax
@@ -147,21 +147,30 @@ class ImageProcessor:
         resized to (height, w) with w = round(image width * height / image height), clipped to 1..width, and stands at
         the left of a white [height, width].
         """
-        image = self.open(source)
+        return self.fit(open_picture(source, max_pixels=self.max_pixels), describe(source))
+
+    def fit(self, image: Image.Image, name: str) -> np.ndarray:
+        """Resize and crop a picture of mode RGB, or of mode L for three equal channels, as `pixels` does. name: of the
+        picture, for the error."""
         resample = Image.Resampling(self.resample)
         if self.keep_aspect_ratio:
             width = max(1, min(round(image.width * self.height / image.height), self.width))
-            canvas = Image.new("RGB", (self.width, self.height), "white")
+            canvas = Image.new(image.mode, (self.width, self.height), "white")
             canvas.paste(image.resize((width, self.height), resample), (0, 0))
             image = canvas
         elif self.do_resize:
             image = image.resize((self.width, self.height), resample)
         pixels = np.array(image)
+        if pixels.ndim == 2:  # filters treat channels alike, so that one was enough until here
+            grey = pixels
+            pixels = np.empty((*grey.shape, 3), np.uint8)
+            for channel in range(3):  # in a quarter of the time of Image.merge
+                pixels[..., channel] = grey
         if self.crop_size:
             pixels = _center_crop(pixels, *self.crop_size)
         if pixels.shape[:2] != self.size:
             raise ImageError(
-                f"{describe(source)}: is {pixels.shape[0]} x {pixels.shape[1]} (height x width) and this model's image "
+                f"{name}: is {pixels.shape[0]} x {pixels.shape[1]} (height x width) and this model's image "
                 f"processor does not resize (do_resize is false); resize it to {self.size[0]} x {self.size[1]} first"
             )
         return pixels

@@ -33,9 +33,15 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
     converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are decoded.
     Raises ImageError naming the source and what to do; ImageLimitError for one that is too large.
     """
+    image = open_picture(source, max_pixels=max_pixels)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def open_picture(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_rgb`, but in mode L if the image has one channel, whose three copies would be the same."""
     name = describe(source)
     try:
-        with _without_pillow_warnings():
+        with without_pillow_warnings():
             return _open(source, name, max_pixels)
     except ImageError:
         raise
@@ -115,7 +121,7 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             "crop it, or raise max_pixels if you trust it"
         )
     image.load()
-    return _to_rgb(_upright(image))
+    return _plain(_upright(image))
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -157,16 +163,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
+    """In mode L or RGB, never the image itself."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
         grey = _from_16_bits(values) if values.dtype.kind == "u" else _from_wide(values)
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             grey = np.where(values == transparent, np.uint8(255), grey)
-        return Image.fromarray(grey).convert("RGB")
+        return Image.fromarray(grey)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image.convert("RGB"), mask=image.getchannel("A"))
@@ -202,8 +209,9 @@ class _WarningGate:
 
 
 @contextmanager
-def _without_pillow_warnings() -> Iterator[None]:
-    """Silence Pillow: what it only warns about (odd metadata, size) is either harmless here or checked here."""
+def without_pillow_warnings() -> Iterator[None]:
+    """Silence Pillow: what it only warns about (odd metadata, size) is either harmless here or checked here. A process
+    that opens many images may hold it all the time, which spares setting the filter for each."""
     with _WarningGate.lock:
         if _WarningGate.depth == 0:
             _WarningGate.saved = warnings.catch_warnings()

@@ -195,7 +195,8 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """As `read`, for those who decode images themselves: each Batch, of at most `batch_size` times `devices` images
         as `image_processor.pixels` gives them, is read as it is, filled up with copies. One shape is ever compiled, so
-        what comes out for a line does not depend on the others, to the last bit of its score."""
+        what comes out for a line does not depend on the others, to the last bit of its score. Pixels are copied before
+        the next Batch is asked for, and may be written over then."""
         decode, choose = self._plan(decode)
         size = self.devices * (self.default_batch_size if batch_size is None else batch_size)
         return self._recognitions(series, decode, choose, (size,), self.image_processor, None)
@@ -285,13 +286,17 @@ class Recognizer:
         drawn = decode.do_sample and decode.num_beams == 1
         running: deque[tuple[Batch, Future[Decoded] | None]] = deque()
         compiled: set[int] = set()
+        # Room for batches, in turn: when one is wanted again, the results of its batch are there. Memory that is new
+        # for every batch would cost more than the copy.
+        rooms: deque[np.ndarray] = deque(maxlen=self._lanes + 1)
         with closing_pool(self._lanes) as pool:
             for batch in series:
                 decoded: Future[Decoded] | None = None
                 if batch.pixels:
                     size = next(size for size in sizes if size >= len(batch.pixels))
                     # Copies, because a blank image might be "read" up to the last token and hold up the others.
-                    filled = np.stack(batch.pixels + batch.pixels[:1] * (size - len(batch.pixels)))
+                    padded = batch.pixels + batch.pixels[:1] * (size - len(batch.pixels))
+                    filled = np.stack(padded, out=_room(rooms, padded))
                     if size in compiled:
                         decoded = pool.submit(self._generate, filled, decode, image_processor)
                     else:  # two lanes would compile the same program
@@ -365,3 +370,14 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
+
+
+def _room(rooms: deque[np.ndarray], pixels: Sequence[np.ndarray]) -> np.ndarray:
+    """Of the arrays in `rooms`, if it is full, the one that was used longest ago, or a new one in its place if it does
+    not fit."""
+    shape, dtype = (len(pixels), *pixels[0].shape), pixels[0].dtype
+    room = rooms.popleft() if len(rooms) == rooms.maxlen else np.empty(shape, dtype)
+    if room.shape != shape or room.dtype != dtype:
+        room = np.empty(shape, dtype)
+    rooms.append(room)
+    return room

@@ -8,14 +8,15 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from trocr_jax.jobs.attempts import ATTEMPTS, quarantine
 from trocr_jax.jobs.decode_worker import Decoded, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.wire import Wire
 
 START_SECONDS = 60.0
 STARTS = 5
@@ -57,6 +59,7 @@ class DecodePool:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
+        self._spare: deque[np.ndarray] = deque()
         self._closed = False
         self._broken: JobError | None = None  # no worker starts
 
@@ -77,12 +80,17 @@ class DecodePool:
         often that has happened. The future raises SourceError if the source has gone."""
         return self._threads.submit(self._run, input, died)
 
+    def give_back(self, pixels: Iterable[np.ndarray]) -> None:
+        """Takes pixels that nobody looks at any more, to put those of later images there: memory that is new for every
+        image costs several times as much as the copy, since the kernel clears each page of it."""
+        self._spare.extend(pixels)
+
     def _run(self, input: Input, died: Callable[[str], int]) -> Decoded | Failure:
         reasons: list[str] = []
         while True:
             worker = self._worker()
             try:
-                return worker.decode(input)
+                return worker.decode(input, self._spare)
             except WorkerDied as death:
                 with self._lock:
                     self._workers.discard(worker)
@@ -124,7 +132,8 @@ class DecodePool:
 class _Worker:
     def __init__(self, size: tuple[int, int], limits: Limits) -> None:
         self._shape, self._limits = (*size, 3), limits
-        self._connection, theirs = Pipe()
+        ours, theirs = socket.socketpair()
+        self._wire = Wire(ours)
         self._stderr = _unnamed()  # until it has started; then it writes to that of this process
         with _unnamed(size[0] * size[1] * 3) as file, _stderr() as stderr:
             self._memory = mmap.mmap(file.fileno(), 0)
@@ -148,13 +157,18 @@ class _Worker:
         told = self._stderr.read().decode(errors="replace").strip()[-TOLD:]
         return f"\n{told}" if told else ""
 
-    def decode(self, input: Input) -> Decoded | Failure:
+    def decode(self, input: Input, spare: deque[np.ndarray]) -> Decoded | Failure:
         kind, value = self._ask((input.id, input.place), self._limits.seconds + GRACE, self._limits.seconds)
         if kind == "source":
             raise SourceError(value)
         if kind != "pixels":
             return Failure(kind, value)
-        return Decoded(np.frombuffer(self._memory, np.uint8).reshape(self._shape).copy(), value)
+        try:
+            pixels = spare.pop()
+        except IndexError:
+            pixels = np.empty(self._shape, np.uint8)
+        pixels[:] = np.frombuffer(self._memory, np.uint8).reshape(self._shape)
+        return Decoded(pixels, value)
 
     def kill(self) -> None:
         self._process.kill()
@@ -162,7 +176,7 @@ class _Worker:
     def close(self) -> None:
         self.kill()
         self._process.wait()
-        self._connection.close()
+        self._wire.close()
         self._stderr.close()
         with suppress(BufferError):
             self._memory.close()
@@ -170,16 +184,14 @@ class _Worker:
     def _ask(self, message: Any, seconds: float, limit: float) -> Any:
         """limit: the seconds that are told of if it takes more than `seconds`."""
         try:
-            self._connection.send(message)
-            if self._connection.poll(seconds):
-                return self._connection.recv()
-        except (EOFError, OSError):
-            pass
-        else:
+            self._wire.send(message)
+            return self._wire.receive(seconds)
+        except TimeoutError:
             self.kill()
             self._process.wait()
-            raise WorkerDied(f"decoding did not end within {limit:g} s")
-        raise self._death()
+            raise WorkerDied(f"decoding did not end within {limit:g} s") from None
+        except (EOFError, OSError):
+            raise self._death() from None
 
     def _death(self) -> WorkerDied:
         try:

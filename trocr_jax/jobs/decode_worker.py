@@ -10,17 +10,18 @@ import mmap
 import os
 import resource
 import signal
+import socket
 import sys
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trocr_jax.errors import ImageError, ImageLimitError, SourceError
 from trocr_jax.image import ImageProcessor
-from trocr_jax.image_file import open_rgb
+from trocr_jax.image_file import open_picture, without_pillow_warnings
 from trocr_jax.jobs.sources import Source
+from trocr_jax.jobs.wire import Wire
 
 LEAST_ROOM = 1 << 20
 """Bytes without which no image can be decoded: a plain line of 1,000 x 100 pixels in RGB, and what it is made into."""
@@ -59,11 +60,11 @@ class Decoder:
         except OSError as error:
             raise SourceError(f"{id}: {_why(error)}; see to the source and run the job again") from error
         try:
-            picture = open_rgb(image, max_pixels=self.processor.max_pixels)
+            picture = open_picture(image, max_pixels=self.processor.max_pixels)
         except ImageError as error:
             what, _, why = str(error).partition(": ")  # bytes have no name
             raise type(error)(f"{id}: {why}" if what.startswith("<") else str(error)) from error
-        pixels = self.processor.pixels(picture)
+        pixels = self.processor.fit(picture, id)
         return Decoded(pixels, picture.width / picture.height * _inked(pixels))
 
 
@@ -73,31 +74,31 @@ def _why(error: OSError) -> str:
 
 def _inked(pixels: np.ndarray) -> float:
     """The share of the width that lies between the first and the last column with dark pixels."""
-    columns = pixels[::2, :, 1].min(axis=0)
+    columns = np.minimum.reduce(pixels[::2, :, 1], axis=0)
     dark = np.flatnonzero(columns < (int(columns.max()) + int(columns.min())) / 2)
     return (dark[-1] - dark[0] + 1) / len(columns) if len(dark) else 0.0
 
 
-def serve(connection: Connection, memory: mmap.mmap, stderr: int) -> None:
+def serve(wire: Wire, memory: mmap.mmap, stderr: int) -> None:
     """Decodes what it is asked for until the other end closes.
 
     The first message is (decoder, limits), answered by None; then (id, place) by a (kind, message or expected length).
     stderr: what is written there from the answer to the first message on.
     """
-    decoder, limits = connection.recv()
+    decoder, limits = wire.receive()
     _limit_memory(limits.memory)
     try:
         bytearray(max(4 * len(memory), LEAST_ROOM))
     except MemoryError:
         sys.exit(f"no image can be decoded in {limits.memory >> 20} MiB; give more by --decode-memory")
     os.dup2(stderr, 2)
-    connection.send(None)
+    wire.send(None)
     while True:
-        id, place = connection.recv()
+        id, place = wire.receive()
         signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
         answer = _answer(decoder, id, place, memory)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
+        wire.send(answer)
 
 
 def _answer(decoder: Any, id: str, place: Any, memory: mmap.mmap) -> tuple[str, Any]:
@@ -130,9 +131,10 @@ def main() -> None:
     """Serves the socket and memory whose descriptors the arguments name; the third is where errors go."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the other end decides
         signal.signal(number, signal.SIG_IGN)
-    connection, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
+    wire, memory = Wire(socket.socket(fileno=int(sys.argv[1]))), mmap.mmap(int(sys.argv[2]), 0)
     try:
-        serve(connection, memory, int(sys.argv[3]))
+        with without_pillow_warnings():
+            serve(wire, memory, int(sys.argv[3]))
     except (EOFError, ConnectionError):
         os._exit(0)
 

@@ -114,9 +114,11 @@ class TranscribeActor:
             places.append(place)
             if len(good) == size:
                 yield Batch.of_pixels(good)
+                self._pool.give_back(good)  # they have been copied
                 good = []
         if good:
             yield Batch.of_pixels(good)
+            self._pool.give_back(good)
 
 
 @dataclass(frozen=True)

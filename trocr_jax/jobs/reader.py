@@ -154,7 +154,9 @@ class Reader:
                 stretch = good[start : start + self._size]
                 number += 1
                 sent.extend(_Sent(window.task, place, number) for place, _ in stretch)
-                yield Batch.of_pixels([one.pixels for _, one in stretch])
+                pixels = [one.pixels for _, one in stretch]
+                yield Batch.of_pixels(pixels)
+                self.pool.give_back(pixels)  # they have been copied
             bad = [(place, one) for place, one in found if isinstance(one, Failure)]
             if bad:
                 sent.extend(_Sent(window.task, place, number) for place, _ in bad)
