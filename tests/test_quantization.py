@@ -86,15 +86,16 @@ def test_rows_and_weights_beside_numpy(rows, width):
 def test_a_cpu_multiplies_integers_and_others_widen_the_weights():
     integers, scale = attention_int8.round_channels(random(5, 16, 8), channels=1)
 
-    def lowered(platform):
-        product = partial(attention_int8.product, dtype=jnp.bfloat16, out=jnp.float32)
-        x = jnp.zeros((1, 4, 16))
+    def lowered(platform, *, rows=4, dtype=jnp.bfloat16):
+        product = partial(attention_int8.product, dtype=dtype, out=jnp.float32)
+        x = jnp.zeros((1, rows, 16))
         return jax.jit(product).trace(x, integers, scale).lower(lowering_platforms=(platform,)).as_text()
 
     assert "tensor<4x16xi8>, tensor<16x8xi8>) -> tensor<4x8xi32>" in lowered("cpu")
-    for platform in ("tpu", "cuda"):
-        assert "tensor<1x4x16xbf16>, tensor<16x8xbf16>" in lowered(platform)
-        assert "xi32>" not in lowered(platform)
+    assert "tensor<200x16xi8>, tensor<16x8xi8>) -> tensor<200x8xi32>" in lowered("cpu", rows=200, dtype=jnp.float32)
+    for platform, rows in (("tpu", 4), ("cuda", 4), ("cpu", 200)):
+        assert f"tensor<1x{rows}x16xbf16>, tensor<16x8xbf16>" in lowered(platform, rows=rows)
+        assert "xi32>" not in lowered(platform, rows=rows)
 
 
 @jax.jit

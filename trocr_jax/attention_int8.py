@@ -5,8 +5,8 @@ symmetric, so that no zero point has to be carried along. Two forms of the produ
 
 - on a CPU both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own largest
   value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
-- elsewhere the weights alone are (`weights_alone`): they are widened on their way to the multiplication, in `dtype`,
-  and the sums are scaled.
+- elsewhere, and on a CPU for many rows where the compute type is bf16, the weights alone are (`weights_alone`): they
+  are widened on their way to the multiplication, in `dtype`, and the sums are scaled.
 
 Which is faster where is in benchmarks/README.md.
 """
@@ -45,8 +45,19 @@ def widened(integers: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.A
 def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
     """x [B, T, D], weights [D, F] int8 of scale [F] -> [B, T, F] in `out`, in the form that suits the platform."""
     return jax.lax.platform_dependent(
-        x, weights, scale, cpu=partial(rows_and_weights, out=out), default=partial(weights_alone, dtype=dtype, out=out)
+        x,
+        weights,
+        scale,
+        cpu=partial(_on_cpu, dtype=dtype, out=out),
+        default=partial(weights_alone, dtype=dtype, out=out),
     )
+
+
+def _on_cpu(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
+    b, t, _ = x.shape
+    if jnp.dtype(dtype) == jnp.bfloat16 and b * t > FEW_ROWS:
+        return weights_alone(x, weights, scale, dtype=dtype, out=out)
+    return rows_and_weights(x, weights, scale, out=out)
 
 
 def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
