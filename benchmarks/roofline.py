@@ -25,7 +25,7 @@ from flax import nnx
 from benchmarks.chips import CHIPS, Chip
 from benchmarks.engine import config_of, machine
 from benchmarks.roofline_count import Work, count
-from trocr_jax import DecodeConfig, TrOCR, generation
+from trocr_jax import TrOCR, generation
 from trocr_jax.quantization import quantize
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -74,8 +74,7 @@ class Bound:
 def programs(asked: Asked, platform: str) -> dict[str, Any]:
     """Functions of the model and the arrays named in `arguments`, as `generation` runs them."""
     config, dtype = config_of(asked.shape), asked.compute(platform)
-    search = DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens)
-    absorbed = generation.plan(search, config, platform="gpu" if platform == "cuda" else platform)[0].absorbed
+    absorbed = generation.absorbs(asked.num_beams * asked.tokens, config, platform=platform)
 
     def encoder(model: TrOCR, pixels: jax.Array) -> Any:
         return model.encode(pixels, dtype=dtype)
@@ -184,7 +183,7 @@ def counts(all_asked: list[Asked], platforms: list[str]) -> list[str]:
     for asked in all_asked:
         works = {platform: counted(asked, platform) for platform in platforms}
         for name in PROGRAMS:
-            same: dict[tuple[str, ...], list[str]] = {}
+            same: dict[tuple[str, str, str], list[str]] = {}
             for platform, found in works.items():
                 work = found[name]
                 kinds = " + ".join(

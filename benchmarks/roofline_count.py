@@ -4,8 +4,8 @@ Counted are its matrix products. Two amounts of memory traffic bracket what a co
 
 - `state`: the factors of products that are arguments of the program (weights, memory, caches), each time that one reads
   them, rows that are looked up, and the results. What products hand to each other stays on the chip.
-- `products`: every product reads both factors and writes its result. Everything between two products is fused to
-  them, and the value goes between them in the narrowest type that it has on its way.
+- `products`: besides, every product reads both factors and writes its result. Everything between two products is fused
+  to them, and the value goes between them in the narrowest type that it has on its way.
 
 XLA's own analysis is not used: it has the bytes of each instruction after fusion, for the machine that it compiled for.
 """
@@ -34,6 +34,11 @@ class Work:
     operations: Counter[str] = field(default_factory=Counter)
     state: int = 0
     products: int = 0
+
+    def moved(self, size: int) -> None:
+        """Bytes that belong to no product."""
+        self.state += size
+        self.products += size
 
 
 def count(function: Callable[..., Any], *arguments: Any, platform: str) -> Work:
@@ -123,18 +128,21 @@ class _Count:
         work = Work()
         narrow = self._narrowest(steps)
         sources = {number: _Source(number, whole=True) for number in arguments}
+        fed: set[int] = set()  # values that products have a part in
         width: dict[int, int] = {}  # bytes of an element where the value comes from
         for step in steps:
             first, out = step.inputs[0] if step.inputs else -1, step.outputs[0]
+            if step.name == "dot_general" or not fed.isdisjoint(step.inputs):
+                fed.update(step.outputs)
             if step.name in MOVES:
                 width[out] = min(self._width(out), width.get(first, self._width(first)))
                 if first in sources:
                     sources[out] = _Source(sources[first].argument, whole=False)
             elif step.name in PLACED and first in sources:
-                work.state += self._bytes(step.inputs[1])
+                work.moved(self._bytes(step.inputs[1]))
                 sources[out] = sources[first]
             elif step.name in ("gather", "dynamic_slice") and first in sources:
-                work.state += self._bytes(out)
+                work.moved(self._bytes(out))
             elif step.name == "dot_general":
                 work.operations[self._type(step)] += self._operations(step)
                 for factor in step.inputs:
@@ -143,10 +151,13 @@ class _Count:
                     work.state += size if factor in sources else 0
                 work.products += self._size(out) * narrow.get(out, self._width(out))
         for number in set(results):
-            if number not in sources:
-                work.state += self._bytes(number)
-            elif not sources[number].whole:  # an argument, brought into another form
-                work.state += self._bytes(number) + self._bytes(sources[number].argument)
+            source = sources.get(number)
+            if source is None and number in fed:
+                work.state += self._bytes(number)  # among the results of products already
+            elif source is None:
+                work.moved(self._bytes(number))
+            elif not source.whole:  # an argument, brought into another form
+                work.moved(self._bytes(number) + self._bytes(source.argument))
         return work
 
     def _narrowest(self, steps: list[_Step]) -> dict[int, int]:

@@ -69,7 +69,9 @@ def measured(asked: Asked, platform: str) -> dict[str, float]:
     """Seconds of each program and of a whole batch from pixels to text, medians."""
     model, dtype = asked.model(platform), asked.compute(platform)
     made = {name: jax.jit(function) for name, function in programs(asked, platform).items()}
-    micro_batch = cached_micro_batch(model.config.encoder, asked.batch) if platform == "cpu" else None
+    search = trocr_jax.DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens, min_new_tokens=asked.tokens)
+    scores = trocr_jax.generation.plan(search, model.config)[0].scores_bytes
+    micro_batch = cached_micro_batch(model.config.encoder, asked.batch, scores) if scores else None
     made["encoder"] = jax.jit(lambda m, pixels: m.encode(pixels, dtype=dtype, micro_batch=micro_batch))
     pixels = jnp.asarray(images(model.config, asked.batch))
     memory = made["encoder"](model, pixels)
@@ -83,7 +85,6 @@ def measured(asked: Asked, platform: str) -> dict[str, float]:
         logits, cache = steps(model, tokens, cache, jnp.int32(asked.tokens - 1), cross)
         return logits
 
-    search = trocr_jax.DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens, min_new_tokens=asked.tokens)
     calls: dict[str, Callable[[], Any]] = {
         "encoder": lambda: made["encoder"](model, pixels),
         "preparation": lambda: made["preparation"](model, memory),

@@ -1,0 +1,105 @@
+"""Products with int8 weights beside those of floats, in the forms between which `trocr_jax.attention_int8` chooses.
+
+    python -m benchmarks.products --rows 8 32 --width 1024 --out 4096
+
+Some matrices in turn, so that they do not stay in a cache, inside a loop, as a decoder reads them. Printed are medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from trocr_jax.attention_int8 import BLOCK, rows_and_weights, weights_alone
+
+Form = Callable[[jax.Array, jax.Array], jax.Array]
+PARTS = {"bf16": jnp.bfloat16, "f32": jnp.float32}
+
+
+def floats(dtype: Any) -> Form:
+    def form(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.einsum("AD,DF->AF", x.astype(dtype), weights, preferred_element_type=jnp.float32)
+
+    return form
+
+
+def widened(dtype: Any) -> Form:
+    def form(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return weights_alone(x[None], weights, jnp.ones(weights.shape[1]), dtype=dtype, out=jnp.float32)[0]
+
+    return form
+
+
+def integers(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """As the model multiplies: for few rows a long contraction in parts."""
+    return rows_and_weights(x[None], weights, jnp.ones(weights.shape[1]), out=jnp.float32)[0]
+
+
+def at_once(x: jax.Array, weights: jax.Array) -> jax.Array:
+    y = jnp.einsum("AD,DF->AF", x.astype(jnp.int8), weights, preferred_element_type=jnp.int32)
+    return y.astype(jnp.float32)
+
+
+def main(
+    rows: tuple[int, ...] = (8, 32, 1154), width: int = 1024, out: int = 4096, matrices: int = 12, rounds: int = 5
+) -> None:
+    """Prints Markdown.
+
+    Args:
+        rows: of activations.
+        width: of a row.
+        out: of a result.
+        matrices: that take turns.
+        rounds: of the timing.
+    """
+    random = np.random.default_rng(0)
+    small = [jnp.asarray(random.integers(-127, 128, (width, out)), jnp.int8) for _ in range(matrices)]
+    forms: dict[str, tuple[Form, Any]] = {}
+    for name, dtype in PARTS.items():
+        forms |= {name: (floats(dtype), dtype), f"{name}, widened": (widened(dtype), None)}
+    forms |= {"int8 × int8": (integers, None)}
+    if width > BLOCK:
+        forms |= {"int8 × int8, at once": (at_once, None)}
+    print(f"[rows, {width}] × [{width}, {out}], ms a product\n")
+    print("| rows | " + " | ".join(forms) + " |\n" + "|---" * (1 + len(forms)) + "|")
+    for count in rows:
+        x = jnp.asarray(random.normal(size=(count, width)), jnp.float32)
+        cells = []
+        for form, dtype in forms.values():
+            weights = small if dtype is None else [w.astype(dtype) for w in small]
+            cells.append(f"{measured(form, x, weights, rounds=rounds) * 1e3:.3f}")
+        print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
+
+
+def measured(form: Form, x: jax.Array, weights: list[jax.Array], *, rounds: int, turns: int = 4) -> float:
+    """Seconds of one product."""
+
+    @jax.jit
+    def run(x: jax.Array, weights: list[jax.Array], turns: jax.Array) -> jax.Array:
+        def turn(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            number, x = state
+            for matrix in weights:
+                y = form(x, matrix)
+                x = x + y[:, :1] * np.float32(1e-9)  # the next one waits for it
+            return number + 1, x
+
+        return jax.lax.while_loop(lambda state: state[0] < turns, turn, (jnp.int32(0), x))[1]
+
+    run(x, weights, jnp.int32(1)).block_until_ready()
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run(x, weights, jnp.int32(turns)).block_until_ready()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken) / turns / len(weights)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
