@@ -162,6 +162,9 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
     try:
         if isinstance(command, Transcribe):
+            from trocr_jax.cli.compiled import keep_programs
+
+            keep_programs()
             from trocr_jax.cli.transcribe import transcribe
 
             return transcribe(command)
