@@ -1,8 +1,10 @@
 """Products with int8 weights beside those of floats, in the forms between which `trocr_jax.attention_int8` chooses.
 
     python -m benchmarks.products --rows 8 32 --width 1024 --out 4096
+    python -m benchmarks.products --rows 64 --topology v5e:2x2
 
-Some matrices in turn, so that they do not stay in a cache, inside a loop, as a decoder reads them. Printed are medians.
+Some matrices in turn, so that they do not stay in a cache, inside a loop, as a decoder reads them. Printed are medians;
+for a TPU that is not there (extra tpu) the cycles that its compiler estimates for one product of bf16 activations.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.sharding import SingleDeviceSharding
 
 from trocr_jax.attention_int8 import BLOCK, rows_and_weights, weights_alone
 
@@ -48,7 +51,12 @@ def at_once(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def main(
-    rows: tuple[int, ...] = (8, 32, 1154), width: int = 1024, out: int = 4096, matrices: int = 12, rounds: int = 5
+    rows: tuple[int, ...] = (8, 32, 1154),
+    width: int = 1024,
+    out: int = 4096,
+    matrices: int = 12,
+    rounds: int = 5,
+    topology: str | None = None,
 ) -> None:
     """Prints Markdown.
 
@@ -58,7 +66,11 @@ def main(
         out: of a result.
         matrices: that take turns.
         rounds: of the timing.
+        topology: of a TPU to compile for instead, as of `python -m train compile`.
     """
+    if topology is not None:
+        print("\n".join(estimated(topology, rows, width, out)))
+        return
     random = np.random.default_rng(0)
     small = [jnp.asarray(random.integers(-127, 128, (width, out)), jnp.int8) for _ in range(matrices)]
     forms: dict[str, tuple[Form, Any]] = {}
@@ -76,6 +88,31 @@ def main(
             weights = small if dtype is None else [w.astype(dtype) for w in small]
             cells.append(f"{measured(form, x, weights, rounds=rounds) * 1e3:.3f}")
         print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
+
+
+def estimated(topology: str, rows: tuple[int, ...], width: int, out: int) -> list[str]:
+    """Cycles of each form on one device."""
+    from train.ahead.hlo import work
+    from train.ahead.targets import find_target
+
+    device = SingleDeviceSharding(find_target(topology).devices[0])
+    forms: dict[str, tuple[Form, Any]] = {"bf16": (floats(jnp.bfloat16), jnp.bfloat16)}
+    forms |= {"bf16, widened": (widened(jnp.bfloat16), jnp.int8), "int8 × int8": (integers, jnp.int8)}
+    table = [f"[rows, {width}] × [{width}, {out}], estimated cycles, {topology}", ""]
+    table += ["| rows | " + " | ".join(forms) + " |", "|---" * (1 + len(forms)) + "|"]
+    for count in rows:
+        cells = []
+        for form, dtype in forms.values():
+            x = jax.ShapeDtypeStruct((count, width), jnp.bfloat16, sharding=device)
+            weights = jax.ShapeDtypeStruct((width, out), dtype, sharding=device)
+            compiled = jax.jit(rounded(form)).lower(x, weights).compile()
+            cells.append(f"{work(compiled.as_text() or '').cycles:,}")
+        table.append(f"| {count} | " + " | ".join(cells) + " |")
+    return table
+
+
+def rounded(form: Form) -> Form:
+    return lambda x, weights: form(x, weights).astype(jnp.bfloat16)
 
 
 def measured(form: Form, x: jax.Array, weights: list[jax.Array], *, rounds: int, turns: int = 4) -> float:
