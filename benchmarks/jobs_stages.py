@@ -11,7 +11,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 import trocr_jax
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
-from trocr_jax.image_file import open_rgb
+from trocr_jax.image_file import open_picture
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.sources import Input
@@ -35,20 +35,23 @@ def stages(folder: Path, lines: int, rounds: int, decode: trocr_jax.DecodeConfig
     decoder = Decoder(source, processor)
     print("one step by itself, µs of a core a line:")
     contents = [path.read_bytes() for path in paths]
-    pictures = [open_rgb(content) for content in contents]
-    pixels = [processor.pixels(picture) for picture in pictures]
+    pictures = [open_picture(content) for content in contents]
+    pixels = [processor.fit(picture, "a picture") for picture in pictures]
     steps: dict[str, Callable[[int], object]] = {
         "read the file": lambda i: paths[i].read_bytes(),
-        "decode it to RGB": lambda i: open_rgb(contents[i]),
-        "resize it": lambda i: processor.pixels(pictures[i]),
+        "decode it": lambda i: open_picture(contents[i]),
+        "resize it": lambda i: processor.fit(pictures[i], "a picture"),
         "all that a decoder does": lambda i: decoder(str(i), str(paths[i])),
         "copy the pixels": lambda i: pixels[i].copy(),
     }
     for name, step in steps.items():
         print(f"  {name}: {1e6 * statistics.median(_each(step, lines) for _ in range(rounds)):.0f}")
-    print(f"  the way through a decoder process that does nothing: {_way(processor.size, lines)}")
+    print(
+        f"  ask a process that does nothing for it, in the process that reads: {1e6 * _way(processor.size, lines):.0f}"
+    )
     batches = [Batch.of_pixels(pixels[start : start + size]) for start in range(0, lines, size)]
     list(recognizer.read_batches(batches[:1], decode))  # compiles
+    shares = []
     for number in range(rounds):
         here = _cpu(resource.RUSAGE_SELF)
         count = sum(1 for _ in recognizer.read_batches(batches, decode))
@@ -56,16 +59,19 @@ def stages(folder: Path, lines: int, rounds: int, decode: trocr_jax.DecodeConfig
         assert count == lines
         job = jobs.plan(source, str(folder / f"stages-{number}"), recognizer, "tiny-printed", decode)
         here, there = _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
-        begun = time.monotonic()
         jobs.run(job, recognizer, decode)
-        wall = time.monotonic() - begun
         reads, decodes = _cpu(resource.RUSAGE_SELF) - here, _cpu(resource.RUSAGE_CHILDREN) - there
-        print(
-            f"µs a line: engine {1e6 * engine / lines:.0f}; job: the process that reads {1e6 * reads / lines:.0f}, "
-            f"those that decode {1e6 * decodes / lines:.0f}; engine / job {engine / (reads + decodes):.3f} "
-            f"({lines / wall:.0f} lines/s)",
-            flush=True,
-        )
+        shares.append([1e6 * used / lines for used in (engine, reads, decodes)] + [engine / (reads + decodes)])
+        print(_shown("µs a line", shares[-1]), flush=True)
+    print(_shown("medians", [statistics.median(column) for column in zip(*shares, strict=True)]))
+
+
+def _shown(what: str, found: Sequence[float]) -> str:
+    engine, reads, decodes, share = found
+    return (
+        f"{what}: engine {engine:.0f}; job: the process that reads {reads:.0f}, those that decode, with their start, "
+        f"{decodes:.0f}; engine / job {share:.3f}"
+    )
 
 
 class Idle:
@@ -78,17 +84,18 @@ class Idle:
         return Decoded(np.zeros((*self.size, 3), np.uint8), 0.0)
 
 
-def _way(size: tuple[int, int], lines: int) -> str:
-    here, there = _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
+def _way(size: tuple[int, int], lines: int) -> float:
+    """As in a job, a few at a time, whose pixels are given back."""
     with DecodePool(Idle(size), size, workers=os.cpu_count() or 1, limits=Limits()) as pool:
-        warm = pool.submit(Input("warm", "warm"), lambda reason: 1)
-        warm.result()
-        here = _cpu(resource.RUSAGE_SELF)
-        for future in [pool.submit(Input(str(i), str(i)), lambda reason: 1) for i in range(lines)]:
-            future.result()
-        reads = _cpu(resource.RUSAGE_SELF) - here
-    decodes = _cpu(resource.RUSAGE_CHILDREN) - there
-    return f"{1e6 * reads / lines:.0f} in the process that reads, {1e6 * decodes / lines:.0f} in it, its start included"
+        used = 0.0
+        for start in range(-64, lines, 64):
+            if start == 0:  # they have started
+                used = _cpu(resource.RUSAGE_SELF)
+            asked = [pool.submit(Input(str(i), str(i)), lambda reason: 1) for i in range(start, start + 64)]
+            pool.give_back(
+                [found.pixels for found in (future.result() for future in asked) if isinstance(found, Decoded)]
+            )
+        return (_cpu(resource.RUSAGE_SELF) - used) / lines
 
 
 def _each(step: Callable[[int], object], lines: int) -> float:

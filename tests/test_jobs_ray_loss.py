@@ -111,7 +111,7 @@ def test_actors_go_on_without_a_node_that_is_lost(tmp_path, model, cluster):
         if len(readers) == 2:
             kill_nodes(cluster, left=1)
 
-    resources = jobs.Resources(lease_timeout=3, decoders=1)
+    resources = jobs.Resources(lease_timeout=10, decoders=1)
     assert ray_engine.run(job, found, actors=actors, resources=resources, report=lose) == Counts(ok=40)
     assert cluster.nodes == 1, "both actors have read, and the node of one was lost"
     assert [*jobs.verify(job)] == []

@@ -12,7 +12,7 @@ import pytest
 
 from tests.tiny import save_lines, save_tiny
 
-SECONDS = {"local": 240.0, "ray": 480.0}  # on cores that are shared with much else; on quiet ones a quarter of it
+SECONDS = {"local": 240.0, "ray": 900.0}  # on cores that were shared with much else 95 and 120 to 473 were seen
 ROOT = Path(__file__).resolve().parent.parent
 
 

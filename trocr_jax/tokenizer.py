@@ -80,8 +80,9 @@ def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Any) -> list[str]:
     tokenizer_config.json asks for `clean_up_tokenization_spaces`, as in transformers.
     """
     ids = np.asarray(token_ids)
-    rows = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1]).tolist()
-    return tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []  # it takes [] for one empty row
+    rows = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1])
+    # Given lists, transformers looks at the type of every number. It takes [] for one empty row.
+    return tokenizer.batch_decode(rows, skip_special_tokens=True) if len(rows) else []
 
 
 def character_tokenizer(alphabet: str) -> "PreTrainedTokenizerBase":

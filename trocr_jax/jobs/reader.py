@@ -177,10 +177,11 @@ class Reader:
                 if window.error is not None:
                     raise window.error
                 return
-            while wait(window.pixels, timeout=PAUSE).not_done:
-                self._pause(asked)
-                yield None
-                asked = time.monotonic()
+            for future in window.pixels:  # one by one: waiting for all of them locks each, at every look
+                while not future.done() and wait([future], timeout=PAUSE).not_done:
+                    self._pause(asked)
+                    yield None
+                    asked = time.monotonic()
             self.gauge.wait(asked)
             yield window
 
