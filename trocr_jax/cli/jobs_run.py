@@ -102,7 +102,7 @@ def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
             progress.begin(gauge)
 
             def report(told: ray_engine.Report) -> None:
-                each[told.owner] = told.gauge
+                each[told.owner] = Gauge.later(each.get(told.owner, told.gauge), told.gauge)
                 gauge.assume(each.values())
                 progress.committed(told.counts)
 

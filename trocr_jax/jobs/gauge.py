@@ -49,6 +49,11 @@ class Gauge:
         """What has been done so far, to be sent to another process."""
         return {name: getattr(self, name) for name in _COUNTERS}
 
+    @staticmethod
+    def later(one: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
+        """Of `counters` of one process those that were taken later; they may arrive in another order."""
+        return max(one, other, key=lambda counters: counters["lines"])
+
     def assume(self, each: Collection[Mapping[str, float]]) -> None:
         """Takes what several processes have done together for its own; the time that they waited is their mean."""
         if each:
