@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from scripts.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
-from tests.ray_deadline import deadline as deadline
-from tests.tiny import save_lines, save_tiny
+from tests.ray_fixtures import deadline as deadline
+from tests.ray_fixtures import model as model
+from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
@@ -34,11 +35,6 @@ from trocr_jax.recognizer import Recognizer
 
 pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
 DECODE = DecodeConfig(max_new_tokens=12)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,15 @@
-"""A bound on the time of every test that starts processes of Ray: one that waits for ever fails and says where."""
+"""What tests on a Ray cluster share: a tiny model, and a bound on the time of each: one that waits for ever fails."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
+
+from tests.tiny import save_tiny
 
 SECONDS = 480  # on two cores with a load of 14 the longest took 151 s
 
@@ -23,3 +26,8 @@ def deadline() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
