@@ -5,8 +5,9 @@
     python -m benchmarks.tpu --chips v5e --programs encoder
 
 One device, bf16, parameters that are shapes alone. Estimated cycles rank programs and are no speed of a chip; TopK and
-sorts have no estimate and are left out. The status is 1 if a figure is more than TOLERANCE above the file's. Needs the
-extra tpu.
+sorts have no estimate and are left out, kernels are counted by `benchmarks.tpu_kernel`. Memory is what the compiler
+compares with the chip's before it refuses a program. The status is 1 if a figure is more than TOLERANCE above the
+file's. Needs the extra tpu.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
+
+from benchmarks.tpu_kernel import schedule
 
 FILE = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.01  # of a figure: schedules differ by as much for reasons that are nobody's
 CHIPS = ("v5e", "v5p", "v6e")
 TOPOLOGY = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 TOKENS, ENCODER_BATCH, STEP_BATCH = 32, 32, 64
+LARGE_BATCH = 512  # its memory is in HBM; of 64 lines it fits the chip's VMEM
+GENERATION_BATCH = 4096  # on 16 GB
 SHAPE = "base-handwritten"
 
 
@@ -48,7 +53,7 @@ class Row:
 
 def main(
     chips: tuple[str, ...] = CHIPS,
-    programs: tuple[str, ...] = ("encoder", "greedy step", "beam-4 step"),
+    programs: tuple[str, ...] = (),
     write: bool = False,
     file: Path = FILE,
 ) -> int:
@@ -56,7 +61,8 @@ def main(
 
     Args:
         chips: v5e, v5p, v6e.
-        programs: encoder, greedy step, beam-4 step (of the decoder, the search with it).
+        programs: encoder, greedy step, beam-4 step (of the decoder, the search with it) and the others of PROGRAMS; all
+            if none.
         write: keeps the figures in `file` instead of comparing with it.
         file: JSON lines of the figures.
     """
@@ -66,7 +72,7 @@ def main(
     before = {row.key: row for row in rows(file)}
     found = {}
     for chip in chips:
-        for program in programs:
+        for program in programs or [name for name, program in PROGRAMS.items() if chip in program.chips]:
             row = compiled(chip, program)
             found[row.key] = row
             print(described(row, before.get(row.key)), flush=True)
@@ -101,21 +107,22 @@ def compiled(chip: str, program: str) -> Row:
     from train.ahead.targets import CHIPS as KNOWN
     from train.ahead.targets import find_target
 
-    target = find_target(TOPOLOGY[chip])
-    made, batch = PROGRAMS[program]
-    done = compile_program(made(target.devices[0], batch))
+    target, made = find_target(TOPOLOGY[chip]), PROGRAMS[program]
+    done = compile_program(made.lower(target.devices[0], made.batch))
     if done.work is None or done.work.cycles is None:
         raise RuntimeError(f"{program} does not fit {chip}, or the compiler estimates no cycles")
     loops = done.work.loops  # only the search does not know how many turns it takes
     if len(loops) > 1 or (loops and loops[0].loops):
         raise RuntimeError(f"{program}: {len(loops)} loops of unknown length; their cycles would be left out")
-    cycles = loops[0].cycles if loops else done.work.cycles
-    assert cycles is not None
+    cycles = made.outside * done.work.cycles + made.turns * sum(loop.cycles or 0 for loop in loops)
+    seconds = cycles / KNOWN[chip].clock / made.batch
+    if made.kernel_beams:
+        seconds += layers() * schedule(chip, made.kernel_beams).seconds
     return Row(
         chip=chip,
         program=program,
-        batch=batch,
-        microseconds=round(cycles / KNOWN[chip].clock / batch * 1e6, 2),
+        batch=made.batch,
+        microseconds=round(seconds * 1e6, 2),
         megabytes=round(done.memory / 1e6, 1),
         jax=version("jax"),
         libtpu=version("libtpu"),
@@ -144,7 +151,7 @@ def encoder(device: Any, batch: int) -> Any:
     return jax.jit(read).lower(model, pixels)
 
 
-def step(num_beams: int) -> Callable[[Any, int], Any]:
+def step(num_beams: int, cross_attention: Literal["products", "kernel"] = "products") -> Callable[[Any, int], Any]:
     """A search from the memory of `batch` images: its loop's turn is a step."""
 
     def lowered(device: Any, batch: int) -> Any:
@@ -155,7 +162,8 @@ def step(num_beams: int) -> Callable[[Any, int], Any]:
 
         model, config = abstract_model(device)
         search = DecodeConfig(num_beams=num_beams, max_new_tokens=TOKENS)
-        shape, numbers = generation.plan(search, config, placed=generation.Placed("tpu", device.device_kind))
+        placed = generation.Placed("tpu", device.device_kind)
+        shape, numbers = generation.plan(search, config, placed=placed, cross_attention=cross_attention)
         memory = jax.ShapeDtypeStruct(
             (batch, config.encoder.memory_length, config.encoder.hidden_size), jnp.bfloat16, sharding=_on(device)
         )
@@ -164,6 +172,29 @@ def step(num_beams: int) -> Callable[[Any, int], Any]:
         )
 
     return lowered
+
+
+def whole(device: Any, batch: int) -> Any:
+    """`generate`, greedy: uint8 pixels to token ids."""
+    import jax
+    import jax.numpy as jnp
+
+    from trocr_jax import DecodeConfig, generation
+    from trocr_jax.image import ImageProcessor
+
+    model, config = abstract_model(device)
+    height, width = config.encoder.image_size
+    placed = generation.Placed("tpu", device.device_kind)
+    shape, numbers = generation.plan(DecodeConfig(max_new_tokens=TOKENS), config, placed=placed)
+    pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
+    processor = ImageProcessor(height=height, width=width)
+    return generation._generate.lower(model, pixels, numbers, shape, jnp.dtype(jnp.bfloat16), processor)
+
+
+def layers() -> int:
+    from trocr_jax.config import TrOCRConfig
+
+    return TrOCRConfig.preset(SHAPE).decoder.num_layers
 
 
 def abstract_model(device: Any) -> tuple[Any, Any]:
@@ -187,10 +218,31 @@ def _on(device: Any) -> Any:
     return SingleDeviceSharding(device)
 
 
-PROGRAMS: dict[str, tuple[Callable[[Any, int], Any], int]] = {
-    "encoder": (encoder, ENCODER_BATCH),
-    "greedy step": (step(1), STEP_BATCH),
-    "beam-4 step": (step(4), STEP_BATCH),
+@dataclass(frozen=True)
+class Program:
+    """lower(device, batch). outside: how often what stands outside of the search's loop counts; turns: how often a turn
+    of it does. kernel_beams: hypotheses of an image in the kernel of cross-attention, which each layer calls; 0: not
+    used."""
+
+    lower: Callable[[Any, int], Any]
+    batch: int
+    outside: int
+    turns: int
+    chips: tuple[str, ...] = CHIPS
+    kernel_beams: int = 0
+
+
+PROGRAMS = {
+    "encoder": Program(encoder, ENCODER_BATCH, outside=1, turns=0),
+    "greedy step": Program(step(1), STEP_BATCH, outside=0, turns=1),
+    "beam-4 step": Program(step(4), STEP_BATCH, outside=0, turns=1),
+    "greedy step, kernel": Program(step(1, "kernel"), STEP_BATCH, outside=0, turns=1, chips=("v5e",), kernel_beams=1),
+    "beam-4 step, kernel": Program(step(4, "kernel"), STEP_BATCH, outside=0, turns=1, chips=("v5e",), kernel_beams=4),
+    "large greedy step": Program(step(1), LARGE_BATCH, outside=0, turns=1, chips=("v5e",)),
+    "large greedy step, kernel": Program(
+        step(1, "kernel"), LARGE_BATCH, outside=0, turns=1, chips=("v5e",), kernel_beams=1
+    ),
+    "generation": Program(whole, GENERATION_BATCH, outside=1, turns=TOKENS, chips=("v5e",)),
 }
 
 if __name__ == "__main__":

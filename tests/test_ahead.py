@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
 
+from tests.compilations import nothing_kept
 from train.ahead import targets
 from train.ahead.command import compile_ahead
 from train.ahead.environment import NO_MACHINE
 from train.ahead.hlo import work
 from train.ahead.programs import lower_generation, lower_step
-from train.ahead.report import Compiled, advice, lines, mfu_bound, needed
+from train.ahead.report import Compiled, advice, compile_program, lines, mfu_bound, needed
 from train.ahead.targets import Target, find_target
 from train.recipe import Optimizer, Recipe, Stage
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
@@ -194,6 +195,29 @@ class TestTpu:
         assert row["step"]["collectives"]["all-gather"][1] > 0  # parameters that lie on several devices
         (turn,) = row["generation"]["loops"]
         assert turn["cycles"] > 0
+
+    def test_what_compiles_fits(self) -> None:
+        """Arguments, results and temporaries of a loop may add up to more than a chip has: some share their place."""
+        target = find_target("v5e:1x1")
+
+        def f(x: jax.Array) -> jax.Array:
+            def turn(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+                x, total = carry
+                z = jnp.sort(-jnp.sort(x, axis=1), axis=1)
+                return jax.lax.dynamic_update_slice_in_dim(x, z[:8], 0, axis=0), total + z[1]
+
+            start = jnp.sort(x.astype(jnp.float32), axis=1)
+            return jax.lax.while_loop(lambda carry: carry[1][0] < 3, turn, (start, start[0]))[1]
+
+        x = jax.ShapeDtypeStruct((256_000, 4096), jnp.bfloat16, sharding=SingleDeviceSharding(target.devices[0]))
+        with nothing_kept():
+            compiled = jax.jit(f).lower(x).compile()
+        lowered: Any = SimpleNamespace(compile=lambda: compiled)
+        found, parts = compile_program(lowered), compiled.memory_analysis()
+        assert found.work is not None
+        assert parts is not None
+        assert parts.argument_size_in_bytes + parts.temp_size_in_bytes > target.memory
+        assert 3 * 4096 * 256_000 < found.memory <= target.memory  # the argument and an array of f32, at least
 
     def test_what_does_not_fit_says_what_to_change(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert not compile_ahead(RECIPE, "v5e:2x2", lines_per_device=2_000_000, num_beams=1)

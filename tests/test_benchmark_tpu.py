@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import tpu
 from benchmarks.tpu import Row
+from benchmarks.tpu_kernel import bundles_of
 from train.ahead.environment import NO_MACHINE
 
 ROW = Row(chip="v5e", program="encoder", batch=32, microseconds=100.0, megabytes=500.0, jax="0.10.2", libtpu="0.0.42.1")
@@ -34,7 +35,21 @@ def test_a_figure_that_rose_ends_with_status_1(
 
 def test_the_file_has_every_chip_and_program() -> None:
     found = {(row.chip, row.program) for row in tpu.rows()}
-    assert found == {(chip, program) for chip in tpu.CHIPS for program in tpu.PROGRAMS}
+    assert found == {(chip, name) for name, program in tpu.PROGRAMS.items() for chip in program.chips}
+
+
+def test_the_schedule_of_a_kernel_is_found_among_the_others(tmp_path: Path) -> None:
+    text = "Schedule analysis:\n\ttotal scheduled bundles:    {}\n 731 bundles: %x = custom-call(%y), {}"
+    for name, bundles, call in (
+        ("1-TLP-72", 148, 'custom_call_target="tpu_custom_call"'),  # of the whole program
+        ("1-copy-66", 1309, ""),
+        ("1-read_memory.1-71", 739, 'custom_call_target="tpu_custom_call"'),
+    ):
+        (tmp_path / f"{name}-schedule-analysis_final_bundles.txt").write_text(text.format(bundles, call))
+    assert bundles_of(tmp_path) == 739
+    (tmp_path / "1-read_memory.1-71-schedule-analysis_final_bundles.txt").unlink()
+    with pytest.raises(RuntimeError, match="0 schedules"):
+        bundles_of(tmp_path)
 
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'")

@@ -369,7 +369,7 @@ def test_samples_of_an_image_share_one_memory(absorbed: bool) -> None:
 
     def advance(images: jax.Array) -> Any:
         memory, keys = generation.read(ours, images, numbers.seed, jnp.dtype(jnp.float32), None)
-        cross = generation._cross(ours, memory, shape, jnp.float32)
+        cross = generation.cross_of(ours, memory, shape, jnp.float32)
         search = generation._search(ours, cross, keys, numbers, shape, jnp.dtype(jnp.float32))
         return cross, search.state, search.advance(search.state)
 

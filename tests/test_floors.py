@@ -25,6 +25,7 @@ FLOORS = [
         "confidence",
         "calibration",
         "word_boxes",
+        "kernels",
         "decoding.types",
         "decoding.loop",
         "decoding.pytree",

@@ -1,5 +1,6 @@
 """What cross-attention reads, computed once for a whole search and never changed: `KeyColumns`, the keys and values of
-the memory, or `Absorbed`, the memory itself. Both give the same numbers but for rounding; generation.py chooses.
+the memory, or the memory itself, by XLA's products (`Absorbed`) or by a kernel (`OnePass`). All give the same numbers
+but for rounding; generation.py chooses.
 
 B batch, K hypotheses of one image, S memory, M width of the memory, D width, N heads, H head width.
 """
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 
 from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
 from trocr_jax.attention_int8 import widened
+from trocr_jax.kernels.cross_attention import read_memory
 
 
 class KeyValue(NamedTuple):
@@ -57,21 +59,45 @@ class Absorbed(NamedTuple):
 
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
-        b, n, k, h = query.shape
+        b, n, k, _ = query.shape
         m = self.memory.shape[2]
-        scale = np.float32(h**-0.5)
-        query = (query.astype(jnp.float32) * scale).transpose(1, 0, 2, 3).reshape(n, b * k, h)  # A = B * K
-        query = einsum("NAH,NHM->NAM", query, self.key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+        query = _absorbed_query(query, self.key, dtype=dtype)
         # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
         query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
         weights = jax.nn.softmax(einsum("BRM,BSM->BRS", query, self.memory, dtype=dtype), axis=-1)
         x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype, out=handed_on(dtype)).astype(dtype)
-        x = x.reshape(b * k, n, m).transpose(1, 0, 2)
-        x = einsum("NAM,NMH->NAH", x, self.value, dtype=dtype) + self.value_bias.astype(jnp.float32)[:, None, :]
-        return x.astype(dtype).reshape(n, b, k, h).transpose(1, 0, 2, 3)
+        return _values(x.reshape(b * k, n, m).transpose(1, 0, 2), self.value, self.value_bias, batch=b, dtype=dtype)
 
 
-Cross = tuple[KeyColumns | Absorbed, ...]  # one entry a layer, read-only
+class OnePass(NamedTuple):
+    """The same, scores, softmax and weighted sum of the memory in one kernel (`kernels.cross_attention`)."""
+
+    memory: jax.Array  # [B, S, M], one for all layers
+    key: jax.Array  # [N, H, M]
+    value: jax.Array  # [N, M, H]
+    value_bias: jax.Array  # [N, H]
+
+    def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """query [B, N, K, H] -> [B, N, K, H]."""
+        x = read_memory(_absorbed_query(query, self.key, dtype=dtype), self.memory.astype(dtype))
+        return _values(x, self.value, self.value_bias, batch=len(query), dtype=dtype)
+
+
+def _absorbed_query(query: jax.Array, key: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """query [B, N, K, H], key [N, H, M] -> [N, A, M] with A = B * K, scaled."""
+    b, n, k, h = query.shape
+    query = (query.astype(jnp.float32) * np.float32(h**-0.5)).transpose(1, 0, 2, 3).reshape(n, b * k, h)
+    return einsum("NAH,NHM->NAM", query, key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+
+
+def _values(x: jax.Array, value: jax.Array, bias: jax.Array, *, batch: int, dtype: DTypeLike) -> jax.Array:
+    """x [N, A, M], value [N, M, H], bias [N, H] -> [B, N, K, H]."""
+    x = einsum("NAM,NMH->NAH", x, value, dtype=dtype) + bias.astype(jnp.float32)[:, None, :]
+    n, _, h = x.shape
+    return x.astype(dtype).reshape(n, batch, -1, h).transpose(1, 0, 2, 3)
+
+
+Cross = tuple[KeyColumns | Absorbed | OnePass, ...]  # one entry a layer, read-only
 
 
 def prime(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:

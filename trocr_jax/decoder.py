@@ -27,7 +27,7 @@ from trocr_jax.attention import (
     einsum,
     normal,
 )
-from trocr_jax.attention_cross import Absorbed, Cross, KeyColumns, KeyValue, absorb, prime, prime_columns
+from trocr_jax.attention_cross import Absorbed, Cross, KeyColumns, KeyValue, OnePass, absorb, prime, prime_columns
 from trocr_jax.config import DecoderConfig
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
@@ -251,7 +251,7 @@ class DecoderLayer(nnx.Module):
         cache: KeyValue,
         number: jax.Array,
         bias: jax.Array,
-        cross: KeyColumns | Absorbed,
+        cross: KeyColumns | Absorbed | OnePass,
         *,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:

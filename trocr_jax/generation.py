@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from trocr_jax.attention_cross import Cross
+from trocr_jax.attention_cross import Absorbed, Cross, OnePass
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.beam import beam_search_loop
@@ -27,7 +27,10 @@ from trocr_jax.decoding.types import Decoded, Processor, Search, Special, StepFn
 from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
+from trocr_jax.kernels.cross_attention import LANES
 from trocr_jax.model import TrOCR
+
+CrossAttention = Literal["products", "kernel"]
 
 
 def generate(
@@ -37,11 +40,14 @@ def generate(
     *,
     dtype: DTypeLike | None = None,
     image_processor: ImageProcessor | None = None,
+    cross_attention: CrossAttention = "products",
 ) -> Decoded:
     """Reads images: encodes them once, primes cross-attention once, and searches in one compiled loop.
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
+    cross_attention: of a decoder step, by XLA's products, or on a TPU by a kernel that reads the memory once
+    (`kernels.cross_attention`): the same but for rounding. The kernel has never run on a TPU.
     Returns token_ids [B, R, L] int32 with R = num_return_sequences and L = max_new_tokens, scores [B, R] and more.
     Compiles once for each shape of `pixels`, number of beams and of tokens, and set of processors; other numbers in
     `config` compile nothing.
@@ -49,7 +55,7 @@ def generate(
     """
     split = _split(model, pixels)
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, placed=_placed(pixels, split))
+    shape, numbers = plan(config, model.config, placed=_placed(pixels, split), cross_attention=cross_attention)
     return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, split)
 
 
@@ -94,7 +100,7 @@ def memory_search(
     model: TrOCR, memory: jax.Array, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike
 ) -> Search:
     """The same search, not yet run."""
-    return _search(model, _cross(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype))
+    return _search(model, cross_of(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype))
 
 
 class Primed(NamedTuple):
@@ -158,6 +164,7 @@ class Shape(NamedTuple):
     do_sample: bool
     num_beam_groups: int
     absorbed: bool  # cross-attention reads the memory itself instead of keys and values
+    one_pass: bool  # and does so in a kernel
     scores_bytes: int  # so many images go through the encoder at a time that their scores take no more; 0: all
 
 
@@ -178,7 +185,13 @@ class Numbers(NamedTuple):
     diversity_penalty: float | jax.Array
 
 
-def plan(config: DecodeConfig, model: TrOCRConfig, *, placed: Placed | None = None) -> tuple[Shape, Numbers]:
+def plan(
+    config: DecodeConfig,
+    model: TrOCRConfig,
+    *,
+    placed: Placed | None = None,
+    cross_attention: CrossAttention = "products",
+) -> tuple[Shape, Numbers]:
     """A config as what is compiled and what is not. placed: where it will run, one of jax's default devices if none.
     Raises DecodeError if the model cannot do it."""
     limit = model.decoder.max_position_embeddings
@@ -194,6 +207,8 @@ def plan(config: DecodeConfig, model: TrOCRConfig, *, placed: Placed | None = No
     if config.choose != "score":
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
     placed = placed or _default()
+    if cross_attention == "kernel":
+        _check_kernel(model, placed)
     hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
     shape = Shape(
         num_beams=config.num_beams,
@@ -204,6 +219,7 @@ def plan(config: DecodeConfig, model: TrOCRConfig, *, placed: Placed | None = No
         do_sample=config.do_sample,
         num_beam_groups=config.num_beam_groups,
         absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=placed.platform),
+        one_pass=cross_attention == "kernel",
         scores_bytes=_scores_bytes(placed),
     )
     processor = processor_for(config, special_tokens(model))
@@ -225,6 +241,20 @@ def absorbs(tokens: int, model: TrOCRConfig, *, platform: str) -> bool:
     (benchmarks/README.md). Elsewhere memory traffic decides: keys and values are some 2 D / M times the memory a layer.
     """
     return platform != "cpu" or tokens <= 1.5 * model.decoder.head_dim
+
+
+def _check_kernel(model: TrOCRConfig, placed: Placed) -> None:
+    if placed.platform != "tpu":
+        raise DecodeError(f"cross_attention='kernel': it is for TPUs, and this is a {placed.platform}")
+    if placed.devices > 1:
+        raise DecodeError(
+            "cross_attention='kernel': XLA cannot split it among devices; share out the batch, each device with the "
+            "whole model (trocr_jax.sharding)"
+        )
+    if model.memory_width % LANES:
+        raise DecodeError(
+            f"cross_attention='kernel': this model's memory is {model.memory_width} wide, no multiple of {LANES}"
+        )
 
 
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
@@ -263,8 +293,12 @@ def read(  # also what refilled slots begin with
     return (encode(pixels) if size == len(pixels) else in_micro_batches(encode, pixels, size)), keys
 
 
-def _cross(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> Cross:
-    return model.absorb(memory, dtype=dtype) if shape.absorbed else model.prime(memory, dtype=dtype)
+def cross_of(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> Cross:
+    """What cross-attention reads of memory [B, S, D]."""
+    if not shape.absorbed:
+        return model.prime(memory, dtype=dtype)
+    cross = model.absorb(memory, dtype=dtype)
+    return tuple(OnePass(*layer) for layer in cross if isinstance(layer, Absorbed)) if shape.one_pass else cross
 
 
 def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
@@ -404,7 +438,7 @@ def _begin(
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
     memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
-    cross = _cross(model, memory, shape, dtype)
+    cross = cross_of(model, memory, shape, dtype)
     return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
 
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
-from trocr_jax.generation import compute_dtype, plan
+from trocr_jax.generation import CrossAttention, compute_dtype, plan
 from trocr_jax.generation_slots import Flat, Lines, Slots, empty, encode, enter, leave, projections, run
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -52,6 +52,7 @@ class Refill:
         group: int,
         dtype: DTypeLike | None = None,
         image_processor: ImageProcessor | None = None,
+        cross_attention: CrossAttention = "products",
     ) -> None:
         """Arguments as for `generate`. Raises DecodeError as it does."""
         for name, number in (("slots", slots), ("group", group)):
@@ -59,7 +60,7 @@ class Refill:
                 raise DecodeError(f"{name} is {number!r}: give a whole number of at least 1")
         self.slots, self.group = slots, group
         self.steps = self.lines = 0
-        self._shape, self._numbers = plan(config, model.config)
+        self._shape, self._numbers = plan(config, model.config, cross_attention=cross_attention)
         self._dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         self._image_processor = image_processor
         self._model, self._config = Flat(model), model.config

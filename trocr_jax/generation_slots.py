@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from trocr_jax.attention_cross import Absorbed, Cross
+from trocr_jax.attention_cross import Absorbed, Cross, OnePass
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.types import Decoded, Search, StepFn, take
-from trocr_jax.generation import Numbers, Shape, read, search, special_tokens
+from trocr_jax.generation import Numbers, Shape, cross_of, read, search, special_tokens
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 
@@ -98,7 +98,7 @@ def projections(flat: Flat, *, shape: Shape, dtype: jnp.dtype) -> Cross | None:
         return None
     model = flat.model()
     nothing = jnp.zeros((0, 0, model.config.memory_width), dtype)
-    return model.absorb(nothing, dtype=dtype)
+    return cross_of(model, nothing, shape, dtype)
 
 
 @partial(jax.jit, static_argnames=("slots", "shape", "dtype"))
@@ -256,7 +256,7 @@ def _told(config: TrOCRConfig, numbers: Numbers, shape: Shape, state: Any, key: 
 def _cross(lines: Lines, projections: Cross | None) -> Cross:
     if projections is None:
         return cast(Cross, lines.memory)
-    return tuple(cast(Absorbed, layer)._replace(memory=lines.memory) for layer in projections)
+    return tuple(cast(Absorbed | OnePass, layer)._replace(memory=lines.memory) for layer in projections)
 
 
 def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
