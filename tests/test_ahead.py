@@ -175,9 +175,11 @@ def test_the_bound_on_mfu() -> None:
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'")
 class TestTpu:
     @pytest.fixture(autouse=True)
-    def no_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_machine(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, value in NO_MACHINE.items():
             monkeypatch.setenv(name, value)
+        with nothing_kept():
+            yield
 
     def test_step_and_generation_compile_for_two_slices(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -210,8 +212,7 @@ class TestTpu:
             return jax.lax.while_loop(lambda carry: carry[1][0] < 3, turn, (start, start[0]))[1]
 
         x = jax.ShapeDtypeStruct((256_000, 4096), jnp.bfloat16, sharding=SingleDeviceSharding(target.devices[0]))
-        with nothing_kept():
-            compiled = jax.jit(f).lower(x).compile()
+        compiled = jax.jit(f).lower(x).compile()
         lowered: Any = SimpleNamespace(compile=lambda: compiled)
         found, parts = compile_program(lowered), compiled.memory_analysis()
         assert found.work is not None

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import tpu
 from benchmarks.tpu import Row
 from benchmarks.tpu_kernel import bundles_of
+from tests.compilations import nothing_kept
 from train.ahead.environment import NO_MACHINE
 
 ROW = Row(chip="v5e", program="encoder", batch=32, microseconds=100.0, megabytes=500.0, jax="0.10.2", libtpu="0.0.42.1")
@@ -58,4 +59,5 @@ def test_the_encoder_is_no_slower_than_the_file_says(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     if any(row.libtpu != version("libtpu") for row in tpu.rows()):
         pytest.skip("benchmarks/tpu.json is another libtpu's: python -m benchmarks.tpu --write")
-    assert tpu.main(("v5e",), ("encoder",)) == 0
+    with nothing_kept():
+        assert tpu.main(("v5e",), ("encoder",)) == 0
