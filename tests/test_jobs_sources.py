@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.tiny import save_lines
+from train.data.render import Renderer
 from trocr_jax.errors import ImageError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
@@ -124,7 +125,24 @@ def test_pixels_are_those_of_the_files(make: Callable[[list[Path], Path], Source
         place = json.loads(json.dumps(input.place))
         decoded = Decoder(source, PROCESSOR)(input.id, place)
         np.testing.assert_array_equal(decoded.pixels, PROCESSOR.pixels(path))
-        assert 0 < decoded.expected < 10
+        assert decoded.expected > 0
+
+
+def test_longer_lines_are_expected_to_take_longer(tmp_path: Path):
+    """What batches are sorted by: in any typeface, scanned alike or not, edges grow with the letters."""
+    renderer = Renderer.create(split="heldout", seed=0)
+    lines = [renderer.line(index, max_chars=64) for index in range(96)]
+    for index, line in enumerate(lines):
+        Image.fromarray(line.image).save(tmp_path / f"{index:02}.png")
+    source = open_source([str(tmp_path)])
+    for size in (ImageProcessor(height=40, width=960, keep_aspect_ratio=True), ImageProcessor(height=384, width=384)):
+        decode = Decoder(source, size)
+        found = [decode(input.id, input.place).expected for input in source.inputs()]
+        places = [
+            np.argsort(np.argsort(np.array(values), kind="stable"))
+            for values in (found, [len(line.text) for line in lines])
+        ]
+        assert np.corrcoef(*places)[0, 1] > 0.75
 
 
 def test_a_gone_source_is_told_from_a_gone_image(lines: list[Path], tmp_path: Path):

@@ -45,6 +45,7 @@ class Read(NamedTuple):
 class _Window(NamedTuple):
     task: Task
     places: range  # of the lines of the task
+    ids: list[str]
     pixels: list[Future[Decoded | Failure]]
 
 
@@ -53,6 +54,7 @@ class _Sent(NamedTuple):
 
     task: Task
     place: int
+    id: str
     batch: int
 
 
@@ -107,7 +109,8 @@ class Reader:
                 length = WINDOW * self._size
                 for start in range(0, len(inputs), length):
                     places = range(start, min(start + length, len(inputs)))
-                    put(_Window(task, places, [self._submit(inputs[i], task.lines[i], attempts) for i in places]))
+                    pixels = [self._submit(inputs[i], task.lines[i], attempts) for i in places]
+                    put(_Window(task, places, [inputs[i].id for i in places], pixels))
                 if ended.is_set():
                     return
         except BaseException as raised:  # noqa: BLE001  it is raised where the rows are asked for
@@ -124,19 +127,20 @@ class Reader:
     def _rows(self, windows: queue.Queue[_Window | _Ended]) -> Iterator[Read]:
         sent: deque[_Sent] = deque()
         failures: deque[Failure] = deque()
-        outcomes: dict[int, Outcome] = {}
+        rows: dict[int, Row] = {}
         series = self._batches(windows, sent, failures)
         with closing(self.recognizer.read_batches(series, self.decode, self._per_device)) as found:
             for outcome in found:
                 self.look()
-                task, place, batch = sent.popleft()
-                if not outcomes:
+                task, place, id, batch = sent.popleft()
+                if not rows:
                     self.on_begin(task)
-                outcomes[place] = failures.popleft() if isinstance(outcome, ImageError) else outcome
+                known: Outcome = failures.popleft() if isinstance(outcome, ImageError) else outcome
+                rows[place] = row(id, known, columns=self._columns, **self._names)
                 self.gauge.line(batch, len(outcome.token_ids) if isinstance(outcome, Recognition) else None)
-                if len(outcomes) == len(task.lines):
-                    yield Read(task, self._finish(task, outcomes))
-                    outcomes = {}
+                if len(rows) == len(task.lines):
+                    yield Read(task, [rows[place] for place in range(len(rows))])
+                    rows = {}
 
     def _batches(
         self, windows: queue.Queue[_Window | _Ended], sent: deque[_Sent], failures: deque[Failure]
@@ -147,21 +151,24 @@ class Reader:
             if window is None:
                 yield Batch([], [])  # so that what is on the device is fetched meanwhile
                 continue
-            found = [(place, future.result()) for place, future in zip(window.places, window.pixels, strict=True)]
-            good = [(place, one) for place, one in found if isinstance(one, Decoded)]
-            good.sort(key=lambda pair: pair[1].expected)
+            found = [
+                (place, id, future.result())
+                for place, id, future in zip(window.places, window.ids, window.pixels, strict=True)
+            ]
+            good = [(place, id, one) for place, id, one in found if isinstance(one, Decoded)]
+            good.sort(key=lambda line: line[2].expected)
             for start in range(0, len(good), self._size):
                 stretch = good[start : start + self._size]
                 number += 1
-                sent.extend(_Sent(window.task, place, number) for place, _ in stretch)
-                pixels = [one.pixels for _, one in stretch]
+                sent.extend(_Sent(window.task, place, id, number) for place, id, _ in stretch)
+                pixels = [one.pixels for _, _, one in stretch]
                 yield Batch.of_pixels(pixels)
                 self.pool.give_back(pixels)  # they have been copied
-            bad = [(place, one) for place, one in found if isinstance(one, Failure)]
+            bad = [(place, id, one) for place, id, one in found if isinstance(one, Failure)]
             if bad:
-                sent.extend(_Sent(window.task, place, number) for place, _ in bad)
-                failures.extend(one for _, one in bad)
-                yield Batch([ImageError(one.error) for _, one in bad], [])
+                sent.extend(_Sent(window.task, place, id, number) for place, id, _ in bad)
+                failures.extend(one for _, _, one in bad)
+                yield Batch([ImageError(one.error) for _, _, one in bad], [])
 
     def _decoded(self, windows: queue.Queue[_Window | _Ended]) -> Iterator[_Window | None]:
         """Windows whose images are decoded; None now and then while there is none."""
@@ -188,7 +195,3 @@ class Reader:
     def _pause(self, since: float) -> None:
         self.gauge.wait(since)
         self.look()
-
-    def _finish(self, task: Task, outcomes: dict[int, Outcome]) -> list[Row]:
-        ids = [input.id for input in self.job.inputs(task)]
-        return [row(ids[i], outcomes[i], columns=self._columns, **self._names) for i in range(len(ids))]
