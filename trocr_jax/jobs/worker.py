@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -147,21 +146,7 @@ def open_worker(
     with (
         Leases(job, timeout=resources.lease_timeout) as leases,
         DecodePool(decoder, size, workers=number, limits=resources.limits) as pool,
-        _frozen(),
     ):
         reader = Reader(job, recognizer, decode, pool)
         with watchdog(lambda: reader.gauge.moved, resources.hang):
             yield Worker(job, reader, leases, resources, stop)
-
-
-@contextmanager
-def _frozen() -> Iterator[None]:
-    """Garbage is not looked for among what is there already: with jax, transformers and a model that takes some twenty
-    milliseconds, again for every few hundred lines."""
-    before = gc.get_freeze_count()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if not before:
-            gc.unfreeze()
