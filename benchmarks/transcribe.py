@@ -1,10 +1,11 @@
 """Reading rendered lines with the built-in model: trocr_jax beside transformers (torch) with the same weights.
 
-    python -m benchmarks.transcribe [--lines 2000] [--batch 32] [--rounds 5] [--json FILE]
+    python -m benchmarks.transcribe [--lines 2000] [--batch 32] [--rounds 3] [--int8] [--json FILE]
 
-Both sides get the same images in the same batches, from file to text, in turn on the same cores: A B A B ….
-Printed are the medians of the rounds, the median of the ratios, and how many texts are equal. Compilation is timed
-apart. With `--only-ours --lines 20000` the lines go through `trocr-jax transcribe` and memory is watched.
+Both sides get the same images in the same batches, from file to text, in turn on the same cores: A B A B …, all images
+in every round. Printed are the medians of the rounds, the median of the ratios, and how many texts are equal.
+Compilation is timed apart. With `--int8` our side reads with int8 weights. With `--only-ours --lines 20000` the lines
+go through `trocr-jax transcribe` and memory is watched.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ def draw(folder: Path, count: int, *, max_chars: int) -> list[Path]:
     return paths
 
 
-def ours(model: str, batch: int) -> Callable[[Sequence[Path]], list[str]]:
+def ours(model: str, batch: int, *, int8: bool) -> Callable[[Sequence[Path]], list[str]]:
     """Paths to texts with trocr_jax."""
     import trocr_jax
+    from trocr_jax.quantization import quantize
 
     recognizer = trocr_jax.Recognizer.from_pretrained(model)
+    if int8:
+        recognizer.model = quantize(recognizer.model)
     decode = trocr_jax.DecodeConfig(max_new_tokens=MAX_NEW_TOKENS)
     return lambda paths: [r.text for r in recognizer(paths, decode=decode, batch_size=batch)]
 
@@ -81,25 +85,23 @@ def seconds(read: Callable[[Sequence[Path]], list[str]], paths: Sequence[Path]) 
     return time.perf_counter() - start, texts
 
 
-def compare(model: str, paths: list[Path], *, batch: int, rounds: int, threads: int) -> dict[str, object]:
-    """Both sides in turn over the same lines, a share of them each round."""
-    sides = {"trocr_jax": ours(model, batch), "transformers": theirs(model, batch, threads)}
+def compare(
+    model: str, paths: list[Path], *, batch: int, rounds: int, threads: int, int8: bool = False
+) -> dict[str, object]:
+    """Both sides in turn over the same lines."""
+    sides = {"trocr_jax": ours(model, batch, int8=int8), "transformers": theirs(model, batch, threads)}
     first = {name: seconds(read, paths[:batch])[0] for name, read in sides.items()}  # compiles
-    share = len(paths) // rounds
     times: dict[str, list[float]] = {name: [] for name in sides}
-    equal = 0
-    for number in range(rounds):
-        lines = paths[number * share : (number + 1) * share]
-        texts = {}
+    texts: dict[str, list[str]] = {}
+    for _ in range(rounds):
         for name, read in sides.items():
-            taken, texts[name] = seconds(read, lines)
-            times[name].append(share / taken)
-        equal += sum(a == b for a, b in zip(*texts.values(), strict=True))
+            taken, texts[name] = seconds(read, paths)
+            times[name].append(len(paths) / taken)
     return {
-        "lines": share * rounds,
+        "lines": len(paths),
         "batch": batch,
         "rounds": rounds,
-        "equal texts": equal,
+        "equal texts": sum(a == b for a, b in zip(*texts.values(), strict=True)),
         "first batch, s": {name: round(s, 2) for name, s in first.items()},
         "lines/s, median of the rounds": {name: round(statistics.median(t), 1) for name, t in times.items()},
         "ratio, median of the rounds": round(statistics.median(a / b for a, b in zip(*times.values(), strict=True)), 2),
@@ -144,9 +146,10 @@ def main(
     model: str = "tiny-printed",
     lines: int = 2000,
     batch: int = 32,
-    rounds: int = 5,
+    rounds: int = 3,
     max_chars: int = 64,
     threads: int | None = None,
+    int8: bool = False,
     only_ours: bool = False,
     json_file: Path | None = None,
 ) -> None:
@@ -158,7 +161,7 @@ def main(
             result = soak(model, folder, batch=batch)
         else:
             cores = threads or os.cpu_count() or 1
-            result = compare(model, paths, batch=batch, rounds=rounds, threads=cores)
+            result = compare(model, paths, batch=batch, rounds=rounds, threads=cores, int8=int8)
     result |= {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "date": time.strftime("%Y-%m-%d")}
     text = json.dumps(result, indent=2)
     print(text)
