@@ -41,6 +41,7 @@ from trocr_jax.jobs.store import open_store
 from trocr_jax.jobs.worker import Resources, Stop, Worker
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_lanes import Work
 
 BATCH = 16
 LINES = 128
@@ -138,6 +139,7 @@ class Stub:
 
     def __init__(self, seconds: Sequence[float], found: Sequence[Recognition], seed: int) -> None:
         self._seconds, self._found, self._random = seconds, found, random.Random(seed)
+        self.work = Work()
 
     def read_batches(self, series: Iterable[Batch], *_: object) -> Iterator[Recognition | ImageError]:
         """As the real one: a batch is sent before the last one is waited for, and the device does one at a time."""
@@ -155,6 +157,7 @@ class Stub:
     def _finish(self, batch: Batch, until: float) -> Iterator[Recognition | ImageError]:
         if batch.pixels:
             time.sleep(max(0.0, until - time.monotonic()))
+            self.work.batches += 1
         for error in batch.errors:
             yield self._random.choice(self._found) if error is None else error
 

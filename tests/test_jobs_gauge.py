@@ -8,17 +8,18 @@ from trocr_jax.jobs.gauge import Gauge
 def test_the_figures_of_several_processes_are_added_up() -> None:
     one, other = Gauge(4), Gauge(4)
     for tokens in (3, 5, None):
-        one.line(0, tokens)
-    other.line(0, 2)
+        one.line(tokens)
+    other.line(2)
+    one.steps, other.steps = 5, 2
     one.waited, other.waited = 1.0, 3.0
     both = Gauge(1)
     both.assume([one.counters(), other.counters()])
-    assert (both.size, both.lines, both.failed, both.tokens, both.waited) == (4, 4, 1, 10, 2.0)
+    assert (both.size, both.lines, both.failed, both.tokens, both.steps, both.waited) == (4, 4, 1, 10, 7, 2.0)
 
 
 def test_counters_that_arrive_late_do_not_count() -> None:
     gauge = Gauge(4)
-    gauge.line(0, 3)
+    gauge.line(3)
     before = gauge.counters()
-    gauge.line(0, 4)
+    gauge.line(4)
     assert Gauge.later(before, gauge.counters()) == Gauge.later(gauge.counters(), before) == gauge.counters()

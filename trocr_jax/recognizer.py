@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -27,12 +26,17 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
 from trocr_jax.decoding.types import Decoded, Processor, Special
 from trocr_jax.errors import DecodeError, ImageError, TokenizerError
-from trocr_jax.generation import check, compute_dtype, generate, stream
+from trocr_jax.generation import check, compute_dtype, generate, plan, stream
+from trocr_jax.generation_slots import Flat
+from trocr_jax.generation_stages import Encoded, encode
+from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
+from trocr_jax.length_guess import LengthGuess
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
 from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised, threads
+from trocr_jax.recognizer_lanes import Lanes, Programs, Work
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
 from trocr_jax.tokenizer import decode as decode_text
@@ -52,7 +56,7 @@ class Recognizer:
     """A model with its tokenizer and image processor.
 
     Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; devices, how many share a batch;
-    calibration, of the model's folder.
+    calibration, of the model's folder; work, what has been searched so far.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Recognizer:
             graph, state = nnx.split(model)
             model = nnx.merge(graph, jax.device_put(state, NamedSharding(auto, PartitionSpec())))
         self.model = model
+        self.work = Work()
+        self._lengths = LengthGuess()
         self._constraints: dict[Any, Processor] = {}
 
     @classmethod
@@ -284,36 +290,63 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
-        running: deque[tuple[Batch, Future[Decoded] | None]] = deque()
-        compiled: set[int] = set()
-        # Room for batches, in turn: when one is wanted again, the results of its batch are there. Memory that is new
-        # for every batch would cost more than the copy.
-        rooms: deque[np.ndarray] = deque(maxlen=self._lanes + 1)
         with closing_pool(self._lanes) as pool:
-            for batch in series:
-                decoded: Future[Decoded] | None = None
-                if batch.pixels:
-                    size = next(size for size in sizes if size >= len(batch.pixels))
-                    # Copies, because a blank image might be "read" up to the last token and hold up the others.
-                    padded = batch.pixels + batch.pixels[:1] * (size - len(batch.pixels))
-                    filled = np.stack(padded, out=_room(rooms, padded))
-                    if size in compiled:
-                        decoded = pool.submit(self._generate, filled, decode, image_processor)
-                    else:  # two lanes would compile the same program
-                        decoded = Future()
-                        decoded.set_result(self._generate(filled, decode, image_processor))
-                        compiled.add(size)
-                running.append((batch, decoded))
-                # Every lane has its next batch before this thread waits for the first.
-                if len(running) > self._lanes:
-                    yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
-            while running:
-                yield from self._finish(*running.popleft(), drawn, choose, image_processor, image_sizes)
+            lanes = Lanes(
+                self._programs(decode, image_processor),
+                pool,
+                lanes=self._lanes,
+                sizes=sizes,
+                guess=self._lengths if self.mesh is None else None,
+                work=self.work,
+                keep_pixels=image_sizes is not None,
+            )
+            with closing(lanes.read(series)) as found:
+                for one in found:
+                    results = [] if one.decoded is None else self._found(one.decoded, drawn=drawn, choose=choose)
+                    if image_sizes is not None:
+                        looked = attentions(
+                            self.model,
+                            one.pixels,
+                            [result.token_ids for result in results],
+                            [size for error, size in zip(one.errors, image_sizes, strict=False) if error is None],
+                            dtype=self.dtype,
+                            image_processor=image_processor,
+                        )
+                        results = [replace(result, attention=own) for result, own in zip(results, looked, strict=True)]
+                    of_images = iter(results)
+                    for error in one.errors:
+                        yield next(of_images) if error is None else error
 
-    def _generate(self, filled: np.ndarray, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Decoded:
-        pixels = jax.device_put(filled, self._batch_sharding)
-        decoded = generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
-        return jax.block_until_ready(decoded) if self._lanes > 1 else decoded
+    def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
+        flat, (shape, numbers) = Flat(self.model), plan(decode, self.model.config)
+        # A lane is busy until its batch has been read; an accelerator takes the next one meanwhile.
+        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes > 1 else lambda arrays: arrays
+
+        def at_once(filled: np.ndarray) -> Decoded:
+            pixels = jax.device_put(filled, self._batch_sharding)
+            found: Decoded = ended(
+                generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
+            )
+            return found
+
+        def encoded(filled: np.ndarray) -> Encoded:
+            found: Encoded = ended(
+                encode(
+                    flat,
+                    jax.device_put(filled),
+                    numbers,
+                    shape=shape,
+                    dtype=self.dtype,
+                    image_processor=image_processor,
+                )
+            )
+            return found
+
+        def decoded(lines: Encoded, rows: np.ndarray) -> Decoded:
+            found: Decoded = ended(decode_rows(flat, lines, rows, numbers, shape=shape, dtype=self.dtype))
+            return found
+
+        return Programs(at_once, encoded, decoded)
 
     @property
     def _lanes(self) -> int:
@@ -321,35 +354,7 @@ class Recognizer:
         (benchmarks/README.md). An accelerator is given one after the other."""
         return 2 if jax.default_backend() == "cpu" and self.mesh is None and threads() > 1 else 1
 
-    def _finish(
-        self,
-        batch: Batch,
-        decoded: Future[Decoded] | None,
-        drawn: bool,
-        choose: Literal["score", "mbr"],
-        image_processor: ImageProcessor | None,
-        image_sizes: Iterator[tuple[int, int]] | None,
-    ) -> Generator[Recognition | ImageError, None, None]:
-        count = len(batch.pixels)
-        results = self._found(decoded.result(), count, drawn=drawn, choose=choose) if decoded is not None else []
-        if image_sizes is not None:
-            looked = attentions(
-                self.model,
-                batch.pixels,
-                [result.token_ids for result in results],
-                [size for error, size in zip(batch.errors, image_sizes, strict=False) if error is None],
-                dtype=self.dtype,
-                image_processor=image_processor,
-            )
-            results = [replace(result, attention=own) for result, own in zip(results, looked, strict=True)]
-        found = iter(results)
-        for error in batch.errors:
-            yield next(found) if error is None else error
-
-    def _found(
-        self, decoded: Decoded, count: int, *, drawn: bool, choose: Literal["score", "mbr"]
-    ) -> list[Recognition]:
-        decoded = Decoded._make(np.asarray(array)[:count] for array in jax.device_get(decoded))
+    def _found(self, decoded: Decoded, *, drawn: bool, choose: Literal["score", "mbr"]) -> list[Recognition]:
         texts = decode_text(self.tokenizer, decoded.token_ids)
         each = decoded.token_ids.shape[1]
         return [
@@ -361,7 +366,7 @@ class Recognizer:
                 choose=choose,
                 calibration=self.calibration,
             )
-            for i in range(count)
+            for i in range(len(decoded.lengths))
         ]
 
     @cached_property
@@ -370,14 +375,3 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
-
-
-def _room(rooms: deque[np.ndarray], pixels: Sequence[np.ndarray]) -> np.ndarray:
-    """Of the arrays in `rooms`, if it is full, the one that was used longest ago, or a new one in its place if it does
-    not fit."""
-    shape, dtype = (len(pixels), *pixels[0].shape), pixels[0].dtype
-    room = rooms.popleft() if len(rooms) == rooms.maxlen else np.empty(shape, dtype)
-    if room.shape != shape or room.dtype != dtype:
-        room = np.empty(shape, dtype)
-    rooms.append(room)
-    return room

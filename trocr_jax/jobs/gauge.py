@@ -11,8 +11,8 @@ _COUNTERS = ("size", "lines", "failed", "tokens", "batches", "steps", "waited")
 
 @dataclass
 class Gauge:
-    """size: lines of a batch. lines: with or without a text. tokens: of the texts. steps: of the batches: those of a
-    batch are the tokens of its longest line. waited: seconds in which no pixels were there to send."""
+    """size: lines of a batch. lines: with or without a text. tokens: of the texts. batches: searched, and their steps:
+    those of a batch are the tokens of its longest line. waited: seconds in which no pixels were there to send."""
 
     size: int
     lines: int = 0
@@ -23,22 +23,15 @@ class Gauge:
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)  # when something was last done, or there was nothing to do
-    _batch: int = 0
-    _longest: int = 0
 
-    def line(self, batch: int, tokens: int | None) -> None:
-        """One line more, of a batch by number; None if it has no text."""
+    def line(self, tokens: int | None) -> None:
+        """One line more; None if it has no text."""
         self.moved = time.monotonic()
         self.lines += 1
         if tokens is None:
             self.failed += 1
-            return
-        if batch != self._batch:
-            self.batches += 1
-            self._batch, self._longest = batch, 0
-        self.tokens += tokens
-        self.steps += max(tokens - self._longest, 0)
-        self._longest = max(self._longest, tokens)
+        else:
+            self.tokens += tokens
 
     def wait(self, since: float) -> None:
         """There was nothing to send since then (time.monotonic)."""

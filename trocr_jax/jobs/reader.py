@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 from trocr_jax.decoding.config import DecodeConfig
@@ -55,7 +56,6 @@ class _Sent(NamedTuple):
     task: Task
     place: int
     id: str
-    batch: int
 
 
 class _Ended(NamedTuple):
@@ -129,15 +129,17 @@ class Reader:
         failures: deque[Failure] = deque()
         rows: dict[int, Row] = {}
         series = self._batches(windows, sent, failures)
+        work, before = self.recognizer.work, replace(self.recognizer.work)
         with closing(self.recognizer.read_batches(series, self.decode, self._per_device)) as found:
             for outcome in found:
                 self.look()
-                task, place, id, batch = sent.popleft()
+                task, place, id = sent.popleft()
                 if not rows:
                     self.on_begin(task)
                 known: Outcome = failures.popleft() if isinstance(outcome, ImageError) else outcome
                 rows[place] = row(id, known, columns=self._columns, **self._names)
-                self.gauge.line(batch, len(outcome.token_ids) if isinstance(outcome, Recognition) else None)
+                self.gauge.line(len(outcome.token_ids) if isinstance(outcome, Recognition) else None)
+                self.gauge.batches, self.gauge.steps = work.batches - before.batches, work.steps - before.steps
                 if len(rows) == len(task.lines):
                     yield Read(task, [rows[place] for place in range(len(rows))])
                     rows = {}
@@ -146,7 +148,6 @@ class Reader:
         self, windows: queue.Queue[_Window | _Ended], sent: deque[_Sent], failures: deque[Failure]
     ) -> Iterator[Batch]:
         """Lines of a window that are about as long together; those without pixels behind them, as errors."""
-        number = 0
         for window in self._decoded(windows):
             if window is None:
                 yield Batch([], [])  # so that what is on the device is fetched meanwhile
@@ -159,14 +160,13 @@ class Reader:
             good.sort(key=lambda line: line[2].expected)
             for start in range(0, len(good), self._size):
                 stretch = good[start : start + self._size]
-                number += 1
-                sent.extend(_Sent(window.task, place, id, number) for place, id, _ in stretch)
+                sent.extend(_Sent(window.task, place, id) for place, id, _ in stretch)
                 pixels = [one.pixels for _, _, one in stretch]
                 yield Batch.of_pixels(pixels)
                 self.pool.give_back(pixels)  # they have been copied
             bad = [(place, id, one) for place, id, one in found if isinstance(one, Failure)]
             if bad:
-                sent.extend(_Sent(window.task, place, id, number) for place, id, _ in bad)
+                sent.extend(_Sent(window.task, place, id) for place, id, _ in bad)
                 failures.extend(one for _, _, one in bad)
                 yield Batch([ImageError(one.error) for _, _, one in bad], [])
 

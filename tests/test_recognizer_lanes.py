@@ -1,0 +1,189 @@
+"""Lines are put together by the length that is guessed of their texts; what is read in them stays the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.compilations import count_compilations
+from tests.tiny import save_lines, save_tiny
+from train.data.render import Renderer
+from trocr_jax import length_guess, recognizer_lanes
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import ImageError
+from trocr_jax.length_guess import LengthGuess
+from trocr_jax.recognizer import Recognition, Recognizer
+from trocr_jax.recognizer_batches import Batch
+
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pixels(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    processor = Recognizer.from_pretrained(model).image_processor
+    return [processor.pixels(path) for path in save_lines(tmp_path_factory.mktemp("lines"), 150)]
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It guesses after a few lines, and its windows may take any time."""
+    monkeypatch.setattr(length_guess, "LEAST_LINES", 16)
+    monkeypatch.setattr(recognizer_lanes, "WINDOW_SECONDS", math.inf)
+
+
+def batches(pixels: list[np.ndarray], size: int = SIZE) -> Iterator[Batch]:
+    for start in range(0, len(pixels), size):
+        yield Batch.of_pixels(pixels[start : start + size])
+
+
+def as_they_come(model: Path, pixels: list[np.ndarray], decode: DecodeConfig) -> list[Recognition | ImageError]:
+    return list(Recognizer.from_pretrained(model).read_batches(batches(pixels), decode, SIZE))
+
+
+def results(found: list[Recognition | ImageError]) -> list[object]:
+    return [str(one) if isinstance(one, ImageError) else (one.text, one.score, one.token_log_probs) for one in found]
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        DecodeConfig(max_new_tokens=12),
+        DecodeConfig(max_new_tokens=12, num_beams=3, num_return_sequences=2),
+        DecodeConfig(max_new_tokens=12, do_sample=True, num_return_sequences=2, seed=4),
+    ],
+    ids=["greedy", "beams", "samples"],
+)
+def test_a_line_is_read_the_same_in_whatever_company(model, pixels, decode, monkeypatch):
+    expected = as_they_come(model, pixels, decode)  # too few for a guess
+    assert len({one.text for one in expected if isinstance(one, Recognition)}) > 20
+    monkeypatch.setattr(length_guess, "LEAST_LINES", 16)
+    monkeypatch.setattr(recognizer_lanes, "WINDOW_SECONDS", math.inf)
+    orders = watch(monkeypatch)
+    found = as_they_come(model, pixels, decode)
+    assert any(len(order) == recognizer_lanes.WINDOW * SIZE and (np.diff(order) < 0).any() for order in orders)
+    assert results(found) == results(expected)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The orders in which windows are searched."""
+    orders: list[np.ndarray] = []
+    guess = LengthGuess.guess
+
+    def watched(self: LengthGuess, means: np.ndarray) -> np.ndarray:
+        found = guess(self, means)
+        orders.append(np.argsort(found, kind="stable"))
+        return found
+
+    monkeypatch.setattr(LengthGuess, "guess", watched)
+    return orders
+
+
+def test_errors_and_pauses_keep_their_places(model, pixels, early):
+    def series() -> Iterator[Batch]:
+        for number, batch in enumerate(batches(pixels)):
+            if number % 5 == 3:
+                yield Batch([], [])  # nothing to read for a while
+            if number % 7 == 2:
+                yield Batch([ImageError(f"error {number}")], [])
+            if number % 11 == 4:
+                errors: list[ImageError | None] = [None, ImageError(f"between {number}"), *[None] * (SIZE - 1)]
+                yield Batch(errors[: len(batch.pixels) + 1], batch.pixels)
+            else:
+                yield batch
+
+    expected: list[object] = []
+    texts = iter(results(as_they_come(model, pixels, DecodeConfig(max_new_tokens=12))))
+    for batch in series():
+        expected += [next(texts) if error is None else str(error) for error in batch.errors]
+    found = list(Recognizer.from_pretrained(model).read_batches(series(), DecodeConfig(max_new_tokens=12), SIZE))
+    assert results(found) == expected
+
+
+def test_many_lines_compile_three_programs(model, pixels, early):
+    recognizer = Recognizer.from_pretrained(model)
+    decode = DecodeConfig(max_new_tokens=11)
+    with count_compilations() as first:
+        list(recognizer.read_batches(batches(pixels[:8]), decode, SIZE))
+    with count_compilations() as later:
+        assert len(list(recognizer.read_batches(batches(pixels), decode, SIZE))) == len(pixels)
+        list(recognizer.read_batches(batches(pixels[:83]), decode, SIZE))
+    assert later == []
+    assert first
+
+
+def test_few_lines_are_read_by_one_program_in_batches_of_few_sizes(model, pixels, early):
+    recognizer = Recognizer.from_pretrained(model)
+    found = recognizer([Image.fromarray(one) for one in pixels[:3]], DecodeConfig(max_new_tokens=12), batch_size=8)
+    assert [one.text for one in found] == [
+        one.text
+        for one in as_they_come(model, pixels[:3], DecodeConfig(max_new_tokens=12))
+        if isinstance(one, Recognition)
+    ]
+
+
+def test_endless_errors_come_out(model, early):
+    def series() -> Iterator[Batch]:
+        number = 0
+        while True:
+            yield Batch([ImageError(str(number))], [])
+            number += 1
+
+    found = Recognizer.from_pretrained(model).read_batches(series(), None, SIZE)
+    assert [str(next(found)) for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    found.close()
+
+
+def test_the_memory_tells_the_length(monkeypatch):
+    """The built-in model on lines of held-out typefaces and sentences."""
+    monkeypatch.setattr(recognizer_lanes, "WINDOW_SECONDS", math.inf)
+    recognizer = Recognizer.from_pretrained("tiny-printed")
+    renderer = Renderer.create(split="heldout", seed=0)
+    lines = [
+        recognizer.image_processor.pixels(Image.fromarray(renderer.line(i, max_chars=64).image)) for i in range(384)
+    ]
+    decode = DecodeConfig(max_new_tokens=96)
+    taken = []
+    for _ in range(2):  # the second time it guesses from the start
+        before = recognizer.work.steps
+        found = [one for one in recognizer.read_batches(batches(lines, 16), decode, 16) if isinstance(one, Recognition)]
+        taken.append(recognizer.work.steps - before)
+    lengths = np.array([len(one.token_ids) for one in found])
+    unsorted = lengths.reshape(-1, 16).max(axis=1).sum()
+    best = np.sort(lengths.reshape(-1, 128), axis=1).reshape(-1, 16).max(axis=1).sum()
+    assert taken[0] <= unsorted
+    assert best <= taken[1] <= 0.9 * unsorted
+
+
+def test_a_guess_is_the_ridge_regression_of_the_lines():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(200, 6)).astype(np.float32)
+    tokens = np.rint(20 + means @ np.array([3, -2, 0, 1, 0, 5])).astype(int)
+    guess = LengthGuess()
+    for start in range(0, 200, 16):
+        assert guess.known == (start >= length_guess.LEAST_LINES)
+        guess.learn(means[start : start + 16], tokens[start : start + 16])
+    x = np.c_[means.astype(np.float64), np.ones(200)]
+    ridge = math.sqrt(length_guess.RIDGE * means.var(axis=0, dtype=np.float64).mean() * 200)
+    rows = np.r_[x, np.c_[ridge * np.eye(6), np.zeros(6)]]  # as least squares with rows that pull the weights to 0
+    weights = np.linalg.lstsq(rows, np.r_[tokens, np.zeros(6)], rcond=None)[0]
+    np.testing.assert_allclose(guess.guess(means), x @ weights, rtol=1e-8)
+    assert np.corrcoef(guess.guess(means), tokens)[0, 1] > 0.99
+
+
+def test_enough_is_learnt_once():
+    rng = np.random.default_rng(0)
+    guess, means = LengthGuess(), rng.normal(size=(2048, 3))
+    guess.learn(means, means[:, 0])
+    before = guess.guess(means)
+    guess.learn(means, -means[:, 0])
+    np.testing.assert_array_equal(guess.guess(means), before)

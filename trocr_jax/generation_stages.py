@@ -1,0 +1,54 @@
+"""`generate` in two stages, so that lines may be put together anew between them: images are encoded as they come, and
+searched beside others whose texts are about as long."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trocr_jax.decoding.types import Decoded
+from trocr_jax.generation import Numbers, Shape, read
+from trocr_jax.generation import decode as decode_memory
+from trocr_jax.generation_slots import Flat
+from trocr_jax.image import ImageProcessor
+
+
+class Encoded(NamedTuple):
+    """What a search needs of B images. memory [B, S, D] in the compute type; keys [B]: random keys; means [B, D]
+    f32: of the memory over its positions."""
+
+    memory: jax.Array
+    keys: jax.Array
+    means: jax.Array
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+def encode(
+    flat: Flat,
+    pixels: jax.Array,
+    numbers: Numbers,
+    *,
+    shape: Shape,
+    dtype: jnp.dtype,
+    image_processor: ImageProcessor | None,
+) -> Encoded:
+    """pixels [B, H, W, 3] as `generate` takes them."""
+    memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
+    return Encoded(memory.astype(dtype), keys, memory.astype(jnp.float32).mean(axis=1))
+
+
+@jax.jit
+def together(each: tuple[Encoded, ...]) -> Encoded:
+    """All images of some batches."""
+    return Encoded(*(jnp.concatenate(arrays) for arrays in zip(*each, strict=True)))
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def decode(
+    flat: Flat, encoded: Encoded, rows: jax.Array, numbers: Numbers, *, shape: Shape, dtype: jnp.dtype
+) -> Decoded:
+    """What is found in the images `rows` [B] of `encoded`."""
+    return decode_memory(flat.model(), encoded.memory[rows], numbers, shape, dtype, encoded.keys[rows])

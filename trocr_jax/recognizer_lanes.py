@@ -1,0 +1,259 @@
+"""Batches of pixels to what is found in them, in order, on one or two lanes of the device.
+
+Full batches go in two stages. A window of them is encoded; then its lines are sorted by the length that `LengthGuess`
+expects of their texts, and searched in batches of lines that end together. What is found in a line does not depend on
+its company. Searches of a window and encodings of a later one take turns: on a CPU the small steps of the one fill what
+the large products of the other leave, and no device ever waits for the host. Until enough lines have been read to
+guess, and where images are few, batches stay as they come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from trocr_jax.decoding.types import Decoded
+from trocr_jax.errors import ImageError
+from trocr_jax.generation_stages import Encoded, together
+from trocr_jax.length_guess import LengthGuess
+from trocr_jax.recognizer_batches import Batch
+
+WINDOW = 8
+"""Batches whose lines are sorted together."""
+WINDOW_LINES = 1024
+"""Lines of a window at most: the memory of three windows is kept, in base 0.9 MB a line (bf16)."""
+WINDOW_SECONDS = 10.0
+"""What a window may take to read: texts come out some three windows after their images."""
+
+
+class Found(NamedTuple):
+    """A batch and what was found in its images, rows of numpy; None if it has none. pixels: if they were to be kept."""
+
+    errors: list[ImageError | None]
+    decoded: Decoded | None
+    pixels: list[np.ndarray]
+
+
+class Programs(NamedTuple):
+    """generate: pixels [B, …] to what is found, at once. encode, decode: the same in two stages."""
+
+    generate: Callable[[np.ndarray], Decoded]
+    encode: Callable[[np.ndarray], Encoded]
+    decode: Callable[[Encoded, np.ndarray], Decoded]
+
+
+class _Given(NamedTuple):
+    """A batch, how many of its images are read, and what becomes of them: by one program, or by two."""
+
+    errors: list[ImageError | None]
+    lines: int
+    pixels: list[np.ndarray]
+    generated: Future[Decoded] | None = None
+    encoded: Future[Encoded] | None = None
+    staged: bool = False  # by two
+
+
+class _Search(NamedTuple):
+    """rows: of the window's images, in the order of the batch's first places. decoded: of the whole batch."""
+
+    rows: np.ndarray
+    decoded: Future[Decoded]
+
+
+class _Window(NamedTuple):
+    """Batches in order. searches: of its encoded ones, once they have begun. means [n, D]: of their images' memory."""
+
+    given: list[_Given]
+    searches: list[_Search]
+    means: np.ndarray | None
+
+
+@dataclass
+class Work:
+    """What has been searched so far. steps: of the batches; those of a batch are the tokens of its longest line."""
+
+    batches: int = 0
+    steps: int = 0
+
+
+class Lanes:
+    """See above. Made for one series of batches."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        pool: ThreadPoolExecutor,
+        *,
+        lanes: int,
+        sizes: Sequence[int],
+        guess: LengthGuess | None,
+        work: Work,
+        keep_pixels: bool,
+    ) -> None:
+        """sizes: of the batches that are compiled, ascending. guess: what is learnt for windows; without one every
+        batch is read as it comes. work: is counted on."""
+        self._programs, self._pool, self._lanes, self._sizes = programs, pool, lanes, sizes
+        self._work, self._keep_pixels = work, keep_pixels
+        self._whole = min(WINDOW, WINDOW_LINES // sizes[-1])  # batches of a window
+        self._guess = guess if self._whole > 1 and sizes[-1] > 1 else None
+        self._compiled: set[Any] = set()
+        self._first = (work.batches, 0.0)  # batches that had been searched when the first one was, and when that was
+        # Room for batches, in turn: memory that is new for every batch would cost more than the copy.
+        self._rooms: deque[np.ndarray] = deque()
+        self._reading: deque[Future[Any]] = deque()  # pixels in rooms
+        self._filling: list[_Given] = []
+        self._encoded: deque[_Window] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()  # searches that have not begun
+        self._searched: deque[_Window] = deque()
+
+    def read(self, series: Iterable[Batch]) -> Generator[Found, None, None]:
+        """In order. An empty Batch has what waits brought forward, and the oldest fetched."""
+        for batch in series:
+            if not batch.errors:
+                self._close()
+                self._search(0)
+                self._go_on(len(self._waiting))
+                yield from self._finished(max(len(self._searched) - 1, 0))
+                continue
+            self._filling.append(self._begin(batch))
+            self._go_on(1)
+            window = self._window()
+            if sum(given.staged for given in self._filling) >= window or len(self._filling) >= 2 * window:
+                self._close()
+            # Every lane has its next batch before this thread waits for the first: before a window is searched the next
+            # has been encoded, and before its texts are fetched the next is searched.
+            self._search(1 if window > 1 else self._lanes)
+            yield from self._finished(2 if window > 1 else self._lanes)
+        self._close()
+        self._search(0)
+        yield from self._finished(0)
+
+    def _window(self) -> int:
+        """Batches of the next window."""
+        done = self._work.batches - self._first[0]
+        if self._guess is None or not self._guess.known or done < 4:
+            return 1
+        fit = WINDOW_SECONDS * done / max(time.monotonic() - self._first[1], 1e-6)
+        return int(min(self._whole, max(fit, 1)))
+
+    def _begin(self, batch: Batch) -> _Given:
+        count = len(batch.pixels)
+        given = _Given(batch.errors, count, batch.pixels if self._keep_pixels else [])
+        if not count:
+            return given
+        size = next(size for size in self._sizes if size >= count)
+        # Copies, because a blank image might be "read" up to the last token and hold up the others.
+        filled = self._filled(batch.pixels + batch.pixels[:1] * (size - count))
+        if self._guess is not None and size == self._sizes[-1]:
+            future = self._run("encode", self._programs.encode, filled)
+            self._reading.append(future)
+            return given._replace(encoded=future, staged=True)
+        future = self._run(size, self._programs.generate, filled)
+        self._reading.append(future)
+        return given._replace(generated=future)
+
+    def _filled(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """A copy in a room whose last batch has been read."""
+        shape, dtype = (len(pixels), *pixels[0].shape), pixels[0].dtype
+        room = np.empty(0, dtype)
+        if len(self._reading) > self._lanes:
+            jax.block_until_ready(self._reading.popleft().result())
+            room = self._rooms.popleft()
+        if room.shape != shape or room.dtype != dtype:
+            room = np.empty(shape, dtype)
+        self._rooms.append(room)
+        return np.stack(pixels, out=room)
+
+    def _run(self, program: Any, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """On a lane; the first time here, since two lanes would compile the same program."""
+        if program in self._compiled:
+            return self._pool.submit(function, *arguments)
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        self._compiled.add(program)
+        return future
+
+    def _close(self) -> None:
+        """What has been given is a window."""
+        if self._filling:
+            self._encoded.append(_Window(self._filling, [], None))
+            self._filling = []
+
+    def _search(self, left: int) -> None:
+        """Begins the search of the windows that are encoded but for the last `left`."""
+        while len(self._encoded) > left:
+            window = self._encoded.popleft()
+            self._searched.append(self._sorted(window) if any(given.staged for given in window.given) else window)
+
+    def _sorted(self, window: _Window) -> _Window:
+        """The window with its searches begun, and without what they have taken."""
+        encoded = [given.encoded.result() for given in window.given if given.encoded is not None]
+        counts = [given.lines for given in window.given if given.staged]
+        means = np.concatenate([np.asarray(one.means)[:count] for one, count in zip(encoded, counts, strict=True)])
+        size = self._sizes[-1]
+        rows = np.concatenate([place * size + np.arange(count) for place, count in enumerate(counts)])
+        order = np.arange(len(rows))
+        if len(encoded) > 1 and self._guess is not None:
+            order = np.argsort(self._guess.guess(means), kind="stable")
+        # One shape, however many batches there are.
+        everything = together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
+        searches: list[_Search] = []
+        for start in range(0, len(rows), size):
+            own = order[start : start + size]
+            filled = np.concatenate([rows[own], np.repeat(rows[own[:1]], size - len(own))]).astype(np.int32)
+            self._waiting.append(partial(self._decode, everything, own, filled, searches))
+        return _Window([given._replace(encoded=None) for given in window.given], searches, means)
+
+    def _decode(self, everything: Encoded, own: np.ndarray, filled: np.ndarray, searches: list[_Search]) -> None:
+        searches.append(_Search(own, self._run("decode", self._programs.decode, everything, filled)))
+
+    def _go_on(self, count: int) -> None:
+        """Begins so many searches, if so many wait."""
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.popleft()()
+
+    def _finished(self, left: int) -> Iterator[Found]:
+        """What was found in the windows that are searched but for the last `left`."""
+        while len(self._searched) > left:
+            window = self._searched.popleft()
+            if sum(len(search.rows) for search in window.searches) < sum(
+                one.lines for one in window.given if one.staged
+            ):
+                self._go_on(len(self._waiting))
+            found = self._together(window)
+            done = 0
+            for given in window.given:
+                decoded = None
+                if given.generated is not None:
+                    decoded = self._fetched(given.generated.result(), given.lines)
+                elif given.staged and found is not None:
+                    decoded = Decoded._make(array[done : done + given.lines] for array in found)
+                    done += given.lines
+                yield Found(given.errors, decoded, given.pixels)
+
+    def _together(self, window: _Window) -> Decoded | None:
+        """What was found in the images of a window that were encoded, in their order."""
+        if not window.searches:
+            return None
+        parts = [self._fetched(search.decoded.result(), len(search.rows)) for search in window.searches]
+        places = np.argsort(np.concatenate([search.rows for search in window.searches]))
+        found = Decoded._make(np.concatenate(arrays)[places] for arrays in zip(*parts, strict=True))
+        if self._guess is not None and window.means is not None:
+            self._guess.learn(window.means, np.asarray(found.lengths[:, 0]))
+        return found
+
+    def _fetched(self, decoded: Decoded, count: int) -> Decoded:
+        fetched = Decoded._make(np.asarray(array)[:count] for array in jax.device_get(decoded))
+        self._work.batches += 1
+        if not self._first[1]:  # which compiled
+            self._first = (self._work.batches, time.monotonic())
+        self._work.steps += int(fetched.lengths.max())
+        return fetched
