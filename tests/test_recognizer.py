@@ -35,6 +35,8 @@ from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import generate
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import bucket_sizes
+from trocr_jax.recognizer_lanes import WINDOW
+from trocr_jax.recognizer_lengths import LengthGuess
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = DecodeConfig(max_new_tokens=20)
@@ -300,11 +302,15 @@ def test_an_endless_series_is_read_a_few_batches_ahead(recognizer, lines, alone)
         for asked in itertools.count(1):
             yield lines[(asked - 1) % len(lines)]
 
-    outcomes = recognizer.read(series(), SHORT, batch_size=4)
-    for i in range(60):
-        assert same(next(outcomes), alone[i % len(lines)])
-        assert asked - i <= 5 * 4
-    outcomes.close()
+    # As they come while nothing is known of their lengths, then a few windows ahead.
+    for ahead, known in ((5 * 4, False), (4 * WINDOW * 4 + 5 * 4, True)):
+        if not known:
+            recognizer._lengths = LengthGuess()
+        outcomes = recognizer.read(series(), SHORT, batch_size=4)
+        for i in range(60):
+            assert same(next(outcomes), alone[i % len(lines)])
+            assert asked - i <= ahead
+        outcomes.close()
 
 
 def test_memory_does_not_grow_with_bad_images(recognizer, lines, alone):

@@ -32,11 +32,11 @@ from trocr_jax.generation_stages import Encoded, encode
 from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
-from trocr_jax.length_guess import LengthGuess
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
 from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised, threads
 from trocr_jax.recognizer_lanes import Lanes, Programs, Work
+from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
 from trocr_jax.tokenizer import decode as decode_text
@@ -145,7 +145,9 @@ class Recognizer:
         images: one image or a series, perhaps endless, of paths, file contents, PIL images and arrays; or normalised
             floats [B, 3, H, W] or [B, H, W, 3], such as transformers' TrOCRProcessor gives. An ImageError in the
             series comes out in its place. Memory does not grow with the number of images: a few batches are decoded
-            ahead. What is not a path or bytes is decoded before the next image is asked for.
+            ahead, or some 32 once it is known how long texts will be, as lines of one length are then read together
+            (`recognizer_lanes`; at most some 30 seconds). What is not a path or bytes is decoded before the next image
+            is asked for.
         decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none. With several
             `num_return_sequences` a Recognition has alternatives; the text is that with the best score or, with
             choose="mbr", that of least Bayes risk. A `constraint` is compiled for the tokenizer; the last few are kept.

@@ -23,8 +23,8 @@ import numpy as np
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ImageError
 from trocr_jax.generation_stages import Encoded, together
-from trocr_jax.length_guess import LengthGuess
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_lengths import LengthGuess
 
 WINDOW = 8
 """Batches whose lines are sorted together."""
@@ -69,7 +69,8 @@ class _Search(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Batches in order. searches: of its encoded ones, once they have begun. means [n, D]: of their images' memory."""
+    """Batches in order. searches: of its encoded ones, once they have begun. means [n, D]: of the memory of their
+    images, if there are several."""
 
     given: list[_Given]
     searches: list[_Search]
@@ -126,11 +127,13 @@ class Lanes:
             self._filling.append(self._begin(batch))
             self._go_on(1)
             window = self._window()
-            if sum(given.staged for given in self._filling) >= window or len(self._filling) >= 2 * window:
+            if sum(given.staged for given in self._filling) >= window or len(self._filling) >= 2 * window - 1:
                 self._close()
             # Every lane has its next batch before this thread waits for the first: before a window is searched the next
             # has been encoded, and before its texts are fetched the next is searched.
-            self._search(1 if window > 1 else self._lanes)
+            self._search(1 if window > 1 else 0)
+            if window == 1:
+                self._go_on(len(self._waiting))
             yield from self._finished(2 if window > 1 else self._lanes)
         self._close()
         self._search(0)
@@ -194,26 +197,36 @@ class Lanes:
             self._searched.append(self._sorted(window) if any(given.staged for given in window.given) else window)
 
     def _sorted(self, window: _Window) -> _Window:
-        """The window with its searches begun, and without what they have taken."""
-        encoded = [given.encoded.result() for given in window.given if given.encoded is not None]
-        counts = [given.lines for given in window.given if given.staged]
-        means = np.concatenate([np.asarray(one.means)[:count] for one, count in zip(encoded, counts, strict=True)])
-        size = self._sizes[-1]
-        rows = np.concatenate([place * size + np.arange(count) for place, count in enumerate(counts)])
-        order = np.arange(len(rows))
-        if len(encoded) > 1 and self._guess is not None:
+        """The window with its searches ready to begin. One batch is searched as soon as it is encoded; several are put
+        in order before, and what they were encoded to is left to the searches."""
+        staged = [given for given in window.given if given.staged]
+        futures = [given.encoded for given in staged if given.encoded is not None]
+        size, searches = self._sizes[-1], list[_Search]()
+        rows = np.concatenate([place * size + np.arange(given.lines) for place, given in enumerate(staged)])
+        order, means, everything = np.arange(len(rows)), None, partial(self._everything, futures)
+        if len(staged) > 1 and self._guess is not None:
+            means = _means(staged)
             order = np.argsort(self._guess.guess(means), kind="stable")
-        # One shape, however many batches there are.
-        everything = together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
-        searches: list[_Search] = []
+            everything = partial(_same, everything())
         for start in range(0, len(rows), size):
             own = order[start : start + size]
             filled = np.concatenate([rows[own], np.repeat(rows[own[:1]], size - len(own))]).astype(np.int32)
-            self._waiting.append(partial(self._decode, everything, own, filled, searches))
-        return _Window([given._replace(encoded=None) for given in window.given], searches, means)
+            self._waiting.append(partial(self._begin_search, everything, own, filled, searches))
+        given = window.given if means is None else [given._replace(encoded=None) for given in window.given]
+        return _Window(given, searches, means)
 
-    def _decode(self, everything: Encoded, own: np.ndarray, filled: np.ndarray, searches: list[_Search]) -> None:
-        searches.append(_Search(own, self._run("decode", self._programs.decode, everything, filled)))
+    def _everything(self, futures: list[Future[Encoded]]) -> Encoded:
+        """Of all batches of a window. One shape, however many there are."""
+        encoded = [future.result() for future in futures]
+        return together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
+
+    def _begin_search(
+        self, everything: Callable[[], Encoded], own: np.ndarray, filled: np.ndarray, searches: list[_Search]
+    ) -> None:
+        searches.append(_Search(own, self._run("decode", self._decode, everything, filled)))
+
+    def _decode(self, everything: Callable[[], Encoded], rows: np.ndarray) -> Decoded:
+        return self._programs.decode(everything(), rows)
 
     def _go_on(self, count: int) -> None:
         """Begins so many searches, if so many wait."""
@@ -246,8 +259,9 @@ class Lanes:
         parts = [self._fetched(search.decoded.result(), len(search.rows)) for search in window.searches]
         places = np.argsort(np.concatenate([search.rows for search in window.searches]))
         found = Decoded._make(np.concatenate(arrays)[places] for arrays in zip(*parts, strict=True))
-        if self._guess is not None and window.means is not None:
-            self._guess.learn(window.means, np.asarray(found.lengths[:, 0]))
+        if self._guess is not None:
+            means = window.means if window.means is not None else _means([one for one in window.given if one.staged])
+            self._guess.learn(means, np.asarray(found.lengths[:, 0]))
         return found
 
     def _fetched(self, decoded: Decoded, count: int) -> Decoded:
@@ -257,3 +271,13 @@ class Lanes:
             self._first = (self._work.batches, time.monotonic())
         self._work.steps += int(fetched.lengths.max())
         return fetched
+
+
+def _means(staged: list[_Given]) -> np.ndarray:
+    """Of the memory of their images [n, D]."""
+    found = [(given.encoded.result().means, given.lines) for given in staged if given.encoded is not None]
+    return np.concatenate([np.asarray(means)[:lines] for means, lines in found])
+
+
+def _same(encoded: Encoded) -> Encoded:
+    return encoded
