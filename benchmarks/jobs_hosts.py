@@ -13,8 +13,8 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +28,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.claims import Claims
-from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_pool import DecodePool, Images
 from trocr_jax.jobs.decode_worker import Decoded
 from trocr_jax.jobs.finish import finish
 from trocr_jax.jobs.job import Job, part_name
@@ -165,10 +165,11 @@ class Stub:
 class Pixels:
     """A pool of decoders whose images are there at once."""
 
-    def submit(self, input: Input, died: Callable[[str], int]) -> Future[Decoded | Failure]:
-        future: Future[Decoded | Failure] = Future()
-        future.set_result(Decoded(np.zeros((8, 8, 3), np.uint8), 1.0))
-        return future
+    def submit(self, inputs: Sequence[Input], died: Callable[[int, str], int], known: Mapping[int, Failure]) -> Images:
+        images = Images(inputs, known, died)
+        places = [place for place in range(len(inputs)) if place not in known]
+        images.settle(places, [Decoded(np.zeros((8, 8, 3), np.uint8), 1.0)] * len(places))
+        return images
 
 
 def work(job: Job, stub: Stub) -> None:

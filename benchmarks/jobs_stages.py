@@ -91,10 +91,8 @@ def _way(size: tuple[int, int], lines: int) -> float:
         for start in range(-64, lines, 64):
             if start == 0:  # they have started
                 used = _cpu(resource.RUSAGE_SELF)
-            asked = [pool.submit(Input(str(i), str(i)), lambda reason: 1) for i in range(start, start + 64)]
-            pool.give_back(
-                [found.pixels for found in (future.result() for future in asked) if isinstance(found, Decoded)]
-            )
+            asked = pool.submit([Input(str(i), str(i)) for i in range(start, start + 64)])
+            pool.give_back([found.pixels for found in asked.result() if isinstance(found, Decoded)])
         return (_cpu(resource.RUSAGE_SELF) - used) / lines
 
 

@@ -201,7 +201,7 @@ def test_pixels_that_were_given_back_are_written_over(lines):
     with DecodePool(decoder, processor.size, workers=1, limits=Limits()) as pool:
 
         def decoded(path: str) -> np.ndarray:
-            found = pool.submit(Input(path, path), lambda reason: 1).result()
+            (found,) = pool.submit([Input(path, path)]).result()
             assert isinstance(found, Decoded)
             return found.pixels
 

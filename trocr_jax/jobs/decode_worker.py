@@ -1,5 +1,5 @@
-"""A process that decodes images for a job, one at a time, and may be killed by any of them: it shares nothing with the
-process that it works for but a socket and the memory that pixels are written to.
+"""A process that decodes images for a job, one after another, and may be killed by any of them: it shares nothing with
+the process that it works for (`decode_process`) but a socket and the memory that pixels are written to.
 
 It loads numpy and PIL but not jax, so that another one is there in half a second.
 """
@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +40,26 @@ class Decoded(NamedTuple):
 
     pixels: np.ndarray
     expected: float
+
+
+Decode = Callable[[str, Any], Decoded]
+
+
+class Shared(NamedTuple):
+    """Memory that two processes map. in_hand: [1] int64, number of the image that is being decoded, of those that were
+    asked for. pixels: uint8 [slots, H, W, 3], of each of them."""
+
+    in_hand: np.ndarray
+    pixels: np.ndarray
+
+    @staticmethod
+    def bytes(slots: int, shape: tuple[int, ...]) -> int:
+        return 8 + slots * int(np.prod(shape))
+
+    @classmethod
+    def of(cls, memory: mmap.mmap, shape: tuple[int, ...]) -> Shared:
+        """shape: (H, W, 3)."""
+        return cls(np.frombuffer(memory, np.int64, 1), np.frombuffer(memory, np.uint8, offset=8).reshape(-1, *shape))
 
 
 @dataclass(frozen=True)
@@ -84,29 +105,35 @@ def _strokes(pixels: np.ndarray) -> int:
 def serve(wire: Wire, memory: mmap.mmap, stderr: int) -> None:
     """Decodes what it is asked for until the other end closes.
 
-    The first message is (decoder, limits), answered by None; then (id, place) by a (kind, message or expected length).
+    The first message is (decoder, limits, shape of an image's pixels), answered by None; then come [(id, place)],
+    answered by a (kind, message or expected length) each, up to the first whose source has gone.
     stderr: what is written there from the answer to the first message on.
     """
-    decoder, limits = wire.receive()
+    decoder, limits, shape = wire.receive()
     _limit_memory(limits.memory)
+    shared = Shared.of(memory, shape)
     try:
-        bytearray(max(4 * len(memory), LEAST_ROOM))
+        bytearray(max(4 * shared.pixels[0].size, LEAST_ROOM))
     except MemoryError:
         sys.exit(f"no image can be decoded in {limits.memory >> 20} MiB; give more by --decode-memory")
     os.dup2(stderr, 2)
     wire.send(None)
     while True:
-        id, place = wire.receive()
-        signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
-        answer = _answer(decoder, id, place, memory)
+        answers: list[tuple[str, Any]] = []
+        for number, (id, place) in enumerate(wire.receive()):
+            shared.in_hand[0] = number
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
+            answers.append(_answer(decoder, id, place, shared.pixels[number]))
+            if answers[-1][0] == "source":
+                break
         signal.setitimer(signal.ITIMER_REAL, 0)
-        wire.send(answer)
+        wire.send(answers)
 
 
-def _answer(decoder: Any, id: str, place: Any, memory: mmap.mmap) -> tuple[str, Any]:
+def _answer(decoder: Decode, id: str, place: Any, room: np.ndarray) -> tuple[str, Any]:
     try:
         pixels, expected = decoder(id, place)
-        np.frombuffer(memory, np.uint8)[:] = pixels.reshape(-1)
+        room[:] = pixels
         return "pixels", float(expected)
     except SourceError as error:
         return "source", str(error)

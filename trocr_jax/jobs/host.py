@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from trocr_jax import checkpoint
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, TrOCRError
-from trocr_jax.jobs.decode_pool import Decode
+from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
 from trocr_jax.jobs.finish import finish, sweep
 from trocr_jax.jobs.job import SUCCESS, Job, Task

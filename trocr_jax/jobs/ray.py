@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +18,8 @@ from trocr_jax.errors import ImageError, JobError
 from trocr_jax.image_file import ImageSource
 from trocr_jax.jobs import files
 from trocr_jax.jobs.all_devices import load
-from trocr_jax.jobs.decode_pool import DecodePool
-from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
+from trocr_jax.jobs.decode_pool import DecodePool, Images
+from trocr_jax.jobs.decode_worker import Decoder, Limits
 from trocr_jax.jobs.rows import Failure, Outcome, row
 from trocr_jax.jobs.sources import Input
 from trocr_jax.recognizer import Recognition
@@ -80,7 +81,8 @@ class TranscribeActor:
             raise JobError(f"{self._column}: no such column in the batch, which has {', '.join(batch)}; image_column")
         images = batch[self._column]
         inputs = [Input(_name(image, number), _place(image)) for number, image in enumerate(images)]
-        pixels = [self._pool.submit(input, _deaths()) for input in inputs]
+        size = self._recognizer.devices * self._per_device
+        pixels = [self._pool.submit(inputs[start : start + size], _deaths()) for start in range(0, len(inputs), size)]
         outcomes: list[Outcome | None] = [None] * len(inputs)
         places: list[int] = []
         found = self._recognizer.read_batches(self._batches(pixels, places, outcomes), self._decode, self._per_device)
@@ -99,14 +101,11 @@ class TranscribeActor:
         """Ends the processes that decode; those of an actor end with it."""
         self._stack.close()
 
-    def _batches(
-        self, pixels: list[Future[Decoded | Failure]], places: list[int], outcomes: list[Outcome | None]
-    ) -> Iterator[Batch]:
+    def _batches(self, images: list[Images], places: list[int], outcomes: list[Outcome | None]) -> Iterator[Batch]:
         """Batches of what can be read; `places` is told where it belongs, `outcomes` of what cannot."""
         size = self._recognizer.devices * self._per_device
         good: list[np.ndarray] = []
-        for place, future in enumerate(pixels):
-            one = future.result()
+        for place, one in enumerate(chain.from_iterable(some.result() for some in images)):
             if isinstance(one, Failure):
                 outcomes[place] = one
                 continue
@@ -151,12 +150,12 @@ def _name(image: Any, number: int) -> str:
     return str(path) if isinstance(path, str | os.PathLike) else f"row {number} of the batch"
 
 
-def _deaths() -> Callable[[str], int]:
-    reasons: list[str] = []
+def _deaths() -> Callable[[int, str], int]:
+    deaths = Counter[int]()
 
-    def died(reason: str) -> int:
-        reasons.append(reason)
-        return len(reasons)
+    def died(place: int, reason: str) -> int:
+        deaths[place] += 1
+        return deaths[place]
 
     return died
 

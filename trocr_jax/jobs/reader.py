@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
 from trocr_jax.jobs.attempts import Attempts
-from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_pool import DecodePool, Images
 from trocr_jax.jobs.decode_worker import Decoded
 from trocr_jax.jobs.gauge import Gauge
 from trocr_jax.jobs.job import Job, Task
@@ -47,7 +46,7 @@ class _Window(NamedTuple):
     task: Task
     places: range  # of the lines of the task
     ids: list[str]
-    pixels: list[Future[Decoded | Failure]]
+    images: Images
 
 
 class _Sent(NamedTuple):
@@ -109,20 +108,20 @@ class Reader:
                 length = WINDOW * self._size
                 for start in range(0, len(inputs), length):
                     places = range(start, min(start + length, len(inputs)))
-                    pixels = [self._submit(inputs[i], task.lines[i], attempts) for i in places]
-                    put(_Window(task, places, [inputs[i].id for i in places], pixels))
+                    window = [inputs[i] for i in places]
+                    images = self._submit(window, [task.lines[i] for i in places], attempts)
+                    put(_Window(task, places, [input.id for input in window], images))
                 if ended.is_set():
                     return
         except BaseException as raised:  # noqa: BLE001  it is raised where the rows are asked for
             error = raised
         put(_Ended(error))
 
-    def _submit(self, input: Input, line: int, attempts: Attempts) -> Future[Decoded | Failure]:
-        if (failure := attempts.quarantined(line)) is not None:
-            known: Future[Decoded | Failure] = Future()
-            known.set_result(failure)
-            return known
-        return self.pool.submit(input, lambda reason: attempts.image_died(line, reason))
+    def _submit(self, inputs: list[Input], lines: list[int], attempts: Attempts) -> Images:
+        """lines: their numbers in the unit."""
+        quarantined = ((place, attempts.quarantined(line)) for place, line in enumerate(lines))
+        known = {place: failure for place, failure in quarantined if failure is not None}
+        return self.pool.submit(inputs, lambda place, reason: attempts.image_died(lines[place], reason), known)
 
     def _rows(self, windows: queue.Queue[_Window | _Ended]) -> Iterator[Read]:
         sent: deque[_Sent] = deque()
@@ -152,10 +151,7 @@ class Reader:
             if window is None:
                 yield Batch([], [])  # so that what is on the device is fetched meanwhile
                 continue
-            found = [
-                (place, id, future.result())
-                for place, id, future in zip(window.places, window.ids, window.pixels, strict=True)
-            ]
+            found = list(zip(window.places, window.ids, window.images.result(), strict=True))
             good = [(place, id, one) for place, id, one in found if isinstance(one, Decoded)]
             good.sort(key=lambda line: line[2].expected)
             for start in range(0, len(good), self._size):
@@ -184,11 +180,10 @@ class Reader:
                 if window.error is not None:
                     raise window.error
                 return
-            for future in window.pixels:  # one by one: waiting for all of them locks each, at every look
-                while not future.done() and wait([future], timeout=PAUSE).not_done:
-                    self._pause(asked)
-                    yield None
-                    asked = time.monotonic()
+            while not window.images.wait(PAUSE):
+                self._pause(asked)
+                yield None
+                asked = time.monotonic()
             self.gauge.wait(asked)
             yield window
 

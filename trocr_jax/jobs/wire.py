@@ -1,4 +1,4 @@
-"""Messages between a process and those that decode images for it, one a line of text or so: what
+"""Messages between a process and those that decode images for it, one for a few lines of text: what
 `multiprocessing.connection` does, without making a selector for every answer and without loading multiprocessing."""
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ class Wire:
         """The next message. Raises TimeoutError if for so many seconds nothing comes, EOFError if the other end is
         closed, OSError."""
         self._socket.settimeout(seconds)
-        content = self._take(*_LENGTH.unpack(self._take(_LENGTH.size)))
+        self._fill(_LENGTH.size)  # nothing is taken out before all is there: who timed out may ask again
+        end = _LENGTH.size + _LENGTH.unpack_from(self._rest)[0]
+        self._fill(end)
         self._socket.settimeout(None)
+        content, self._rest = self._rest[_LENGTH.size : end], self._rest[end:]
         return pickle.loads(content)
 
     def close(self) -> None:
         self._socket.close()
 
-    def _take(self, length: int) -> bytes:
+    def _fill(self, length: int) -> None:
         while len(self._rest) < length:
             more = self._socket.recv(_CHUNK)
             if not more:
                 raise EOFError
             self._rest += more
-        taken, self._rest = self._rest[:length], self._rest[length:]
-        return taken

@@ -12,8 +12,8 @@ from typing import Any
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.claims import Claims
-from trocr_jax.jobs.decode_pool import Decode, DecodePool
-from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_worker import Decode, Decoder, Limits
 from trocr_jax.jobs.events import Events
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.leases import TIMEOUT, Leases

@@ -1,0 +1,176 @@
+"""The processes that decode images for a job: they are asked for several at a time, and one alone pays for a death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.poison import Poison
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs import decode_process
+from trocr_jax.jobs.decode_pool import DecodePool, Images
+from trocr_jax.jobs.decode_worker import Decoded, Limits
+from trocr_jax.jobs.rows import Failure
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.wire import Wire
+
+SIZE = (4, 6)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Decodes the id "…-7" to pixels of 7, after so many seconds; "…-stop-7" stops its process first, for ever, and
+    "…-gone-7" has no source."""
+
+    seconds: float = 0.0
+    log: str = ""
+
+    def __call__(self, id: str, place: Any) -> Decoded:
+        if self.log:
+            with open(self.log, "a") as file:
+                file.write(f"{id}\n")
+        if "stop" in id:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if "gone" in id:
+            raise SourceError(f"{id}: gone")
+        time.sleep(self.seconds)
+        number = int(id.rsplit("-", 1)[1])
+        return Decoded(np.full((*SIZE, 3), number, np.uint8), float(number))
+
+
+class Deaths:
+    """Counts them, as a job does."""
+
+    def __init__(self) -> None:
+        self.places = Counter[int]()
+        self.reasons: list[str] = []
+
+    def __call__(self, place: int, reason: str) -> int:
+        self.places[place] += 1
+        self.reasons.append(reason)
+        return self.places[place]
+
+
+def asked(pool: DecodePool, names: list[str], deaths: Deaths) -> Images:
+    """Of a pool of one process that knows how quick it is, and so is asked for several at a time."""
+    pool.submit([Input("warm-0", None)]).result()
+    return pool.submit([Input(f"{name}-{number}", None) for number, name in enumerate(names)], deaths)
+
+
+def check_decoded(found: list[Decoded | Failure], places: list[int]) -> None:
+    for place in places:
+        one = found[place]
+        assert isinstance(one, Decoded)
+        assert one.expected == place
+        np.testing.assert_array_equal(one.pixels, np.full((*SIZE, 3), place, np.uint8))
+
+
+def test_only_the_image_in_hand_is_charged_with_a_death(tmp_path):
+    names = ["plain"] * 40
+    names[5], names[9] = "segfault", "once"
+    deaths = Deaths()
+    with DecodePool(Poison(Numbers(), str(tmp_path)), SIZE, workers=1, limits=Limits()) as pool:  # type: ignore[arg-type]
+        found = asked(pool, names, deaths).result()
+    assert deaths.places == {5: 3, 9: 1}
+    failure = found[5]
+    assert isinstance(failure, Failure)
+    assert (failure.status, failure.error.count("segfault-5"), "tried 3 times" in failure.error) == (
+        "quarantined",
+        1,
+        True,
+    )
+    check_decoded(found, [place for place in range(40) if place != 5])
+
+
+def test_images_are_asked_for_several_at_a_time_if_they_are_quick(monkeypatch):
+    sizes: list[int] = []
+    decode = decode_process.DecodeProcess.decode
+
+    def counted(process: decode_process.DecodeProcess, inputs: list[Input], spare: Any) -> list[Decoded | Failure]:
+        sizes.append(len(inputs))
+        return decode(process, inputs, spare)
+
+    monkeypatch.setattr(decode_process.DecodeProcess, "decode", counted)
+    with DecodePool(Numbers(), SIZE, workers=1, limits=Limits()) as pool:
+        check_decoded(asked(pool, ["plain"] * 64, Deaths()).result(), list(range(64)))
+        assert (sizes[0], sum(sizes)) == (1, 65)
+        assert max(sizes) > 1
+    sizes.clear()
+    with DecodePool(Numbers(seconds=0.05), SIZE, workers=1, limits=Limits()) as pool:
+        asked(pool, ["plain"] * 4, Deaths()).result()
+        assert sizes == [1] * 5
+
+
+def test_time_is_limited_for_each_image_and_not_for_all(monkeypatch):
+    monkeypatch.setattr(decode_process, "GRACE", 0.3)
+    monkeypatch.setattr("trocr_jax.jobs.decode_pool.STRETCH_SECONDS", 100.0)
+    deaths = Deaths()
+    with DecodePool(Numbers(seconds=0.3), SIZE, workers=1, limits=Limits(seconds=1.0)) as pool:
+        begun = time.monotonic()
+        found = asked(pool, ["plain"] * 8, deaths).result()
+        assert time.monotonic() - begun > 1.3, "all together take longer than one may"
+    check_decoded(found, list(range(8)))
+    assert not deaths.places
+
+
+def test_a_process_that_is_stopped_is_killed(monkeypatch):
+    monkeypatch.setattr(decode_process, "GRACE", 0.2)
+    deaths = Deaths()
+    with DecodePool(Numbers(), SIZE, workers=1, limits=Limits(seconds=0.5)) as pool:
+        found = asked(pool, ["plain", "plain", "stop", "plain"], deaths).result()
+    assert deaths.places == {2: 3}
+    assert all("stop-2: decoding did not end within 0.5 s" in reason for reason in deaths.reasons)
+    assert isinstance(found[2], Failure)
+    check_decoded(found, [0, 1, 3])
+
+
+def test_known_failures_are_not_tried_and_a_lost_source_ends_all(tmp_path):
+    log = tmp_path / "log"
+    known = {1: Failure("quarantined", "known")}
+    with DecodePool(Numbers(log=str(log)), SIZE, workers=2, limits=Limits()) as pool:
+        inputs = [Input(f"plain-{number}", None) for number in range(3)]
+        found = pool.submit(inputs, known=known).result()
+        assert found[1] == known[1]
+        check_decoded(found, [0, 2])
+        assert pool.submit([], known={}).wait(0)
+        assert pool.submit(inputs[:2], known={0: known[1], 1: known[1]}).wait(0)
+        assert "plain-1" not in log.read_text().split()
+        with pytest.raises(SourceError, match="gone-3: gone"):
+            pool.submit([*inputs, Input("gone-3", None)]).result()
+        check_decoded(pool.submit(inputs).result(), [0, 1, 2])
+
+
+def test_deaths_that_cannot_be_counted_are_told():
+    def full(place: int, reason: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    with DecodePool(Poison(Numbers()), SIZE, workers=1, limits=Limits()) as pool:  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="No space left"):
+            pool.submit([Input("segfault-0", None)], full).result()
+        check_decoded(pool.submit([Input("plain-0", None)]).result(), [0])
+
+
+def test_a_message_that_comes_in_pieces_outlasts_a_timeout():
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+    whole, other = socket.socketpair()
+    Wire(whole).send(["x" * 1000])
+    content = other.recv(1 << 16)
+    theirs.sendall(content[:3])
+    with pytest.raises(TimeoutError):
+        wire.receive(0.05)
+    theirs.sendall(content[3:500])
+    with pytest.raises(TimeoutError):
+        wire.receive(0.05)
+    theirs.sendall(content[500:] + content)
+    assert wire.receive(1.0) == wire.receive(1.0) == ["x" * 1000]
+    for end in (ours, theirs, whole, other):
+        end.close()

@@ -1,0 +1,164 @@
+"""A process that decodes images for this one (`decode_worker`), as seen from here: started, asked, killed.
+
+Images are asked for a few at a time, since every question costs the scheduler two turns. Their pixels come back through
+memory that both map, where the process also writes which image it has in hand: whatever kills it is known.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs.decode_worker import Decode, Decoded, Limits, Shared
+from trocr_jax.jobs.rows import Failure
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.wire import Wire
+
+START_SECONDS = 60.0
+TOLD = 4000
+"""Characters of what a process that did not start has written to stderr."""
+GRACE = 5.0
+"""Seconds after which a process that its own alarm should have ended is killed."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""Nothing here is for a BLAS, whose threads, one for each core, would double the processor's time of a start."""
+SLOTS = 16
+"""Images that it is asked for at a time, at most."""
+SLOTS_BYTES = 4 << 20
+"""Bytes of the pixels of those, at most."""
+
+
+class ProcessDied(Exception):
+    """A process ended before it answered; the message says how. by_itself: it ended with a status other than 0. image:
+    number of the one that it had in hand, of those that it was asked for."""
+
+    def __init__(self, how: str, *, by_itself: bool = False, image: int = 0) -> None:
+        super().__init__(how)
+        self.by_itself, self.image = by_itself, image
+
+
+class DecodeProcess:
+    """size: (H, W) of the pixels that come. Starting takes place in `begin`."""
+
+    def __init__(self, size: tuple[int, int], limits: Limits) -> None:
+        shape = (*size, 3)
+        self.slots = max(1, min(SLOTS, SLOTS_BYTES // (size[0] * size[1] * 3)))
+        self._limits = limits
+        ours, theirs = socket.socketpair()
+        self._wire = Wire(ours)
+        self._stderr = _unnamed()  # until it has started; then it writes to that of this process
+        with _unnamed(Shared.bytes(self.slots, shape)) as file, _stderr() as stderr:
+            self._memory = mmap.mmap(file.fileno(), 0)
+            numbers = (theirs.fileno(), file.fileno(), stderr.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                pass_fds=numbers,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ONE_THREAD,
+            )
+        self._shared = Shared.of(self._memory, shape)
+        theirs.close()
+
+    def begin(self, decode: Decode) -> None:
+        """Raises ProcessDied if it does not start."""
+        self._ask((decode, self._limits, self._shared.pixels.shape[1:]), START_SECONDS, START_SECONDS)
+
+    def told(self) -> str:
+        """What it has written to stderr while it started, on lines of their own."""
+        self._stderr.seek(0)
+        told = self._stderr.read().decode(errors="replace").strip()[-TOLD:]
+        return f"\n{told}" if told else ""
+
+    def decode(self, inputs: Sequence[Input], spare: deque[np.ndarray]) -> list[Decoded | Failure]:
+        """What becomes of at most `slots` images. spare: arrays that their pixels may be put into.
+
+        Raises ProcessDied, SourceError."""
+        asked = [(input.id, input.place) for input in inputs]
+        answers = self._ask(asked, self._limits.seconds + GRACE, self._limits.seconds)
+        found: list[Decoded | Failure] = []
+        for (kind, value), shared in zip(answers, self._shared.pixels, strict=False):
+            if kind == "source":
+                raise SourceError(value)
+            if kind != "pixels":
+                found.append(Failure(kind, value))
+                continue
+            try:
+                pixels = spare.pop()
+            except IndexError:
+                pixels = np.empty(shared.shape, np.uint8)
+            pixels[:] = shared
+            found.append(Decoded(pixels, value))
+        return found
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._wire.close()
+        self._stderr.close()
+        del self._shared
+        with suppress(BufferError):
+            self._memory.close()
+
+    def _ask(self, message: Any, seconds: float, limit: float) -> Any:
+        """The answer. seconds: that one image may take; limit: the seconds that are told of if one takes more."""
+        self._shared.in_hand[0] = before = 0
+        try:
+            self._wire.send(message)
+            while True:
+                with suppress(TimeoutError):
+                    return self._wire.receive(seconds)
+                if (now := int(self._shared.in_hand[0])) == before:
+                    break
+                before = now
+        except (EOFError, OSError):
+            raise self._death() from None
+        self.kill()
+        self._process.wait()
+        raise ProcessDied(f"decoding did not end within {limit:g} s", image=before)
+
+    def _death(self) -> ProcessDied:
+        image = int(self._shared.in_hand[0])
+        try:
+            status = self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return ProcessDied("decoding closed the connection", image=image)
+        if status == -signal.SIGALRM:
+            return ProcessDied(f"decoding did not end within {self._limits.seconds:g} s", image=image)
+        if status < 0:
+            name = signal.Signals(-status).name
+            return ProcessDied(f"decoding ended the process by signal {-status} ({name})", image=image)
+        return ProcessDied(f"decoding ended the process with status {status}", by_itself=True, image=image)
+
+
+def _stderr() -> Any:
+    """That of this process, or nothing if it has none."""
+    try:
+        return open(os.dup(2), "wb")
+    except OSError:
+        return open(os.devnull, "wb")
+
+
+def _unnamed(size: int = 0) -> Any:
+    """An unnamed file in memory, or on the disk where there is no such thing: nobody has to remove it."""
+    if hasattr(os, "memfd_create"):
+        file = open(os.memfd_create("trocr-decoder"), "w+b")  # noqa: SIM115
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.truncate(size)
+    return file
