@@ -83,7 +83,8 @@ def test_rows_and_weights_beside_numpy(rows, width):
     assert (np.abs(np.asarray(y) - exact) <= 1.001 * bound).all()
 
 
-def test_a_cpu_multiplies_integers_and_others_widen_the_weights():
+def test_a_cpu_multiplies_integers_and_others_widen_the_weights(monkeypatch):
+    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: False)
     integers, scale = attention_int8.round_channels(random(5, 16, 8), channels=1)
 
     def lowered(platform, *, rows=4, dtype=jnp.bfloat16):
@@ -130,6 +131,47 @@ def test_searches_equal_those_of_what_the_weights_stand_for(weights_alone):
         found, wanted = (trocr_jax.generate(m, pixels, config) for m in (small, twin))
         np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "instructions", "alone"),
+    [
+        (63, jnp.float32, True, False),
+        (64, jnp.float32, True, True),
+        (64, jnp.float32, False, False),
+        (64, jnp.bfloat16, False, True),
+        (8, jnp.bfloat16, True, False),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 20])
+def test_what_a_cpu_multiplies(rows, dtype, instructions, alone, images, monkeypatch):
+    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
+    x, (weights, scale) = random(11, images, rows, 256), attention_int8.round_channels(random(12, 256, 40), channels=1)
+    found = attention_int8.product(x, weights, scale, dtype=dtype, out=jnp.float32)
+    in_bf16 = attention_int8.weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=jnp.float32)
+    integers = attention_int8.rows_and_weights(x, weights, scale, out=jnp.float32)
+    wanted, other = (in_bf16, integers) if alone else (integers, in_bf16)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert float(jnp.abs(found - other).max()) > 1e-3
+
+
+def test_instructions_of_a_cpu_are_told_by_linux(monkeypatch):
+    known = attention_int8.multiplies_bf16.__wrapped__
+    texts = {
+        "processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sse\n": True,
+        "processor\t: 0\nflags\t\t: fpu avx2 avx512f\n": False,
+        "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n": True,
+        "": False,
+    }
+    for text, expected in texts.items():
+        monkeypatch.setattr(Path, "read_text", lambda self, text=text: text)
+        assert known() is expected
+
+    def absent(self):
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert known() is False
 
 
 def test_products_of_integers_stay_near_the_floats():

@@ -64,7 +64,7 @@ class Absorbed(NamedTuple):
         query = _absorbed_query(query, self.key, dtype=dtype)
         # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
         query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
-        weights = jax.nn.softmax(einsum("BRM,BSM->BRS", query, self.memory, dtype=dtype), axis=-1)
+        weights = jax.nn.softmax(_scores(query, self.memory, dtype=dtype), axis=-1)
         x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype, out=handed_on(dtype)).astype(dtype)
         return _values(x.reshape(b * k, n, m).transpose(1, 0, 2), self.value, self.value_bias, batch=b, dtype=dtype)
 
@@ -81,6 +81,19 @@ class OnePass(NamedTuple):
         """query [B, N, K, H] -> [B, N, K, H]."""
         x = read_memory(_absorbed_query(query, self.key, dtype=dtype), self.memory.astype(dtype))
         return _values(x, self.value, self.value_bias, batch=len(query), dtype=dtype)
+
+
+def _scores(query: jax.Array, memory: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """query [B, R, M], memory [B, S, M] -> [B, R, S]."""
+
+    def columns(query: jax.Array, memory: jax.Array) -> jax.Array:
+        scores = einsum("BSM,BRM->BSR", memory, query, dtype=dtype)
+        return jax.lax.optimization_barrier(scores).transpose(0, 2, 1)
+
+    def rows(query: jax.Array, memory: jax.Array) -> jax.Array:
+        return einsum("BRM,BSM->BRS", query, memory, dtype=dtype)
+
+    return jax.lax.platform_dependent(query, memory, cpu=columns, default=rows)
 
 
 def _absorbed_query(query: jax.Array, key: jax.Array, *, dtype: DTypeLike) -> jax.Array:

@@ -5,15 +5,16 @@ symmetric, so that no zero point has to be carried along. Two forms of the produ
 
 - on a CPU both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own largest
   value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
-- elsewhere, and on a CPU for many rows where the compute type is bf16, the weights alone are (`weights_alone`): they
-  are widened on their way to the multiplication, in `dtype`, and the sums are scaled.
+- elsewhere, and for images of many rows on a CPU that multiplies bf16, the weights alone are (`weights_alone`): widened
+  on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
 
 Which is faster where is in benchmarks/README.md.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ LARGEST = 127  # -128 is left out: it has no counterpart
 # XLA's CPU backend (jax 0.10.2) multiplies 8 rows of 4096 with [4096, 1024] in 0.80 ms, in four parts in 0.29; 32 rows
 # in 1.13 and 0.68; 1,154 rows in 22.7 and 25.2.
 FEW_ROWS, BLOCK = 128, 1024
+MANY_ROWS = 64  # of one image, whatever stands beside it: those of an encoder, not the hypotheses of a decoder's step
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM
 
 
 def round_channels(weights: jax.Array, *, channels: int) -> tuple[jax.Array, jax.Array]:
@@ -54,10 +57,20 @@ def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeL
 
 
 def _on_cpu(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    b, t, _ = x.shape
-    if jnp.dtype(dtype) == jnp.bfloat16 and b * t > FEW_ROWS:
-        return weights_alone(x, weights, scale, dtype=dtype, out=out)
+    if x.shape[1] >= MANY_ROWS and (jnp.dtype(dtype) == jnp.bfloat16 or multiplies_bf16()):
+        return weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=out)
     return rows_and_weights(x, weights, scale, out=out)
+
+
+@cache
+def multiplies_bf16() -> bool:
+    """Whether this machine's CPU has instructions for it. False where Linux does not say so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return not BF16_FLAGS.isdisjoint(flags.split())
 
 
 def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
