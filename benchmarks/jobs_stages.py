@@ -46,9 +46,9 @@ def stages(folder: Path, lines: int, rounds: int, decode: trocr_jax.DecodeConfig
     }
     for name, step in steps.items():
         print(f"  {name}: {1e6 * statistics.median(_each(step, lines) for _ in range(rounds)):.0f}")
-    print(
-        f"  ask a process that does nothing for it, in the process that reads: {1e6 * _way(processor.size, lines):.0f}"
-    )
+    for size_of_pixels in (processor.size, (384, 384)):
+        spent = 1e6 * _way(size_of_pixels, lines)
+        print(f"  ask a process that does nothing for {size_of_pixels} pixels, in the process that reads: {spent:.0f}")
     batches = [Batch.of_pixels(pixels[start : start + size]) for start in range(0, lines, size)]
     list(recognizer.read_batches(batches[:1], decode))  # compiles
     shares = []
