@@ -155,7 +155,10 @@ def test_deaths_that_cannot_be_counted_are_told():
     with DecodePool(Poison(Numbers()), SIZE, workers=1, limits=Limits()) as pool:  # type: ignore[arg-type]
         with pytest.raises(OSError, match="No space left"):
             pool.submit([Input("segfault-0", None)], full).result()
-        check_decoded(pool.submit([Input("plain-0", None)]).result(), [0])
+        found = pool.submit([Input("plain-0", None), Input("segfault-1", None)]).result()  # counted by the pool
+    check_decoded(found, [0])
+    assert isinstance(found[1], Failure)
+    assert "tried 3 times" in found[1].error
 
 
 def test_a_message_that_comes_in_pieces_outlasts_a_timeout():

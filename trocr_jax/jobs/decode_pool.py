@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,13 +93,13 @@ class DecodePool:
     def submit(
         self,
         inputs: Sequence[Input],
-        died: Callable[[int, str], int] = lambda place, reason: 1,
+        died: Callable[[int, str], int] | None = None,
         known: Mapping[int, Failure] | None = None,
     ) -> Images:
         """Images to be decoded. died: is told which of them a process died of, and how, and returns how often it has
-        happened to that one. known: those that must not be tried, and why."""
+        happened to that one; counted here if None. known: those that must not be tried, and why."""
         known = {} if known is None else known
-        images = Images(inputs, known, died)
+        images = Images(inputs, known, _counted() if died is None else died)
         places = deque(place for place in range(len(inputs)) if place not in known)
         with self._lock:
             self._waiting.append((images, places))
@@ -192,3 +192,13 @@ class DecodePool:
                     raise self._broken from death
         self._local.process = process
         return process
+
+
+def _counted() -> Callable[[int, str], int]:
+    deaths = Counter[int]()
+
+    def died(place: int, reason: str) -> int:
+        deaths[place] += 1
+        return deaths[place]
+
+    return died

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -82,7 +81,7 @@ class TranscribeActor:
         images = batch[self._column]
         inputs = [Input(_name(image, number), _place(image)) for number, image in enumerate(images)]
         size = self._recognizer.devices * self._per_device
-        pixels = [self._pool.submit(inputs[start : start + size], _deaths()) for start in range(0, len(inputs), size)]
+        pixels = [self._pool.submit(inputs[start : start + size]) for start in range(0, len(inputs), size)]
         outcomes: list[Outcome | None] = [None] * len(inputs)
         places: list[int] = []
         found = self._recognizer.read_batches(self._batches(pixels, places, outcomes), self._decode, self._per_device)
@@ -148,16 +147,6 @@ def _place(image: Any) -> Any:
 def _name(image: Any, number: int) -> str:
     path = image.get("path") if isinstance(image, Mapping) else image
     return str(path) if isinstance(path, str | os.PathLike) else f"row {number} of the batch"
-
-
-def _deaths() -> Callable[[int, str], int]:
-    deaths = Counter[int]()
-
-    def died(place: int, reason: str) -> int:
-        deaths[place] += 1
-        return deaths[place]
-
-    return died
 
 
 def _column(values: list[Any]) -> np.ndarray:
