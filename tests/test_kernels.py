@@ -110,7 +110,7 @@ def test_texts_of_refilled_slots_are_the_same(
     wide_model: TrOCR, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention_cross, "read_memory", partial(read_memory, interpret=True))
-    monkeypatch.setattr(generation, "_default", lambda: V5E)
+    monkeypatch.setattr(generation, "placed_on", lambda mesh: V5E)
     found = []
     for cross_attention in ("products", "kernel"):
         config = DecodeConfig(max_new_tokens=12, num_beams=2)
@@ -128,7 +128,7 @@ def test_what_the_kernel_cannot_do_is_said(wide_model: TrOCR) -> None:
     kernel = partial(plan, DecodeConfig(max_new_tokens=12), cross_attention="kernel")
     with pytest.raises(DecodeError, match="this is a cpu"):
         kernel(wide_model.config)
-    with pytest.raises(DecodeError, match="among devices"):
+    with pytest.raises(DecodeError, match="among 4 devices"):
         kernel(wide_model.config, placed=Placed("tpu", "TPU v5 lite", 4))
     with pytest.raises(DecodeError, match="16 wide"):
         kernel(tiny_config(), placed=V5E)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def generate(
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
-    cross_attention: of a decoder step, by XLA's products, or on a TPU by a kernel that reads the memory once
+    cross_attention: of a decoder step, "products" of XLA, or on a TPU a "kernel" that reads the memory once
     (`kernels.cross_attention`): the same but for rounding. The kernel has never run on a TPU.
     Returns token_ids [B, R, L] int32 with R = num_return_sequences and L = max_new_tokens, scores [B, R] and more.
     Compiles once for each shape of `pixels`, number of beams and of tokens, and set of processors; other numbers in
@@ -66,13 +66,14 @@ def stream(
     *,
     dtype: DTypeLike | None = None,
     image_processor: ImageProcessor | None = None,
+    cross_attention: CrossAttention = "products",
 ) -> Iterator[Decoded]:
     """The same search, step by step: what has been found after each token. The last one is what `generate` returns.
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, placed=_placed(pixels))
+    shape, numbers = plan(config, model.config, placed=_placed(pixels), cross_attention=cross_attention)
     dtype = _dtype(dtype)
     cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
     while True:
@@ -206,9 +207,8 @@ def plan(
         )
     if config.choose != "score":
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
-    placed = placed or _default()
-    if cross_attention == "kernel":
-        _check_kernel(model, placed)
+    placed = placed or placed_on(None)
+    check_cross_attention(cross_attention, placed, model)
     hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
     shape = Shape(
         num_beams=config.num_beams,
@@ -243,18 +243,27 @@ def absorbs(tokens: int, model: TrOCRConfig, *, platform: str) -> bool:
     return platform != "cpu" or tokens <= 1.5 * model.decoder.head_dim
 
 
-def _check_kernel(model: TrOCRConfig, placed: Placed) -> None:
+def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRConfig | None = None) -> None:
+    """Raises DecodeError if the devices, or the model if one is given, cannot do what is asked for."""
+    if asked not in get_args(CrossAttention):
+        raise DecodeError(f"cross_attention is {asked!r}: use 'products', or on a TPU 'kernel'")
+    if asked != "kernel":
+        return
     if placed.platform != "tpu":
-        raise DecodeError(f"cross_attention='kernel': it is for TPUs, and this is a {placed.platform}")
+        raise DecodeError(f"cross_attention is 'kernel', which is for TPUs, and this is a {placed.platform}: {_ELSE}")
     if placed.devices > 1:
         raise DecodeError(
-            "cross_attention='kernel': XLA cannot split it among devices; share out the batch, each device with the "
-            "whole model (trocr_jax.sharding)"
+            f"cross_attention is 'kernel', which XLA cannot split among {placed.devices} devices: share out the batch "
+            f"alone, each device with the whole model (mesh data={placed.devices}), or {_ELSE}"
         )
-    if model.memory_width % LANES:
+    if model is not None and model.memory_width % LANES:
         raise DecodeError(
-            f"cross_attention='kernel': this model's memory is {model.memory_width} wide, no multiple of {LANES}"
+            f"cross_attention is 'kernel', and this model's memory is {model.memory_width} wide, no multiple of "
+            f"{LANES}: {_ELSE}"
         )
+
+
+_ELSE = "use 'products', which gives the same but for rounding"
 
 
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
@@ -310,16 +319,17 @@ def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
     elif isinstance(pixels, jax.Array):
         device, devices = next(iter(pixels.sharding.device_set)), len(pixels.sharding.device_set)
     else:
-        return _default()
+        return placed_on(None)
     platform = getattr(device, "platform", None)
     if platform is None:  # an abstract mesh without devices
-        return _default()._replace(devices=devices)
+        return placed_on(None)._replace(devices=devices)
     return Placed(platform, device.device_kind, 1 if split else devices)
 
 
-def _default() -> Placed:
-    device = jax.local_devices()[0]
-    return Placed(jax.default_backend(), device.device_kind)
+def placed_on(mesh: Mesh | None) -> Placed:
+    """On a mesh whose devices share a batch, each with the whole model; on jax's default device without one."""
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+    return Placed(device.platform, device.device_kind)
 
 
 def _scores_bytes(placed: Placed) -> int:

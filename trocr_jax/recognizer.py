@@ -26,7 +26,16 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
 from trocr_jax.decoding.types import Decoded, Processor, Special
 from trocr_jax.errors import DecodeError, ImageError, TokenizerError
-from trocr_jax.generation import check, compute_dtype, generate, plan, stream
+from trocr_jax.generation import (
+    CrossAttention,
+    check,
+    check_cross_attention,
+    compute_dtype,
+    generate,
+    placed_on,
+    plan,
+    stream,
+)
 from trocr_jax.generation_slots import Flat
 from trocr_jax.generation_stages import Encoded, encode
 from trocr_jax.generation_stages import decode as decode_rows
@@ -56,7 +65,8 @@ class Recognizer:
     """A model with its tokenizer and image processor.
 
     Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; devices, how many share a batch;
-    calibration, of the model's folder; work, what has been searched so far.
+    cross_attention, how a decoder step reads the memory; calibration, of the model's folder; work, what has been
+    searched so far.
     """
 
     def __init__(
@@ -68,13 +78,17 @@ class Recognizer:
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
         calibration: Calibration | None = None,
+        cross_attention: CrossAttention = "products",
     ) -> None:
         """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: batches are split over its first axis,
-        parameters are copied to every device. calibration: what confidences mean; the model's own if none."""
+        parameters are copied to every device. calibration: what confidences mean; the model's own if none.
+        cross_attention: as for `generate`; raises DecodeError if the devices or the model cannot do it."""
+        check_cross_attention(cross_attention, placed_on(mesh), model.config)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         self.mesh = mesh
+        self.cross_attention = cross_attention
         self.calibration = calibration
         self.devices, self._batch_sharding = 1, None
         if mesh is not None:
@@ -97,20 +111,30 @@ class Recognizer:
         revision: str | None = None,
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
+        cross_attention: CrossAttention = "products",
     ) -> Recognizer:
         """A built-in model, a local folder, or a repository of the Hugging Face hub, perhaps at a `revision`.
 
         dtype: compute type; f32 on a CPU and bf16 elsewhere if none. For f32, stored half-precision parameters are
         widened once here (exact) instead of in every step; otherwise they stay as stored. The settings of
-        generation_config.json are not used: a search has those of its DecodeConfig.
+        generation_config.json are not used: a search has those of its DecodeConfig. mesh, cross_attention: as above.
         Raises CheckpointError, ConfigError or TokenizerError naming the file and what to do.
         """
+        check_cross_attention(cross_attention, placed_on(mesh))  # before anything is fetched
         folder = checkpoint.resolve(name_or_path, revision=revision)
         dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
         calibration = Calibration.from_folder(folder)
-        return cls(model, tokenizer, image_processor, dtype=dtype, mesh=mesh, calibration=calibration)
+        return cls(
+            model,
+            tokenizer,
+            image_processor,
+            dtype=dtype,
+            mesh=mesh,
+            calibration=calibration,
+            cross_attention=cross_attention,
+        )
 
     def __call__(
         self,
@@ -217,8 +241,8 @@ class Recognizer:
     def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
         """The text of one image while it grows, each time that it has changed; the last is what `read` gives.
 
-        With beams there is nothing to show until the first hypothesis has ended. Raises DecodeError or ImageError at
-        once; `num_return_sequences` must be 1.
+        With beams there is nothing to show until the first hypothesis has ended. On a mesh cross-attention goes by
+        products. Raises DecodeError or ImageError at once; `num_return_sequences` must be 1.
         """
         decode, _ = self._plan(decode)
         if decode.num_return_sequences > 1:
@@ -228,8 +252,14 @@ class Recognizer:
 
     def _stream(self, pixels: np.ndarray, decode: DecodeConfig) -> Iterator[str]:
         shown = None
-        processor = self.image_processor
-        for found in stream(self.model, jnp.asarray(pixels), decode, dtype=self.dtype, image_processor=processor):
+        for found in stream(
+            self.model,
+            jnp.asarray(pixels),
+            decode,
+            dtype=self.dtype,
+            image_processor=self.image_processor,
+            cross_attention=self.cross_attention if self.mesh is None else "products",
+        ):
             (text,) = decode_text(self.tokenizer, found.token_ids[:, 0])
             if text != shown:
                 yield text
@@ -320,14 +350,22 @@ class Recognizer:
                         yield next(of_images) if error is None else error
 
     def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
-        flat, (shape, numbers) = Flat(self.model), plan(decode, self.model.config)
+        flat, placed = Flat(self.model), placed_on(self.mesh)
+        shape, numbers = plan(decode, self.model.config, placed=placed, cross_attention=self.cross_attention)
         # A lane is busy until its batch has been read; an accelerator takes the next one meanwhile.
         ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes > 1 else lambda arrays: arrays
 
         def at_once(filled: np.ndarray) -> Decoded:
             pixels = jax.device_put(filled, self._batch_sharding)
             found: Decoded = ended(
-                generate(self.model, pixels, decode, dtype=self.dtype, image_processor=image_processor)
+                generate(
+                    self.model,
+                    pixels,
+                    decode,
+                    dtype=self.dtype,
+                    image_processor=image_processor,
+                    cross_attention=self.cross_attention,
+                )
             )
             return found
 

@@ -29,6 +29,7 @@ from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.page import page
 
+_MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention")
 _GROUPS = ("search", "sampling", "penalty", "constraint", "language_model", "score")
 
 
@@ -100,7 +101,7 @@ def _check(command: Evaluate) -> None:
 def _runs(command: Evaluate) -> dict[str, Transcribe]:
     """Name -> the options of transcribe that it stands for."""
     if not command.run:
-        options = {name: getattr(command, name) for name in (*_GROUPS, "model", "revision", "batch_size", "dtype")}
+        options = {name: getattr(command, name) for name in (*_GROUPS, *_MODEL)}
         return {Path(command.model).name or command.model: Transcribe(**options)}
     found: dict[str, Transcribe] = {}
     for text in command.run:
@@ -154,9 +155,13 @@ def _outcomes(source: str, samples: Samples) -> list[Outcome]:
 def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:
     readings, bar, known = list[Reading](), sys.stderr.isatty(), dict[str, Recognizer]()
     for name, run in runs.items():
-        key = f"{run.model} {run.revision} {run.dtype}"
+        key = f"{run.model} {run.revision} {run.dtype} {run.cross_attention}"
         if key not in known:
-            known = {key: Recognizer.from_pretrained(run.model, revision=run.revision, dtype=run.dtype)}
+            known = {
+                key: Recognizer.from_pretrained(
+                    run.model, revision=run.revision, dtype=run.dtype, cross_attention=run.cross_attention
+                )
+            }
         decode = decode_config(run, known[key])
         with Progress(len(samples.samples), bar=bar) as progress:
             outcomes, seconds = read(

@@ -59,7 +59,9 @@ def run(command: Run) -> int:
 def prepare(command: Run) -> Prepared:
     """The job that a command is about, planned or compared with its plan, and what reads it."""
     source = jobs.open_source(command.inputs, command.where.source, **_where(command))
-    recognizer = load(command.model, revision=command.revision, dtype=command.dtype)
+    recognizer = load(
+        command.model, revision=command.revision, dtype=command.dtype, cross_attention=command.cross_attention
+    )
     decode = decode_config(command, recognizer)
     chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
     job = jobs.plan(

@@ -29,6 +29,10 @@ _FAIRSEQ = (
     "Start from the settings that TrOCR was evaluated with in fairseq: 10 beams, length penalty 1, at most 200 tokens, "
     "at least 1 before the end, a line stops with its tenth text; options given here go before them."
 )
+_CROSS_ATTENTION = (
+    "How a step of the decoder reads the memory: by products, or on a TPU in one pass by a kernel. The same but for "
+    "rounding."
+)
 _SEED = "Whole number that the draws depend on, beside the pixels of the line."
 
 
@@ -144,6 +148,9 @@ class Reading:
         Literal["float32", "bfloat16"] | None,
         argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
     ] = None
+    cross_attention: Annotated[
+        Literal["products", "kernel"], argument("{products,kernel}", _CROSS_ATTENTION, "(default: products)")
+    ] = "products"
     search: Search = field(default_factory=Search)
     sampling: Sampling = field(default_factory=Sampling)
     penalty: Penalties = field(default_factory=Penalties)

@@ -36,7 +36,12 @@ def transcribe(command: Transcribe) -> int:
     columns += ["words", "characters"] if command.score.confidences else []
     columns += ["review"] if command.min_confidence is not None else []
     with open_rows(command.output, command.format or format_of(command.output), columns) as write:
-        recognizer = Recognizer.from_pretrained(command.model, revision=command.revision, dtype=command.dtype)
+        recognizer = Recognizer.from_pretrained(
+            command.model,
+            revision=command.revision,
+            dtype=command.dtype,
+            cross_attention=command.cross_attention,
+        )
         decode = decode_config(command, recognizer)
         rows = _rows(recognizer, inputs, decode, command.batch_size, columns)
         truncated = marked = 0

@@ -86,6 +86,8 @@ def plan(
             "columns": list(choices.columns),
             "software": software(),
         }
+        if recognizer.cross_attention != "products":  # plans from before there was a choice go on
+            configuration["cross_attention"] = recognizer.cross_attention
         if found is None:
             found = make_plan(store, configuration, source.inputs(), unit_size)
         check_same(found, configuration, folder)
