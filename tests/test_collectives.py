@@ -61,6 +61,7 @@ def main() -> None:
     from tests.tiny import HEIGHT, WIDTH, line_image, tiny_model
     from trocr_jax import generation
     from trocr_jax.decoding.config import DecodeConfig
+    from trocr_jax.generation_split import split_of
     from trocr_jax.image import ImageProcessor
 
     processor = ImageProcessor(height=HEIGHT, width=WIDTH, keep_aspect_ratio=True)
@@ -71,7 +72,7 @@ def main() -> None:
     result = {}
     for beams in (1, 3):
         config = DecodeConfig(max_new_tokens=20, num_beams=beams)
-        split = generation._split(model, shared)
+        split = split_of(model, shared)
         shape, numbers = generation.plan(config, model.config, placed=generation._placed(shared, split))
         assert split is not None
         lower = generation._generate.lower

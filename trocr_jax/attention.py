@@ -237,9 +237,12 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     """x [B, …] shared out over the batch axes of the ambient mesh and whole in its other axes, so that XLA moves the
     parameters of a block to its activations and not the other way round. Without such a mesh it is x itself."""
     mesh = jax.sharding.get_abstract_mesh()
-    if not set(BATCH_AXES) <= set(mesh.axis_names) or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if not set(BATCH_AXES) <= set(mesh.axis_names) or set(mesh.manual_axes) == set(mesh.axis_names):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    axes = tuple(name for name in BATCH_AXES if name not in mesh.manual_axes)  # x is of a device's own share of these
+    if x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
 
 def value_of(parameter: nnx.Param | None) -> jax.Array | None:

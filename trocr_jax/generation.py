@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_cross import Absorbed, Cross, OnePass
@@ -26,6 +25,7 @@ from trocr_jax.decoding.sample import categorical, greedy, sample_search
 from trocr_jax.decoding.types import Decoded, Processor, Search, Special, StepFn
 from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError
+from trocr_jax.generation_split import Split, split_of
 from trocr_jax.image import ImageProcessor
 from trocr_jax.kernels.cross_attention import LANES
 from trocr_jax.model import TrOCR
@@ -45,6 +45,8 @@ def generate(
     """Reads images: encodes them once, primes cross-attention once, and searches in one compiled loop.
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
+    Where they lie shared out over an axis of a mesh, each share is read by itself; parameters may lie shared out over
+    other axes (`sharding.generation_shardings`).
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
     cross_attention: of a decoder step, "products" of XLA, or on a TPU a "kernel" that reads the memory once
     (`kernels.cross_attention`): the same but for rounding. The kernel has never run on a TPU.
@@ -53,7 +55,7 @@ def generate(
     `config` compile nothing.
     Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
     """
-    split = _split(model, pixels)
+    split = split_of(model, pixels)
     config = DecodeConfig() if config is None else config
     shape, numbers = plan(config, model.config, placed=_placed(pixels, split), cross_attention=cross_attention)
     return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, split)
@@ -170,11 +172,13 @@ class Shape(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """platform "cpu", "gpu" or "tpu", kind of device as jax calls it, and how many share a batch by themselves."""
+    """platform "cpu", "gpu" or "tpu" and kind of device as jax calls it. devices: how many share the images as the
+    compiler likes. sharing: how many share the model, and read the same images."""
 
     platform: str
     kind: str
     devices: int = 1
+    sharing: int = 1
 
 
 class Numbers(NamedTuple):
@@ -251,10 +255,10 @@ def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRCon
         return
     if placed.platform != "tpu":
         raise DecodeError(f"cross_attention is 'kernel', which is for TPUs, and this is a {placed.platform}: {_ELSE}")
-    if placed.devices > 1:
+    if (devices := placed.devices * placed.sharing) > 1:
         raise DecodeError(
-            f"cross_attention is 'kernel', which XLA cannot split among {placed.devices} devices: share out the batch "
-            f"alone, each device with the whole model (mesh data={placed.devices}), or {_ELSE}"
+            f"cross_attention is 'kernel', which XLA cannot split among {devices} devices: share out the images alone, "
+            f"each device with the whole model, or {_ELSE}"
         )
     if model is not None and model.memory_width % LANES:
         raise DecodeError(
@@ -323,19 +327,20 @@ def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
     platform = getattr(device, "platform", None)
     if platform is None:  # an abstract mesh without devices
         return placed_on(None)._replace(devices=devices)
-    return Placed(platform, device.device_kind, 1 if split else devices)
+    return Placed(platform, device.device_kind, *((1, split.sharing) if split else (devices,)))
 
 
-def placed_on(mesh: Mesh | None) -> Placed:
-    """On a mesh whose devices share a batch, each with the whole model; on jax's default device without one."""
-    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-    return Placed(device.platform, device.device_kind)
+def placed_on(split: Split | None) -> Placed:
+    """On the devices of a mesh, on jax's default one without."""
+    device = jax.local_devices()[0] if split is None else split.mesh.devices.flat[0]
+    return Placed(device.platform, device.device_kind, sharing=1 if split is None else split.sharing)
 
 
 def _scores_bytes(placed: Placed) -> int:
     if placed.devices > 1:  # parts of a batch would have to move from device to device
         return 0
-    return SCORES_BYTES.get(placed.kind, SCORES_BYTES.get(placed.platform, 0))
+    # of a device, which computes the scores of its own heads
+    return placed.sharing * SCORES_BYTES.get(placed.kind, SCORES_BYTES.get(placed.platform, 0))
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
@@ -395,27 +400,6 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
     )
 
 
-class Split(NamedTuple):
-    """Images are shared out over the axis of a mesh. Hashable."""
-
-    mesh: Mesh
-    axis: str
-
-
-def _split(model: TrOCR, pixels: jax.Array) -> Split | None:
-    """How devices share the images when each of them has the whole model; None otherwise, and in a function that is
-    being traced, whose own shardings count."""
-    concrete = isinstance(pixels, jax.Array) and not isinstance(pixels, jax.core.Tracer)
-    sharding = pixels.sharding if concrete else None
-    if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1 or not sharding.spec:
-        return None
-    axis, mesh = sharding.spec[0], sharding.mesh
-    if not isinstance(axis, str) or not isinstance(mesh, Mesh) or mesh.shape[axis] != mesh.size:
-        return None
-    whole = all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(model))
-    return Split(mesh, axis) if whole else None
-
-
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor", "split"))
 def _generate(
     model: TrOCR,
@@ -426,14 +410,13 @@ def _generate(
     image_processor: ImageProcessor | None,
     split: Split | None = None,
 ) -> Decoded:
-    if split is not None:  # each device goes on until its own lines have ended, and asks no other
-        own, every = PartitionSpec(split.axis), PartitionSpec()
+    if split is not None:  # each share goes on until its own lines have ended
 
         def one(model: TrOCR, pixels: jax.Array, numbers: Numbers) -> Decoded:
             return _generate(model, pixels, numbers, shape, dtype, image_processor)
 
-        alone = jax.shard_map(one, mesh=split.mesh, in_specs=(every, own, every), out_specs=own, check_vma=False)
-        return alone(model, pixels, numbers)
+        found: Decoded = split.alone(one, False, True, False)(model, pixels, numbers)
+        return found
     memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
     return run(memory_search(model, memory, keys, numbers, shape, dtype))
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from PIL import Image
 
@@ -37,6 +36,7 @@ from trocr_jax.generation import (
     stream,
 )
 from trocr_jax.generation_slots import Flat
+from trocr_jax.generation_split import Split
 from trocr_jax.generation_stages import Encoded, encode
 from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
@@ -48,6 +48,7 @@ from trocr_jax.recognizer_lanes import Lanes, Programs, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
+from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings
 from trocr_jax.tokenizer import decode as decode_text
 from trocr_jax.tokenizer import load_tokenizer
 from trocr_jax.tokenizer_spelling import Spellings, spellings
@@ -64,7 +65,7 @@ KEPT_CONSTRAINTS = 4  # a large lexicon is slow to compile and takes memory
 class Recognizer:
     """A model with its tokenizer and image processor.
 
-    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; devices, how many share a batch;
+    Attributes: model, tokenizer, image_processor; dtype, the compute type; mesh; devices, how many shares a batch has;
     cross_attention, how a decoder step reads the memory; calibration, of the model's folder; work, what has been
     searched so far.
     """
@@ -80,10 +81,13 @@ class Recognizer:
         calibration: Calibration | None = None,
         cross_attention: CrossAttention = "products",
     ) -> None:
-        """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: batches are split over its first axis,
-        parameters are copied to every device. calibration: what confidences mean; the model's own if none.
-        cross_attention: as for `generate`; raises DecodeError if the devices or the model cannot do it."""
-        check_cross_attention(cross_attention, placed_on(mesh), model.config)
+        """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: devices that read together. Batches are
+        split over all its axes but `model`, over which the parameters are split, those of a large model on small
+        devices (`sharding.make_mesh("data=4,model=2")`); without it every device has them all. calibration: what
+        confidences mean; the model's own if none. cross_attention: as for `generate`; raises DecodeError if the devices
+        or the model cannot do it."""
+        self._split = _split(mesh)
+        check_cross_attention(cross_attention, placed_on(self._split), model.config)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
@@ -91,13 +95,10 @@ class Recognizer:
         self.cross_attention = cross_attention
         self.calibration = calibration
         self.devices, self._batch_sharding = 1, None
-        if mesh is not None:
-            # Automatic axes whatever the caller's mesh has: the compiler splits a search written for one device.
-            auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-            self.devices = mesh.shape[mesh.axis_names[0]]
-            self._batch_sharding = NamedSharding(auto, PartitionSpec(mesh.axis_names[0]))
-            graph, state = nnx.split(model)
-            model = nnx.merge(graph, jax.device_put(state, NamedSharding(auto, PartitionSpec())))
+        if self._split is not None:
+            own = self._split.mesh
+            self.devices, self._batch_sharding = own.shape["data"], batch_sharding(own)
+            model = jax.device_put(model, generation_shardings(model, own))
         self.model = model
         self.work = Work()
         self._lengths = LengthGuess()
@@ -120,7 +121,7 @@ class Recognizer:
         generation_config.json are not used: a search has those of its DecodeConfig. mesh, cross_attention: as above.
         Raises CheckpointError, ConfigError or TokenizerError naming the file and what to do.
         """
-        check_cross_attention(cross_attention, placed_on(mesh))  # before anything is fetched
+        check_cross_attention(cross_attention, placed_on(_split(mesh)))  # before anything is fetched
         folder = checkpoint.resolve(name_or_path, revision=revision)
         dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
@@ -175,8 +176,8 @@ class Recognizer:
         decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none. With several
             `num_return_sequences` a Recognition has alternatives; the text is that with the best score or, with
             choose="mbr", that of least Bayes risk. A `constraint` is compiled for the tokenizer; the last few are kept.
-        batch_size: images a batch; 16 on a CPU and 64 elsewhere, for each device of the mesh, if none. A batch is
-            filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
+        batch_size: images a batch; 16 on a CPU and 64 elsewhere, for each copy of the model on a mesh, if none. A batch
+            is filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
         attention: whether a Recognition has an `attention`, and with it boxes of words and characters: a second pass of
             encoder and decoder over every batch.
         Raises DecodeError at once for options that do not fit.
@@ -232,6 +233,11 @@ class Recognizer:
         decode, choose = self._plan(decode)
         size = self.devices * (self.default_batch_size if batch_size is None else batch_size)
         return self._recognitions(series, decode, choose, (size,), self.image_processor, None)
+
+    @property
+    def sharing(self) -> int:
+        """How many devices share the model."""
+        return 1 if self._split is None else self._split.sharing
 
     @property
     def default_batch_size(self) -> int:
@@ -350,7 +356,7 @@ class Recognizer:
                         yield next(of_images) if error is None else error
 
     def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
-        flat, placed = Flat(self.model), placed_on(self.mesh)
+        flat, placed = Flat(self.model), placed_on(self._split)
         shape, numbers = plan(decode, self.model.config, placed=placed, cross_attention=self.cross_attention)
         # A lane is busy until its batch has been read; an accelerator takes the next one meanwhile.
         ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes > 1 else lambda arrays: arrays
@@ -415,3 +421,7 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
+
+
+def _split(mesh: Mesh | None) -> Split | None:
+    return None if mesh is None else Split(generation_mesh(mesh), "data")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -75,8 +76,8 @@ def make_mesh(shape: str = "", devices: Sequence[jax.Device] | None = None) -> M
     return Mesh(create_hybrid_device_mesh(within, (slices, 1, 1), devices), AXES, axis_types=types)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """For each array (or ShapeDtypeStruct) of a tree its NamedSharding by `RULES`.
+def shardings(tree: Any, mesh: Mesh, *, axes: Sequence[str] = AXES) -> Any:
+    """For each array (or ShapeDtypeStruct) of a tree its NamedSharding by `RULES`, on the given axes of the mesh.
 
     The state of an optimiser ends in the paths of the parameters, so it lies where they lie; what has another rank
     (counts, factored moments) is on every device. An axis of the mesh that does not divide an axis of an array is left
@@ -84,9 +85,26 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     """
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, _spec(path_name(path), tuple(leaf.shape), mesh))
+        name = path_name(path).removesuffix("/value")  # of a parameter in a model
+        return NamedSharding(mesh, _spec(name, tuple(leaf.shape), mesh, axes))
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def generation_shardings(model: Any, mesh: Mesh) -> Any:
+    """The same of a model that reads: parameters are shared out over `model` alone, if the mesh has it. What `fsdp`
+    shares out would have to be gathered for every token."""
+    return shardings(model, mesh, axes=("model",))
+
+
+def generation_mesh(mesh: Mesh) -> Mesh:
+    """The devices of any mesh as they read together: `data` takes the place of all its axes but `model`. Axes are Auto
+    whatever they were: the compiler shares out a search that is written for one device."""
+    devices, names = mesh.devices, mesh.axis_names
+    if "model" in names:
+        devices = np.moveaxis(devices, names.index("model"), -1)
+    devices = devices.reshape(-1, 1, mesh.shape.get("model", 1))
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -115,13 +133,15 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, of_mesh: Sequence[str]) -> PartitionSpec:
     found = ((re.search(rf"(?:^|/)({pattern})$", name), spec) for pattern, spec in RULES)
     kind, spec = next((match[1], spec) for match, spec in found if match)
     if len(spec) != len(shape):
         return PartitionSpec()
     axes = []
     for size, axis in zip(shape, spec, strict=True):
+        if axis not in of_mesh or axis not in mesh.shape:
+            axis = None
         if axis is not None and size % mesh.shape[axis]:
             _say_once(f"{axis}={mesh.shape[axis]} does not divide {kind} {list(shape)}: that axis stays whole")
             axis = None

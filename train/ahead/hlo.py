@@ -17,18 +17,21 @@ BITS |= {"s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64"
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d*)(?:e\d\w*)?\[([\d,]*)\]")
+_GROUPS = re.compile(r"replica_groups=(\S+?(?: \{\S*\})?)(?=, \w+=|$)")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations)=\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)")
 
 
 @dataclass
 class Work:
     """cycles, none if the compiler does not estimate them; how often each collective runs and the bytes a device puts
-    in or takes out, the greater of the two; `loops`: one turn of each loop whose number of turns the program does not
-    know, which is in none of the other figures."""
+    in or takes out, the greater of the two; `groups`: which devices these are between, as the program writes it;
+    `loops`: one turn of each loop whose number of turns the program does not know, which is in none of the other
+    figures."""
 
     cycles: int | None
     count: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    groups: set[str] = field(default_factory=set)
     loops: list[Work] = field(default_factory=list)
 
 
@@ -66,6 +69,7 @@ class _Walk:
         if kind in COLLECTIVES:
             total.count[kind] += 1
             total.bytes[kind] += _payload(instruction, beside)
+            total.groups |= set(_GROUPS.findall(instruction.rest)) or {"all"}
         called = _called(instruction.rest)
         if instruction.opcode == "while":
             (body,), (condition,) = called["body"], called["condition"]
@@ -100,6 +104,7 @@ def _sum(total: Work, part: Work, times: int) -> None:
     for name in part.count:
         total.count[name] += times * part.count[name]
         total.bytes[name] += times * part.bytes[name]
+    total.groups |= part.groups
     total.loops += part.loops
 
 

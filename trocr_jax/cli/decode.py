@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from trocr_jax import checkpoint
 from trocr_jax.cli.options import Reading, flag, given
@@ -11,6 +14,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.errors import DecodeError
 from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
+from trocr_jax.sharding import make_mesh
 
 _STOPPING = {"true": True, "false": False, "never": "never"}
 _STARTS = {"generation_config", "fairseq"}  # where the other options come from
@@ -45,6 +49,17 @@ def check_options(command: Reading) -> None:
         DecodeConfig.fairseq(**_options(command))
     elif not command.search.generation_config:
         DecodeConfig(**_options(command))
+
+
+def load(command: Reading, *, by: Callable[..., Recognizer] = Recognizer.from_pretrained) -> Recognizer:
+    """The model that the options ask for, on the devices that they name. by: what loads it, as `from_pretrained`."""
+    return by(
+        command.model,
+        revision=command.revision,
+        dtype=command.dtype,
+        mesh=None if command.mesh is None else make_mesh(command.mesh, jax.local_devices()),
+        cross_attention=command.cross_attention,
+    )
 
 
 def decode_config(command: Reading, recognizer: Recognizer) -> DecodeConfig:

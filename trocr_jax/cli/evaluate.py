@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from trocr_jax.cli import Evaluate, Transcribe, parse
-from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, given
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
@@ -29,7 +29,7 @@ from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.page import page
 
-_MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention")
+_MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention", "mesh")
 _GROUPS = ("search", "sampling", "penalty", "constraint", "language_model", "score")
 
 
@@ -155,13 +155,9 @@ def _outcomes(source: str, samples: Samples) -> list[Outcome]:
 def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:
     readings, bar, known = list[Reading](), sys.stderr.isatty(), dict[str, Recognizer]()
     for name, run in runs.items():
-        key = f"{run.model} {run.revision} {run.dtype} {run.cross_attention}"
+        key = " ".join(str(getattr(run, name)) for name in _MODEL if name != "batch_size")
         if key not in known:
-            known = {
-                key: Recognizer.from_pretrained(
-                    run.model, revision=run.revision, dtype=run.dtype, cross_attention=run.cross_attention
-                )
-            }
+            known = {key: load(run)}
         decode = decode_config(run, known[key])
         with Progress(len(samples.samples), bar=bar) as progress:
             outcomes, seconds = read(

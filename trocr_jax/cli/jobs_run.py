@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax import jobs
-from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.jobs import counted
 from trocr_jax.cli.jobs_options import RetryFailed, Run
 from trocr_jax.cli.jobs_progress import JobProgress
 from trocr_jax.cli.options import flag, given
 from trocr_jax.errors import JobError
-from trocr_jax.jobs.all_devices import load
+from trocr_jax.jobs.all_devices import load as on_all_devices
 from trocr_jax.jobs.decode_worker import Limits
 from trocr_jax.jobs.gauge import Gauge
 from trocr_jax.jobs.host import Prepared
@@ -59,9 +59,7 @@ def run(command: Run) -> int:
 def prepare(command: Run) -> Prepared:
     """The job that a command is about, planned or compared with its plan, and what reads it."""
     source = jobs.open_source(command.inputs, command.where.source, **_where(command))
-    recognizer = load(
-        command.model, revision=command.revision, dtype=command.dtype, cross_attention=command.cross_attention
-    )
+    recognizer = load(command, by=on_all_devices)
     decode = decode_config(command, recognizer)
     chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
     job = jobs.plan(

@@ -33,6 +33,10 @@ _CROSS_ATTENTION = (
     "How a step of the decoder reads the memory: by products, or on a TPU in one pass by a kernel. The same but for "
     "rounding."
 )
+_MESH = (
+    "Devices of this machine that read together: data=4 shares out the lines over 4, model=2 the model over 2, for a "
+    "large one on small devices; data=4,model=2 takes 8."
+)
 _SEED = "Whole number that the draws depend on, beside the pixels of the line."
 
 
@@ -151,6 +155,7 @@ class Reading:
     cross_attention: Annotated[
         Literal["products", "kernel"], argument("{products,kernel}", _CROSS_ATTENTION, "(default: products)")
     ] = "products"
+    mesh: Annotated[str | None, argument("AXES", _MESH, "(default: one device; jobs run: all, by lines)")] = None
     search: Search = field(default_factory=Search)
     sampling: Sampling = field(default_factory=Sampling)
     penalty: Penalties = field(default_factory=Penalties)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from trocr_jax.cli import Transcribe
-from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share
 from trocr_jax.cli.output import COLUMNS, Row, format_of, needs_review, open_rows
 from trocr_jax.cli.progress import Progress
@@ -36,12 +36,7 @@ def transcribe(command: Transcribe) -> int:
     columns += ["words", "characters"] if command.score.confidences else []
     columns += ["review"] if command.min_confidence is not None else []
     with open_rows(command.output, command.format or format_of(command.output), columns) as write:
-        recognizer = Recognizer.from_pretrained(
-            command.model,
-            revision=command.revision,
-            dtype=command.dtype,
-            cross_attention=command.cross_attention,
-        )
+        recognizer = load(command)
         decode = decode_config(command, recognizer)
         rows = _rows(recognizer, inputs, decode, command.batch_size, columns)
         truncated = marked = 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 import jax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from trocr_jax.generation import CrossAttention
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.sharding import make_mesh
 
 
 def load(
@@ -16,9 +18,12 @@ def load(
     *,
     revision: str | None = None,
     dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
     cross_attention: CrossAttention = "products",
 ) -> Recognizer:
-    """As `Recognizer.from_pretrained`, batches shared out over all local devices if there are several."""
+    """As `Recognizer.from_pretrained`; without a mesh batches are shared out over all local devices if there are
+    several."""
     devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("data",), devices=devices) if len(devices) > 1 else None
+    if mesh is None and len(devices) > 1:
+        mesh = make_mesh(devices=devices)
     return Recognizer.from_pretrained(model, revision=revision, dtype=dtype, mesh=mesh, cross_attention=cross_attention)

@@ -88,6 +88,8 @@ def plan(
         }
         if recognizer.cross_attention != "products":  # plans from before there was a choice go on
             configuration["cross_attention"] = recognizer.cross_attention
+        if recognizer.sharing > 1:  # they sum in another order
+            configuration["devices_of_a_model"] = recognizer.sharing
         if found is None:
             found = make_plan(store, configuration, source.inputs(), unit_size)
         check_same(found, configuration, folder)

@@ -1,0 +1,202 @@
+"""A model that is shared out over devices reads what one device reads, and devices with other lines are not waited for.
+
+Eight devices have to exist before jax is first used: this file is run as a program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MESHES = {"data=4,model=2": (1, 3), "data=2,model=4": (3,)}  # and beams
+FIRST = next(iter(MESHES))
+each_search = pytest.mark.parametrize(
+    ("mesh", "beams"), [(mesh, beams) for mesh, searches in MESHES.items() for beams in searches]
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.test_model_axis", str(tmp_path_factory.mktemp("lines"))]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}  # type: ignore[attr-defined]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | cache)
+    assert finished.returncode == 0, finished.stderr
+    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return result
+
+
+@each_search
+def test_the_texts_are_those_of_one_device(found, mesh, beams):
+    one = found["one"][str(beams)]
+    assert len({text for text, _ in one}) > 8
+    read = found[mesh][str(beams)]
+    assert [text for text, _ in read["read"]] == [text for text, _ in one]
+    assert [score for _, score in read["read"]] == pytest.approx([score for _, score in one], abs=1e-4)
+    assert read["shared_vocabulary"], "with a vocabulary that divides"
+
+
+@each_search
+def test_a_layer_sums_three_times_and_nothing_else_is_asked(found, mesh, beams):
+    """Behind both attentions and the MLP; and only devices that share a model do."""
+    assert Counter(found[mesh][str(beams)]["turn"]) == {"all-reduce": 3}
+    assert found[mesh][str(beams)]["within"]
+
+
+def test_a_share_ends_with_its_own_lines(found):
+    assert len(set(found["steps"])) > 1, "else the test above had no need to wait"
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_device_holds_its_part_of_the_parameters(found, mesh):
+    data, model = (int(part.partition("=")[2]) for part in mesh.split(","))
+    assert found[mesh]["shares"] == data
+    assert found[mesh]["held"] == {"query/kernel": 1 / model, "fc2/kernel": 1 / model, "norm/scale": 1.0}
+
+
+def test_all_that_a_recognizer_does_is_the_same(found):
+    assert found["looked"] == found["streamed"] == found["one"]["1"][0][0]
+    assert found["batches_over_all_but_model"] == 4
+
+
+def test_commands_take_a_mesh(found):
+    assert found["transcribed"] == found["transcribed_by_mesh"] != []
+    assert "devices_of_a_model: nothing in the plan, 2 now" in found["job"]
+
+
+def test_a_mesh_that_is_not_there_is_refused(tmp_path, capsys):
+    from tests.tiny import save_lines
+    from trocr_jax.cli import main
+
+    save_lines(tmp_path, 1)
+    assert main(["transcribe", str(tmp_path), "--mesh", "data=3"]) == 2
+    assert "mesh 'data=3': 3 devices are asked for and there are 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("groups", "well"),
+    [
+        ("{{0,1},{2,3}}", True),
+        ("{{0,2},{1,3}}", False),
+        ("[4,2]<=[8]", True),
+        ("[2,4]<=[4,2]T(1,0)", False),
+        ("[2,4]<=[8]", False),
+    ],
+)
+def test_who_waits_for_whom_is_read_off_a_program(groups, well):
+    from benchmarks.tpu_mesh import within
+
+    assert within(groups, 2) is well
+
+
+def main(folder: Path) -> None:
+    import contextlib
+    import io
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from benchmarks.tpu_mesh import within
+    from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
+    from train.ahead.hlo import work
+    from trocr_jax import generation
+    from trocr_jax.cli import main as command
+    from trocr_jax.decoding.config import DecodeConfig
+    from trocr_jax.generation_split import split_of
+    from trocr_jax.image import ImageProcessor
+    from trocr_jax.model import TrOCR
+    from trocr_jax.recognizer import Recognizer
+    from trocr_jax.sharding import batch_sharding, generation_shardings, make_mesh
+    from trocr_jax.tokenizer import character_tokenizer
+
+    def model(vocab_size: int) -> TrOCR:
+        config = tiny_config(vocab_size)
+        config = replace(
+            config, encoder=replace(config.encoder, num_heads=4), decoder=replace(config.decoder, num_heads=4)
+        )
+        return jax.tree.map(lambda x: x * np.float32(20) if x.ndim > 1 else x, TrOCR(config, rngs=nnx.Rngs(7)))
+
+    processor = ImageProcessor(height=HEIGHT, width=WIDTH, keep_aspect_ratio=True)
+    images = [line_image(seed) for seed in range(16)]
+    pixels = np.stack([processor.pixels(image) for image in images])
+    odd, even = model(4 + len(ALPHABET)), model(48)  # of which one does not divide
+
+    def recognizer(mesh: jax.sharding.Mesh | None) -> Recognizer:
+        return Recognizer(odd, character_tokenizer(ALPHABET), processor, mesh=mesh)
+
+    def read(one: Recognizer, beams: int) -> list[tuple[str, float]]:
+        config = DecodeConfig(max_new_tokens=20, num_beams=beams)
+        return [(found.text, found.score) for found in one(images, config, batch_size=16)]
+
+    result: dict[str, Any] = {"one": {beams: read(recognizer(None), beams) for beams in MESHES[FIRST]}}
+    for name, searches in MESHES.items():
+        mesh = make_mesh(name)
+        shared = recognizer(mesh)
+        whole = {"query/kernel": odd.decoder.layers[0].self_attention.query.kernel}
+        whole |= {"fc2/kernel": odd.decoder.layers[0].fc2.kernel, "norm/scale": odd.decoder.layers[0].norm.scale}
+        layer = shared.model.decoder.layers[0]
+        held = {"query/kernel": layer.self_attention.query.kernel, "fc2/kernel": layer.fc2.kernel}
+        held |= {"norm/scale": layer.norm.scale}
+        result[name] = {
+            "shares": shared.devices,
+            "held": {
+                key: held[key][...].addressable_shards[0].data.size / whole[key][...].size for key in whole
+            },
+        }  # fmt: skip
+        for beams in searches:
+            config = DecodeConfig(max_new_tokens=20, num_beams=beams)
+            own, lines = jax.device_put((even, pixels), (generation_shardings(even, mesh), batch_sharding(mesh)))
+            eight = generation.generate(own, lines, config, image_processor=processor)
+            one = generation.generate(even, jnp.asarray(pixels), config, image_processor=processor)
+            own = jax.device_put(odd, generation_shardings(odd, mesh))
+            split = split_of(own, lines)
+            shape, numbers = generation.plan(config, odd.config, placed=generation._placed(lines, split))
+            lowered = generation._generate.lower(own, lines, numbers, shape, jnp.dtype("float32"), processor, split)
+            done = work(lowered.compile().as_text() or "")
+            (turn,) = done.loops
+            result[name][beams] = {
+                "read": read(shared, beams),
+                "shared_vocabulary": bool(np.array_equal(eight.token_ids, one.token_ids)),
+                "turn": turn.count,
+                "within": all(within(groups, shared.sharing) for groups in done.groups | turn.groups),
+            }
+    greedy = DecodeConfig(max_new_tokens=20)
+    lengths = generation.generate(odd, jnp.asarray(pixels), greedy, image_processor=processor).lengths
+    result["steps"] = lengths.reshape(4, 4).max(axis=1).tolist()
+    reader = recognizer(make_mesh(FIRST))
+    (looked,) = reader([images[0]], greedy, attention=True)
+    *_, result["streamed"] = reader.stream(images[0], greedy)
+    result["looked"] = looked.text if looked.attention is not None else None
+    odd_axes = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("rows", "model", "columns"))
+    result["batches_over_all_but_model"] = recognizer(odd_axes).devices
+
+    save_lines(folder / "lines", 5)
+    options = ["--model", str(save_tiny(folder / "tiny")), "--max-new-tokens", "20"]
+    for name, more in (("transcribed", []), ("transcribed_by_mesh", ["--mesh", FIRST])):
+        output = folder / f"{name}.txt"
+        assert command(["transcribe", str(folder / "lines"), "--output", str(output), *options, *more]) == 0
+        result[name] = output.read_text(encoding="utf-8").splitlines()
+    job = ["jobs", "run", str(folder / "lines"), "--output", str(folder / "job"), "--plan-only", *options]
+    assert command(job) == 0
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert command([*job, "--mesh", FIRST]) == 2
+    result["job"] = err.getvalue()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
