@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from trocr_jax.attention_int8 import product
+from trocr_jax.attention_int8 import MANY_ROWS, multiplies_bf16, product
 
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
@@ -180,6 +180,23 @@ class Attention(nnx.Module):
         self.key = HeadProjection(memory_width, heads, head_dim, bias=key_bias, rngs=rngs, param_dtype=param_dtype)
         self.value = HeadProjection(memory_width, heads, head_dim, bias=value_bias, rngs=rngs, param_dtype=param_dtype)
         self.out = OutProjection(heads, head_dim, width, rngs=rngs, param_dtype=param_dtype)
+
+
+def attend_beside_int8(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None = None, dtype: DTypeLike
+) -> jax.Array:
+    """`attend` between projections with int8 weights: its products are in bf16 where theirs are (`attention_int8`)."""
+    plain = partial(attend, bias=bias, dtype=dtype)
+    if query.shape[2] < MANY_ROWS or not multiplies_bf16():
+        return plain(query, key, value)
+
+    def in_bf16(*arrays: jax.Array) -> jax.Array:
+        # Images beside heads in one axis: of products with two such axes XLA's CPU backend makes products in f32.
+        together = (x.reshape(1, -1, *x.shape[2:]) for x in arrays)
+        tiled = None if bias is None else jnp.tile(bias, (1, query.shape[0] // bias.shape[0], 1, 1))
+        return attend(*together, bias=tiled, dtype=jnp.bfloat16).astype(dtype).reshape(query.shape)
+
+    return jax.lax.platform_dependent(query, key, value, cpu=in_bf16, default=plain)
 
 
 def attend(
