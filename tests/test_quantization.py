@@ -2,6 +2,7 @@
 quantised model from the command to the text."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -20,6 +21,7 @@ from tests.small_models import FAMILIES
 from tests.tiny import line_image, save_tiny, tiny_config, tiny_model
 from train.warm_start import first_weights
 from trocr_jax import DecodeConfig, TrOCR, attention, attention_int8, checkpoint
+from trocr_jax.attention_cross import Absorbed
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.cli import main as trocr_jax_main
 from trocr_jax.errors import CheckpointError, ConfigError
@@ -36,7 +38,8 @@ def weights_alone(monkeypatch):
     def product(x, weights, scale, *, dtype, out):
         return attention_int8.weights_alone(x, weights, scale, dtype=dtype, out=out)
 
-    monkeypatch.setattr(attention, "product", product)
+    monkeypatch.setattr(attention_int8, "product", product)
+    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: False)
 
 
 def random(seed, *shape):
@@ -153,6 +156,74 @@ def test_what_a_cpu_multiplies(rows, dtype, instructions, alone, images, monkeyp
     wanted, other = (in_bf16, integers) if alone else (integers, in_bf16)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     assert float(jnp.abs(found - other).max()) > 1e-3
+
+
+def of_heads(rows):
+    return [random(20 + i, 2, 3, rows, 16) for i in range(3)]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("rows", "instructions", "in_bf16"), [(64, True, True), (63, True, False), (64, False, False)])
+def test_attention_of_an_encoder_beside_int8_weights(rows, instructions, in_bf16, biased, monkeypatch):
+    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
+    heads, bias = of_heads(rows), random(23, 1, 3, rows, rows) if biased else None
+    found = attention.attend_beside_int8(*heads, bias=bias, dtype=jnp.float32)
+    exact = attention.attend(*heads, bias=bias, dtype=jnp.float32)
+    rounded = attention.attend(*heads, bias=bias, dtype=jnp.bfloat16).astype(jnp.float32)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rounded if in_bf16 else exact, atol=1e-6)
+    assert float(jnp.abs(exact - rounded).max()) > 1e-3
+
+
+@pytest.mark.skipif(not attention_int8.multiplies_bf16(), reason="this CPU has no instructions for bf16")
+def test_products_of_attention_beside_int8_weights_are_compiled_in_bf16():
+    """Not widened to f32, as XLA's CPU backend does where a product turns one of its factors."""
+
+    def encoder(x):
+        rows = x.reshape(2, 192, 12, 64).transpose(0, 2, 1, 3)
+        y = attention.attend_beside_int8(rows, 2 * rows, 3 * rows, dtype=jnp.float32)
+        return y.transpose(0, 2, 1, 3).reshape(x.shape)
+
+    assert types_of_products(encoder, random(24, 2, 192, 768)) == {"24,192,192": "bf16", "24,192,64": "bf16"}
+
+    def decoder(cross, query):
+        heads = cross.read(query.reshape(4, 8, 1, 64), dtype=jnp.float32)
+        return jnp.einsum("BNKH,NHD->BKD", heads, jnp.ones((8, 64, 16), jnp.float32))
+
+    shapes = (4, 192, 256), (8, 64, 256), (8, 256, 64), (8, 64)
+    cross = Absorbed(*(random(25, *shape).astype(jnp.bfloat16) for shape in shapes))
+    found = types_of_products(decoder, cross, random(26, 4, 512))
+    assert (found["4,9,192"], found["4,8,256"]) == ("bf16", "bf16")  # scores of a row more, weighted sums
+
+
+def types_of_products(program, *arguments):
+    """Shapes of the compiled program's products to the types of their first factors."""
+    text = jax.jit(program).lower(*arguments).compile().as_text() or ""
+    products = re.findall(r" = f32\[([\d,]+)\]\S* dot\((%[\w.\-]+)", text)
+    types = dict(re.findall(r"(%[\w.\-]+) = (\w+)\[", text))
+    return {shape: types[factor] for shape, factor in products}
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_absorbed_memory_is_in_bf16_beside_int8_weights(instructions, monkeypatch):
+    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
+    model, memory = tiny_model(), random(27, 2, 5, tiny_config().memory_width)
+    wanted = jnp.dtype(jnp.bfloat16 if instructions else jnp.float32)
+    for one, expected in ((model, jnp.dtype(jnp.float32)), (quantize(model), wanted)):
+        for cross in one.absorb(memory):
+            assert isinstance(cross, Absorbed)
+            assert {cross.memory.dtype, cross.key.dtype, cross.value.dtype} == {expected}
+
+
+@pytest.mark.parametrize("hypotheses", [1, 4])
+def test_a_memory_in_bf16_is_read_as_one_in_f32(hypotheses):
+    shapes = (3, 50, 48), (4, 16, 48), (4, 48, 16), (4, 16)
+    rounded = [random(30 + i, *shape).astype(jnp.bfloat16) for i, shape in enumerate(shapes)]
+    query = random(34, 3, 4, hypotheses, 16)
+    found = Absorbed(*rounded).read(query, dtype=jnp.float32)
+    exact = Absorbed(*(array.astype(jnp.float32) for array in rounded)).read(query, dtype=jnp.float32)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, atol=0.02 * float(jnp.abs(exact).max()))
 
 
 def test_instructions_of_a_cpu_are_told_by_linux(monkeypatch):

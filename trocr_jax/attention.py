@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from trocr_jax.attention_int8 import MANY_ROWS, multiplies_bf16, product
+from trocr_jax import attention_int8
 
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
@@ -82,7 +82,7 @@ def project(x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: 
     numbers; none of a kernel of floats."""
     if scale is None:
         return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
-    return product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
+    return attention_int8.product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
 
 
 class Linear(nnx.Module):
@@ -187,7 +187,7 @@ def attend_beside_int8(
 ) -> jax.Array:
     """`attend` between projections with int8 weights: its products are in bf16 where theirs are (`attention_int8`)."""
     plain = partial(attend, bias=bias, dtype=dtype)
-    if query.shape[2] < MANY_ROWS or not multiplies_bf16():
+    if query.shape[2] < attention_int8.MANY_ROWS or not attention_int8.multiplies_bf16():
         return plain(query, key, value)
 
     def in_bf16(*arrays: jax.Array) -> jax.Array:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from trocr_jax import attention_int8
 from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
-from trocr_jax.attention_int8 import widened
 from trocr_jax.kernels.cross_attention import read_memory
 
 
@@ -50,6 +50,8 @@ class Absorbed(NamedTuple):
     With keys m Wₖ + bₖ the score of a query q is q (m Wₖ + bₖ)ᵀ = (q Wₖᵀ) mᵀ + q bₖᵀ, and the last term is the same
     for every m: softmax leaves it out. Likewise the weights, which sum to 1, may be applied to the memory before Wᵥ and
     bᵥ are. So queries are brought to the width of the memory and nothing is kept for the layer.
+
+    Products are in the type of the memory, which on a CPU that multiplies bf16 is that beside int8 weights.
     """
 
     memory: jax.Array  # [B, S, M], one for all layers
@@ -60,13 +62,14 @@ class Absorbed(NamedTuple):
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
         b, n, k, _ = query.shape
-        m = self.memory.shape[2]
-        query = _absorbed_query(query, self.key, dtype=dtype)
+        m, inner = self.memory.shape[2], self.memory.dtype
+        query = _absorbed_query(query, self.key, dtype=inner)
         # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
         query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
-        weights = jax.nn.softmax(_scores(query, self.memory, dtype=dtype), axis=-1)
-        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=dtype, out=handed_on(dtype)).astype(dtype)
-        return _values(x.reshape(b * k, n, m).transpose(1, 0, 2), self.value, self.value_bias, batch=b, dtype=dtype)
+        weights = jax.nn.softmax(_scores(query, self.memory, dtype=inner), axis=-1)
+        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=inner, out=handed_on(inner)).astype(inner)
+        x = x.reshape(b * k, n, m).transpose(1, 0, 2)
+        return _values(x, self.value, self.value_bias, batch=b, dtype=inner).astype(dtype)
 
 
 class OnePass(NamedTuple):
@@ -86,14 +89,19 @@ class OnePass(NamedTuple):
 def _scores(query: jax.Array, memory: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """query [B, R, M], memory [B, S, M] -> [B, R, S]."""
 
+    def rows(query: jax.Array, memory: jax.Array) -> jax.Array:
+        return einsum("BRM,BSM->BRS", query, memory, dtype=dtype)
+
     def columns(query: jax.Array, memory: jax.Array) -> jax.Array:
         scores = einsum("BSM,BRM->BSR", memory, query, dtype=dtype)
         return jax.lax.optimization_barrier(scores).transpose(0, 2, 1)
 
-    def rows(query: jax.Array, memory: jax.Array) -> jax.Array:
-        return einsum("BRM,BSM->BRS", query, memory, dtype=dtype)
+    def row_more(query: jax.Array, memory: jax.Array) -> jax.Array:
+        # Else XLA's CPU backend would have the product turn the query round, and make one in f32 of such a product.
+        return rows(jnp.pad(query, ((0, 0), (0, 1), (0, 0))), memory)[:, :-1]
 
-    return jax.lax.platform_dependent(query, memory, cpu=columns, default=rows)
+    on_cpu = row_more if jnp.dtype(dtype) == jnp.bfloat16 else columns
+    return jax.lax.platform_dependent(query, memory, cpu=on_cpu, default=rows)
 
 
 def _absorbed_query(query: jax.Array, key: jax.Array, *, dtype: DTypeLike) -> jax.Array:
@@ -127,6 +135,9 @@ def prime_columns(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) 
 def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Absorbed:
     """memory [B, S, M] -> itself, beside the projections of one layer."""
     value, bias = attention.value, attention.value.bias
+    beside_int8 = value.kernel_scale is not None
+    if beside_int8 and jax.default_backend() == "cpu" and attention_int8.multiplies_bf16():
+        dtype = jnp.bfloat16
     return Absorbed(
         memory=memory.astype(dtype),
         key=_kernel(attention.key, dtype=dtype).transpose(1, 2, 0),
@@ -138,4 +149,4 @@ def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Abso
 def _kernel(projection: HeadProjection, *, dtype: DTypeLike) -> jax.Array:
     """[M, N, H] in `dtype`: once for a whole search, so that int8 weights are not widened at every token."""
     kernel, scale = projection.kernel[...], projection.kernel_scale
-    return kernel.astype(dtype) if scale is None else widened(kernel, scale[...], dtype=dtype)
+    return kernel.astype(dtype) if scale is None else attention_int8.widened(kernel, scale[...], dtype=dtype)

@@ -281,8 +281,16 @@ def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
     """Rows of a table. Of bfloat16 as bits: XLA's CPU backend would widen the whole table for a gather of floats."""
     if table.dtype != jnp.bfloat16:
         return table[numbers]
-    bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
-    return jax.lax.bitcast_convert_type(bits[numbers], jnp.bfloat16)
+
+    def as_bits(table: jax.Array, numbers: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
+        return jax.lax.bitcast_convert_type(bits[numbers], jnp.bfloat16)
+
+    def on_cpu(table: jax.Array, numbers: jax.Array) -> jax.Array:
+        # Bits that did not have to wait for the numbers would be a copy of the table, made before every search.
+        return as_bits(*jax.lax.optimization_barrier((table, numbers)))
+
+    return jax.lax.platform_dependent(table, numbers, cpu=on_cpu, default=as_bits)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:
