@@ -7,6 +7,7 @@ B batch, K hypotheses of one image, S memory, M width of the memory, D width, N 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -89,33 +90,41 @@ class OnePass(NamedTuple):
 def _scores(query: jax.Array, memory: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """query [B, R, M], memory [B, S, M] -> [B, R, S]."""
 
-    def rows(query: jax.Array, memory: jax.Array) -> jax.Array:
-        return einsum("BRM,BSM->BRS", query, memory, dtype=dtype)
-
     def columns(query: jax.Array, memory: jax.Array) -> jax.Array:
         scores = einsum("BSM,BRM->BSR", memory, query, dtype=dtype)
         return jax.lax.optimization_barrier(scores).transpose(0, 2, 1)
 
-    def row_more(query: jax.Array, memory: jax.Array) -> jax.Array:
-        # Else XLA's CPU backend would have the product turn the query round, and make one in f32 of such a product.
-        return rows(jnp.pad(query, ((0, 0), (0, 1), (0, 0))), memory)[:, :-1]
-
-    on_cpu = row_more if jnp.dtype(dtype) == jnp.bfloat16 else columns
-    return jax.lax.platform_dependent(query, memory, cpu=on_cpu, default=rows)
+    rows = partial(_turned, "BRM,BSM->BRS", dtype=dtype)
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        return rows(query, memory)
+    return jax.lax.platform_dependent(query, memory, cpu=columns, default=rows)
 
 
 def _absorbed_query(query: jax.Array, key: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """query [B, N, K, H], key [N, H, M] -> [N, A, M] with A = B * K, scaled."""
     b, n, k, h = query.shape
     query = (query.astype(jnp.float32) * np.float32(h**-0.5)).transpose(1, 0, 2, 3).reshape(n, b * k, h)
-    return einsum("NAH,NHM->NAM", query, key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+    return _turned("NAH,NHM->NAM", query, key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
 
 
 def _values(x: jax.Array, value: jax.Array, bias: jax.Array, *, batch: int, dtype: DTypeLike) -> jax.Array:
     """x [N, A, M], value [N, M, H], bias [N, H] -> [B, N, K, H]."""
-    x = einsum("NAM,NMH->NAH", x, value, dtype=dtype) + bias.astype(jnp.float32)[:, None, :]
+    x = _turned("NAM,NMH->NAH", x, value, dtype=dtype) + bias.astype(jnp.float32)[:, None, :]
     n, _, h = x.shape
     return x.astype(dtype).reshape(n, batch, -1, h).transpose(1, 0, 2, 3)
+
+
+def _turned(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike, out: DTypeLike = jnp.float32) -> jax.Array:
+    """The einsum of x [G, R, D], which was turned round to come, and y [G, …] -> [G, R, F]."""
+    plain = partial(einsum, spec, dtype=dtype, out=out)
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return plain(x, y)
+
+    def row_more(x: jax.Array, y: jax.Array) -> jax.Array:
+        # Else XLA's CPU backend (jax 0.10.2) has the product do the turning, and makes one in f32 of such a product.
+        return plain(jnp.pad(x, ((0, 0), (0, 1), (0, 0))), y)[:, :-1]
+
+    return jax.lax.platform_dependent(x, y, cpu=row_more, default=plain)
 
 
 Cross = tuple[KeyColumns | Absorbed | OnePass, ...]  # one entry a layer, read-only
