@@ -212,6 +212,7 @@ def test_absorbed_memory_is_in_bf16_beside_int8_weights(instructions, monkeypatc
     for one, expected in ((model, jnp.dtype(jnp.float32)), (quantize(model), wanted)):
         for cross in one.absorb(memory):
             assert isinstance(cross, Absorbed)
+            assert isinstance(cross.memory, jax.Array)
             assert {cross.memory.dtype, cross.key.dtype, cross.value.dtype} == {expected}
 
 

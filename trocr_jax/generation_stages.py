@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trocr_jax.attention_rows import Int8Rows, Kept, widened
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.generation import Numbers, Shape, read
 from trocr_jax.generation import decode as decode_memory
@@ -17,10 +18,10 @@ from trocr_jax.image import ImageProcessor
 
 
 class Encoded(NamedTuple):
-    """What a search needs of B images. memory [B, S, D] in the compute type; keys [B]: random keys; means [B, D]
-    f32: of the memory over its positions."""
+    """What a search needs of B images. memory [B, S, D] in the compute type or int8; keys [B]: random keys; means
+    [B, D] f32: of the memory over its positions."""
 
-    memory: jax.Array
+    memory: Kept
     keys: jax.Array
     means: jax.Array
 
@@ -36,14 +37,15 @@ def encode(
     image_processor: ImageProcessor | None,
 ) -> Encoded:
     """pixels [B, H, W, 3] as `generate` takes them."""
-    memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
-    return Encoded(memory.astype(dtype), keys, memory.astype(jnp.float32).mean(axis=1))
+    memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, shape=shape)
+    means = widened(memory, dtype=jnp.float32).mean(axis=1)
+    return Encoded(memory if isinstance(memory, Int8Rows) else memory.astype(dtype), keys, means)
 
 
 @jax.jit
 def together(each: tuple[Encoded, ...]) -> Encoded:
     """All images of some batches."""
-    return Encoded(*(jnp.concatenate(arrays) for arrays in zip(*each, strict=True)))
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *each)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
@@ -51,4 +53,5 @@ def decode(
     flat: Flat, encoded: Encoded, rows: jax.Array, numbers: Numbers, *, shape: Shape, dtype: jnp.dtype
 ) -> Decoded:
     """What is found in the images `rows` [B] of `encoded`."""
-    return decode_memory(flat.model(), encoded.memory[rows], numbers, shape, dtype, encoded.keys[rows])
+    memory = jax.tree.map(lambda leaf: leaf[rows], encoded.memory)
+    return decode_memory(flat.model(), memory, numbers, shape, dtype, encoded.keys[rows])
