@@ -429,14 +429,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 from trocr_jax import recognizer as module
 
-generate, shards = module.generate, []
+encode, shards = module.encode, []
 
-def watched(model, pixels, *rest, **named):
+def watched(flat, pixels, *rest, **named):
     assert not pixels.sharding.is_fully_replicated
     shards.append([shard.data.shape[0] for shard in pixels.addressable_shards])
-    return generate(model, pixels, *rest, **named)
+    return encode(flat, pixels, *rest, **named)
 
-module.generate = watched
+module.encode = watched
 folder, *lines = sys.argv[1:]
 decode = module.DecodeConfig(max_new_tokens=20)
 texts = []

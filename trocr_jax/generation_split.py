@@ -8,10 +8,12 @@ share out the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Out = TypeVar("Out")
 
 
 class Split(NamedTuple):
@@ -25,17 +27,25 @@ class Split(NamedTuple):
         """How many devices read the same images."""
         return int(self.mesh.size // self.mesh.shape[self.axis])
 
-    def alone(self, function: Callable[..., Any], *own: bool) -> Callable[..., Any]:
-        """The function for each share of the images by itself. own: of each argument, whether its first axis is that of
-        the images; otherwise it is the same for all. First axes of what comes out are of the images."""
-        return jax.shard_map(
-            function,
-            mesh=self.mesh,
-            in_specs=tuple(PartitionSpec(self.axis) if each else PartitionSpec() for each in own),
-            out_specs=PartitionSpec(self.axis),
-            axis_names=set(self.mesh.axis_names) - set(_others(self)),
-            check_vma=False,
-        )
+
+def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Callable[..., Out]:
+    """The function for each share of the images by itself, or as it is if they are not shared out.
+
+    own: of each argument, whether its first axis is that of the images; otherwise it is the same for all. The first
+    axis of what comes out is that of the images.
+    """
+    if split is None:
+        return function
+    of_images, same = PartitionSpec(split.axis), PartitionSpec()
+    apart: Callable[..., Out] = jax.shard_map(
+        function,
+        mesh=split.mesh,
+        in_specs=tuple(of_images if each else same for each in own),
+        out_specs=of_images,
+        axis_names=set(split.mesh.axis_names) - set(_others(split)),
+        check_vma=False,
+    )
+    return apart
 
 
 def split_of(model: Any, pixels: jax.Array) -> Split | None:

@@ -9,24 +9,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trocr_jax.attention_rows import Int8Rows, Kept, widened
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.generation import Numbers, Shape, read
 from trocr_jax.generation import decode as decode_memory
 from trocr_jax.generation_slots import Flat
+from trocr_jax.generation_split import Split, alone
 from trocr_jax.image import ImageProcessor
 
 
 class Encoded(NamedTuple):
-    """What a search needs of B images. memory [B, S, D] in the compute type or int8; keys [B]: random keys; means
-    [B, D] f32: of the memory over its positions."""
+    """What a search needs of B images. memory [B, S, D] in the compute type; keys [B]: random keys; means [B, D]
+    f32: of the memory over its positions."""
 
-    memory: Kept
+    memory: jax.Array
     keys: jax.Array
     means: jax.Array
 
 
-@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor"))
+@partial(jax.jit, static_argnames=("shape", "dtype", "image_processor", "split"))
 def encode(
     flat: Flat,
     pixels: jax.Array,
@@ -35,23 +35,41 @@ def encode(
     shape: Shape,
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
+    split: Split | None = None,
 ) -> Encoded:
-    """pixels [B, H, W, 3] as `generate` takes them."""
-    memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, shape=shape)
-    means = widened(memory, dtype=jnp.float32).mean(axis=1)
-    return Encoded(memory if isinstance(memory, Int8Rows) else memory.astype(dtype), keys, means)
+    """pixels [B, H, W, 3] as `generate` takes them. split: how they are shared out; what is made of them stays so."""
+
+    def one(flat: Flat, pixels: jax.Array, numbers: Numbers) -> Encoded:
+        memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
+        return Encoded(memory.astype(dtype), keys, memory.astype(jnp.float32).mean(axis=1))
+
+    return alone(split, one, False, True, False)(flat, pixels, numbers)
 
 
-@jax.jit
-def together(each: tuple[Encoded, ...]) -> Encoded:
-    """All images of some batches."""
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *each)
+@partial(jax.jit, static_argnames=("split",))
+def together(each: tuple[Encoded, ...], *, split: Split | None = None) -> Encoded:
+    """All images of some batches, of each share those of its own."""
+
+    def one(each: tuple[Encoded, ...]) -> Encoded:
+        return Encoded(*(jnp.concatenate(arrays) for arrays in zip(*each, strict=True)))
+
+    return alone(split, one, True)(each)
 
 
-@partial(jax.jit, static_argnames=("shape", "dtype"))
+@partial(jax.jit, static_argnames=("shape", "dtype", "split"))
 def decode(
-    flat: Flat, encoded: Encoded, rows: jax.Array, numbers: Numbers, *, shape: Shape, dtype: jnp.dtype
+    flat: Flat,
+    encoded: Encoded,
+    rows: jax.Array,
+    numbers: Numbers,
+    *,
+    shape: Shape,
+    dtype: jnp.dtype,
+    split: Split | None = None,
 ) -> Decoded:
-    """What is found in the images `rows` [B] of `encoded`."""
-    memory = jax.tree.map(lambda leaf: leaf[rows], encoded.memory)
-    return decode_memory(flat.model(), memory, numbers, shape, dtype, encoded.keys[rows])
+    """What is found in the images `rows` [B] of `encoded`; each share has its own rows of its own images."""
+
+    def one(flat: Flat, encoded: Encoded, rows: jax.Array, numbers: Numbers) -> Decoded:
+        return decode_memory(flat.model(), encoded.memory[rows], numbers, shape, dtype, encoded.keys[rows])
+
+    return alone(split, one, False, True, True, False)(flat, encoded, rows, numbers)

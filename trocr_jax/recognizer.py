@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -37,7 +37,7 @@ from trocr_jax.generation import (
 )
 from trocr_jax.generation_slots import Flat
 from trocr_jax.generation_split import Split
-from trocr_jax.generation_stages import Encoded, encode
+from trocr_jax.generation_stages import Encoded, encode, together
 from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
@@ -295,7 +295,7 @@ class Recognizer:
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
         decode = replace(decode, choose="score", constraint=None)
-        check(decode, ids, placed=placed_on(self._split), cross_attention=self.cross_attention)
+        check(decode, ids)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
                 raise DecodeError(
@@ -334,7 +334,8 @@ class Recognizer:
                 pool,
                 lanes=self._lanes,
                 sizes=sizes,
-                guess=self._lengths if self.mesh is None else None,
+                shares=self.devices,
+                guess=self._lengths,
                 work=self.work,
                 keep_pixels=image_sizes is not None,
             )
@@ -379,20 +380,23 @@ class Recognizer:
             found: Encoded = ended(
                 encode(
                     flat,
-                    jax.device_put(filled),
+                    jax.device_put(filled, self._batch_sharding),
                     numbers,
                     shape=shape,
                     dtype=self.dtype,
                     image_processor=image_processor,
+                    split=self._split,
                 )
             )
             return found
 
         def decoded(lines: Encoded, rows: np.ndarray) -> Decoded:
-            found: Decoded = ended(decode_rows(flat, lines, rows, numbers, shape=shape, dtype=self.dtype))
+            found: Decoded = ended(
+                decode_rows(flat, lines, rows, numbers, shape=shape, dtype=self.dtype, split=self._split)
+            )
             return found
 
-        return Programs(at_once, encoded, decoded)
+        return Programs(at_once, encoded, partial(together, split=self._split), decoded)
 
     @property
     def _lanes(self) -> int:

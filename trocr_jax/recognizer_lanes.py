@@ -22,14 +22,14 @@ import numpy as np
 
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ImageError
-from trocr_jax.generation_stages import Encoded, together
+from trocr_jax.generation_stages import Encoded
 from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_lengths import LengthGuess
 
 WINDOW = 8
 """Batches whose lines are sorted together."""
 WINDOW_LINES = 1024
-"""Lines of a window at most: the memory of three windows is kept, in base 0.9 MB a line (bf16)."""
+"""Lines of a window at most, on each device: the memory of three windows is kept, in base 0.9 MB a line (bf16)."""
 WINDOW_SECONDS = 10.0
 """What a window may take to read: texts come out some three windows after their images."""
 
@@ -43,10 +43,11 @@ class Found(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """generate: pixels [B, …] to what is found, at once. encode, decode: the same in two stages."""
+    """generate: pixels [B, …] to what is found, at once. encode, together, decode: the same in two stages."""
 
     generate: Callable[[np.ndarray], Decoded]
     encode: Callable[[np.ndarray], Encoded]
+    together: Callable[[tuple[Encoded, ...]], Encoded]
     decode: Callable[[Encoded, np.ndarray], Decoded]
 
 
@@ -62,9 +63,10 @@ class _Given(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """rows: of the window's images, in the order of the batch's first places. decoded: of the whole batch."""
+    """rows: of the window's images. places: in the batch, of each of them. decoded: of the whole batch."""
 
     rows: np.ndarray
+    places: np.ndarray
     decoded: Future[Decoded]
 
 
@@ -95,15 +97,16 @@ class Lanes:
         *,
         lanes: int,
         sizes: Sequence[int],
+        shares: int,
         guess: LengthGuess | None,
         work: Work,
         keep_pixels: bool,
     ) -> None:
-        """sizes: of the batches that are compiled, ascending. guess: what is learnt for windows; without one every
-        batch is read as it comes. work: is counted on."""
-        self._programs, self._pool, self._lanes, self._sizes = programs, pool, lanes, sizes
+        """sizes: of the batches that are compiled, ascending. shares: of a batch, on devices of their own. guess: what
+        is learnt for windows; without one every batch is read as it comes. work: is counted on."""
+        self._programs, self._pool, self._lanes, self._sizes, self._shares = programs, pool, lanes, sizes, shares
         self._work, self._keep_pixels = work, keep_pixels
-        self._whole = min(WINDOW, WINDOW_LINES // sizes[-1])  # batches of a window
+        self._whole = min(WINDOW, WINDOW_LINES * shares // sizes[-1])  # batches of a window
         self._guess = guess if self._whole > 1 and sizes[-1] > 1 else None
         self._compiled: set[Any] = set()
         self._first = (work.batches, 0.0)  # batches that had been searched when the first one was, and when that was
@@ -208,22 +211,19 @@ class Lanes:
             means = _means(staged)
             order = np.argsort(self._guess.guess(means), kind="stable")
             everything = partial(_same, everything())
-        for start in range(0, len(rows), size):
-            own = order[start : start + size]
-            filled = np.concatenate([rows[own], np.repeat(rows[own[:1]], size - len(own))]).astype(np.int32)
-            self._waiting.append(partial(self._begin_search, everything, own, filled, searches))
+        for batch in _batches(rows[order], size, self._shares):
+            self._waiting.append(partial(self._begin_search, everything, batch, searches))
         given = window.given if means is None else [given._replace(encoded=None) for given in window.given]
         return _Window(given, searches, means)
 
     def _everything(self, futures: list[Future[Encoded]]) -> Encoded:
         """Of all batches of a window. One shape, however many there are."""
         encoded = [future.result() for future in futures]
-        return together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
+        return self._programs.together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
 
-    def _begin_search(
-        self, everything: Callable[[], Encoded], own: np.ndarray, filled: np.ndarray, searches: list[_Search]
-    ) -> None:
-        searches.append(_Search(own, self._run("decode", self._decode, everything, filled)))
+    def _begin_search(self, everything: Callable[[], Encoded], batch: _Batch, searches: list[_Search]) -> None:
+        found = self._run("decode", self._decode, everything, batch.filled)
+        searches.append(_Search(batch.rows, batch.places, found))
 
     def _decode(self, everything: Callable[[], Encoded], rows: np.ndarray) -> Decoded:
         return self._programs.decode(everything(), rows)
@@ -246,7 +246,7 @@ class Lanes:
             for given in window.given:
                 decoded = None
                 if given.generated is not None:
-                    decoded = self._fetched(given.generated.result(), given.lines)
+                    decoded = self._fetched(given.generated.result(), slice(given.lines))
                 elif given.staged and found is not None:
                     decoded = Decoded._make(array[done : done + given.lines] for array in found)
                     done += given.lines
@@ -256,7 +256,7 @@ class Lanes:
         """What was found in the images of a window that were encoded, in their order."""
         if not window.searches:
             return None
-        parts = [self._fetched(search.decoded.result(), len(search.rows)) for search in window.searches]
+        parts = [self._fetched(search.decoded.result(), search.places) for search in window.searches]
         places = np.argsort(np.concatenate([search.rows for search in window.searches]))
         found = Decoded._make(np.concatenate(arrays)[places] for arrays in zip(*parts, strict=True))
         if self._guess is not None:
@@ -264,13 +264,38 @@ class Lanes:
             self._guess.learn(means, np.asarray(found.lengths[:, 0]))
         return found
 
-    def _fetched(self, decoded: Decoded, count: int) -> Decoded:
-        fetched = Decoded._make(np.asarray(array)[:count] for array in jax.device_get(decoded))
+    def _fetched(self, decoded: Decoded, places: slice | np.ndarray) -> Decoded:
+        fetched = Decoded._make(np.asarray(array)[places] for array in jax.device_get(decoded))
         self._work.batches += 1
         if not self._first[1]:  # which compiled
             self._first = (self._work.batches, time.monotonic())
         self._work.steps += int(fetched.lengths.max())
         return fetched
+
+
+class _Batch(NamedTuple):
+    """rows: of the window's images. places: in the batch, of each of them. filled [B]: for every place, which of its
+    share's images it reads."""
+
+    rows: np.ndarray
+    places: np.ndarray
+    filled: np.ndarray
+
+
+def _batches(rows: np.ndarray, size: int, shares: int) -> Iterator[_Batch]:
+    """rows: of the images of some batches, put one behind the other, in the order in which they are to be read. Each
+    share of a batch reads images of the same share of those, which lie on its device: nothing moves."""
+    each = size // shares
+    of_shares = [rows[rows % size // each == share] for share in range(shares)]
+    for start in range(0, max(map(len, of_shares)), each):
+        parts = [own[start : start + each] for own in of_shares]
+        filled = np.zeros((shares, each), np.int32)
+        for part, places in zip(parts, filled, strict=True):
+            if len(part):  # otherwise any image will do
+                local = part // size * each + part % each
+                places[:] = np.concatenate([local, np.repeat(local[:1], each - len(part))])
+        places = np.concatenate([share * each + np.arange(len(part)) for share, part in enumerate(parts)])
+        yield _Batch(np.concatenate(parts), places, filled.reshape(-1))
 
 
 def _means(staged: list[_Given]) -> np.ndarray:
