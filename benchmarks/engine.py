@@ -55,6 +55,8 @@ class Engine(Protocol):
 class Ours:
     """trocr_jax."""
 
+    cache_dtype: Literal["int8"] | None = None
+
     def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
         import jax
         import jax.numpy as jnp
@@ -63,7 +65,9 @@ class Ours:
 
         self.dtype = jnp.dtype(dtype)
         self.jax, self.model = jax, self.loaded(folder)
-        self.config = trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
+        self.config = trocr_jax.DecodeConfig(
+            num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens, cache_dtype=self.cache_dtype
+        )
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation.plan(self.config, self.model.config)
         self.scores_bytes = shape.scores_bytes
@@ -100,6 +104,12 @@ class OursInt8(Ours):
         from trocr_jax.quantization import quantize
 
         return quantize(super().loaded(folder))
+
+
+class OursInt8Cache(Ours):
+    """trocr_jax with memory, keys and values in int8."""
+
+    cache_dtype: Literal["int8"] | None = "int8"
 
 
 class Transformers:
@@ -164,6 +174,7 @@ class CompiledTransformers(Transformers):
 SIDES: dict[str, Callable[..., Engine]] = {
     "trocr_jax": Ours,
     "trocr_jax-int8": OursInt8,
+    "trocr_jax-int8-cache": OursInt8Cache,
     "transformers": Transformers,
     "transformers-compiled": CompiledTransformers,
     "onnxruntime": OnnxRuntime,
@@ -275,9 +286,9 @@ def main(
         batch: lines read at a time; with several, each side's best is compared too.
         tokens: written for every line, whatever the model thinks.
         num_beams: hypotheses a line.
-        side: the one that ratios are taken of: trocr_jax, or trocr_jax-int8.
+        side: the one that ratios are taken of: trocr_jax, trocr_jax-int8 or trocr_jax-int8-cache.
         against: other sides, separated by commas: transformers, transformers-compiled, onnxruntime,
-            onnxruntime-int8, and those two.
+            onnxruntime-int8, and those three.
         dtype: of weights and arithmetic.
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.

@@ -90,9 +90,7 @@ class Plain:
         self.model, self.batch, self.steps = model, batch, 0
 
         def read(model: TrOCR, pixels: jax.Array, numbers: generation.Numbers) -> tuple[Decoded, jax.Array]:
-            memory, keys = generation.read(
-                model, pixels, numbers.seed, dtype, processor, scores_bytes=shape.scores_bytes
-            )
+            memory, keys = generation.read(model, pixels, numbers.seed, dtype, processor, shape=shape)
             search = generation.memory_search(model, memory, keys, numbers, shape, dtype)
             state = last(search)
             return search.finish(state), state.position

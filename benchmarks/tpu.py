@@ -142,11 +142,11 @@ def encoder(device: Any, batch: int) -> Any:
     model, config = abstract_model(device)
     height, width = config.encoder.image_size
     processor, placed = ImageProcessor(height=height, width=width), generation.Placed("tpu", device.device_kind)
-    size = generation.plan(DecodeConfig(), config, placed=placed)[0].scores_bytes
+    shape = generation.plan(DecodeConfig(), config, placed=placed)[0]
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
 
     def read(model: Any, pixels: jax.Array) -> Any:
-        return generation.read(model, pixels, np.uint32(0), jnp.dtype(jnp.bfloat16), processor, scores_bytes=size)
+        return generation.read(model, pixels, np.uint32(0), jnp.dtype(jnp.bfloat16), processor, shape=shape)
 
     return jax.jit(read).lower(model, pixels)
 

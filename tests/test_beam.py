@@ -274,7 +274,7 @@ def test_replicated_keys_are_found(line_model: TrOCR, monkeypatch: pytest.Monkey
 
     def replicated(self: attention_cross.KeyColumns, query: jax.Array, **options: Any) -> jax.Array:
         b, n, k, h = query.shape  # one key and value for each query
-        every = attention_cross.KeyColumns(*(jnp.repeat(x, k, axis=0) for x in self))
+        every = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), self)
         y = read(every, query.transpose(0, 2, 1, 3).reshape(b * k, n, 1, h), **options)
         return y.reshape(b, k, n, h).transpose(0, 2, 1, 3)
 

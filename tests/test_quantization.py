@@ -169,7 +169,7 @@ def test_attention_of_an_encoder_beside_int8_weights(rows, instructions, in_bf16
     heads, bias = of_heads(rows), random(23, 1, 3, rows, rows) if biased else None
     found = attention.attend_beside_int8(*heads, bias=bias, dtype=jnp.float32)
     exact = attention.attend(*heads, bias=bias, dtype=jnp.float32)
-    rounded = attention.attend(*heads, bias=bias, dtype=jnp.bfloat16).astype(jnp.float32)
+    rounded = attention._attend(*heads, bias=bias, dtype=jnp.bfloat16).astype(jnp.float32)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, rounded if in_bf16 else exact, atol=1e-6)
     assert float(jnp.abs(exact - rounded).max()) > 1e-3
@@ -212,6 +212,7 @@ def test_absorbed_memory_is_in_bf16_beside_int8_weights(instructions, monkeypatc
     for one, expected in ((model, jnp.dtype(jnp.float32)), (quantize(model), wanted)):
         for cross in one.absorb(memory):
             assert isinstance(cross, Absorbed)
+            assert isinstance(cross.memory, jax.Array)
             assert {cross.memory.dtype, cross.key.dtype, cross.value.dtype} == {expected}
 
 

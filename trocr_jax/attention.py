@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from trocr_jax import attention_int8
+from trocr_jax.attention_rows import Int8Rows, Kept, numbers, scaled
 
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
@@ -182,6 +183,24 @@ class Attention(nnx.Module):
         self.out = OutProjection(heads, head_dim, width, rngs=rngs, param_dtype=param_dtype)
 
 
+def attend(query: jax.Array, key: Kept, value: Kept, *, bias: jax.Array | None = None, dtype: DTypeLike) -> jax.Array:
+    """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
+
+    query [B, N, T, H], key and value [B, N, S, H], bias broadcastable to [B, N, T, S] -> [B, N, T, H].
+    On a GPU, in bf16 or f16, without a bias and with many queries by cuDNN, which keeps the scores on the
+    chip (as Dao et al. 2022); otherwise scores [B, N, T, S] are written to memory.
+    """
+    plain = partial(_attend, bias=bias, dtype=dtype)
+    if isinstance(key, Int8Rows) or isinstance(value, Int8Rows):  # of few queries
+        return plain(query, key, value)
+    if bias is None and on_chip(query, dtype=dtype):
+        heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
+        return _fused(*heads_last).transpose(0, 2, 1, 3)
+    if jnp.dtype(dtype) != jnp.bfloat16 or query.shape[2] < attention_int8.MANY_ROWS:
+        return plain(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cpu=partial(_in_one_axis, bias=bias), default=plain)
+
+
 def attend_beside_int8(
     query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None = None, dtype: DTypeLike
 ) -> jax.Array:
@@ -191,32 +210,27 @@ def attend_beside_int8(
         return plain(query, key, value)
 
     def in_bf16(*arrays: jax.Array) -> jax.Array:
-        # Images beside heads in one axis: of products with two such axes XLA's CPU backend makes products in f32.
-        together = (x.reshape(1, -1, *x.shape[2:]) for x in arrays)
-        tiled = None if bias is None else jnp.tile(bias, (1, query.shape[0] // bias.shape[0], 1, 1))
-        return attend(*together, bias=tiled, dtype=jnp.bfloat16).astype(dtype).reshape(query.shape)
+        return _in_one_axis(*arrays, bias=bias).astype(dtype)
 
     return jax.lax.platform_dependent(query, key, value, cpu=in_bf16, default=plain)
 
 
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None = None, dtype: DTypeLike
-) -> jax.Array:
-    """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
-
-    query [B, N, T, H], key and value [B, N, S, H], bias broadcastable to [B, N, T, S] -> [B, N, T, H].
-    On a GPU, in bf16 or f16, without a bias and with many queries by cuDNN, which keeps the scores on the
-    chip (as Dao et al. 2022); otherwise scores [B, N, T, S] are written to memory.
-    """
-    if bias is None and on_chip(query, dtype=dtype):
-        heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
-        return _fused(*heads_last).transpose(0, 2, 1, 3)
+def _attend(query: jax.Array, key: Kept, value: Kept, *, bias: jax.Array | None, dtype: DTypeLike) -> jax.Array:
     scale = np.float32(query.shape[-1] ** -0.5)
-    scores = einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, key, dtype=dtype)
+    scores = scaled(einsum("BNTH,BNSH->BNTS", query.astype(jnp.float32) * scale, numbers(key), dtype=dtype), key)
     if bias is not None:
         scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1)
-    return einsum("BNTS,BNSH->BNTH", weights, value, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+    weights = scaled(jax.nn.softmax(scores, axis=-1), value)
+    return einsum("BNTS,BNSH->BNTH", weights, numbers(value), dtype=dtype, out=handed_on(dtype)).astype(dtype)
+
+
+def _in_one_axis(query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None) -> jax.Array:
+    """The same in bf16 with images and heads in one axis: of products with two, whose heads were brought there from
+    behind the positions, XLA's CPU backend (jax 0.10.2) makes products in f32."""
+    together = (x.reshape(1, -1, *x.shape[2:]) for x in (query, key, value))
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*query.shape[:2], *bias.shape[2:])).reshape(1, -1, *bias.shape[2:])
+    return _attend(*together, bias=bias, dtype=jnp.bfloat16).reshape(query.shape)
 
 
 def on_chip(query: jax.Array, *, dtype: DTypeLike) -> bool:

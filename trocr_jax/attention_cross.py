@@ -7,6 +7,7 @@ B batch, K hypotheses of one image, S memory, M width of the memory, D width, N 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,14 +17,15 @@ from jax.typing import DTypeLike
 
 from trocr_jax import attention_int8
 from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
+from trocr_jax.attention_rows import Int8Rows, Kept, held, numbers, round_rows, scaled, widened
 from trocr_jax.kernels.cross_attention import read_memory
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of one layer: [B, N, S, H] of a memory, [B, K, N, L, H] of a self-attention cache."""
+    """Keys and values of one layer: [B, N, S, H] of a memory, [B, N, L K, H] of a self-attention cache."""
 
-    key: jax.Array
-    value: jax.Array
+    key: Kept
+    value: Kept
 
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
@@ -34,14 +36,17 @@ class KeyColumns(NamedTuple):
     """The same of a memory with keys [B, N, H, S], for many reads: the order that XLA's CPU backend multiplies in. It
     would bring the others into it whenever a program begins, which for one that takes few steps is not seldom."""
 
-    key: jax.Array
-    value: jax.Array
+    key: Kept
+    value: Kept
 
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
+        key, query = held(self.key, query)
+        value, query = held(self.value, query)
         query = query.astype(jnp.float32) * np.float32(query.shape[-1] ** -0.5)
-        weights = jax.nn.softmax(einsum("BNKH,BNHS->BNKS", query, self.key, dtype=dtype), axis=-1)
-        return einsum("BNKS,BNSH->BNKH", weights, self.value, dtype=dtype).astype(dtype)
+        scores = scaled(einsum("BNKH,BNHS->BNKS", query, numbers(key), dtype=dtype), key)
+        weights = scaled(jax.nn.softmax(scores, axis=-1), value)
+        return einsum("BNKS,BNSH->BNKH", weights, numbers(value), dtype=dtype).astype(dtype)
 
 
 class Absorbed(NamedTuple):
@@ -51,23 +56,26 @@ class Absorbed(NamedTuple):
     for every m: softmax leaves it out. Likewise the weights, which sum to 1, may be applied to the memory before Wᵥ and
     bᵥ are. So queries are brought to the width of the memory and nothing is kept for the layer.
 
-    Products are in the type of the memory, which on a CPU that multiplies bf16 is that beside int8 weights.
+    Products are in the type of the memory, or in that of the projections if it is in int8: on a CPU that multiplies
+    bf16 that is bf16 beside int8 weights.
     """
 
-    memory: jax.Array  # [B, S, M], one for all layers
+    memory: Kept  # [B, S, M], one for all layers
     key: jax.Array  # [N, H, M]
     value: jax.Array  # [N, M, H]
     value_bias: jax.Array  # [N, H]
 
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
+        memory, query = held(self.memory, query)
         b, n, k, _ = query.shape
-        m, inner = self.memory.shape[2], self.memory.dtype
+        m, inner = memory.shape[2], self.key.dtype if isinstance(memory, Int8Rows) else memory.dtype
         query = _absorbed_query(query, self.key, dtype=inner)
         # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
         query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
-        weights = jax.nn.softmax(_scores(query, self.memory, dtype=inner), axis=-1)
-        x = einsum("BRS,BSM->BRM", weights, self.memory, dtype=inner, out=handed_on(inner)).astype(inner)
+        scores = scaled(_scores(query, numbers(memory), dtype=inner), memory)
+        weights = scaled(jax.nn.softmax(scores, axis=-1), memory)
+        x = einsum("BRS,BSM->BRM", weights, numbers(memory), dtype=inner, out=handed_on(inner)).astype(inner)
         x = x.reshape(b * k, n, m).transpose(1, 0, 2)
         return _values(x, self.value, self.value_bias, batch=b, dtype=inner).astype(dtype)
 
@@ -75,47 +83,55 @@ class Absorbed(NamedTuple):
 class OnePass(NamedTuple):
     """The same, scores, softmax and weighted sum of the memory in one kernel (`kernels.cross_attention`)."""
 
-    memory: jax.Array  # [B, S, M], one for all layers
+    memory: Kept  # [B, S, M], one for all layers
     key: jax.Array  # [N, H, M]
     value: jax.Array  # [N, M, H]
     value_bias: jax.Array  # [N, H]
 
     def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """query [B, N, K, H] -> [B, N, K, H]."""
-        x = read_memory(_absorbed_query(query, self.key, dtype=dtype), self.memory.astype(dtype))
+        x = read_memory(_absorbed_query(query, self.key, dtype=dtype), widened(self.memory, dtype=dtype))
         return _values(x, self.value, self.value_bias, batch=len(query), dtype=dtype)
 
 
 def _scores(query: jax.Array, memory: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """query [B, R, M], memory [B, S, M] -> [B, R, S]."""
 
-    def rows(query: jax.Array, memory: jax.Array) -> jax.Array:
-        return einsum("BRM,BSM->BRS", query, memory, dtype=dtype)
-
     def columns(query: jax.Array, memory: jax.Array) -> jax.Array:
         scores = einsum("BSM,BRM->BSR", memory, query, dtype=dtype)
         return jax.lax.optimization_barrier(scores).transpose(0, 2, 1)
 
-    def row_more(query: jax.Array, memory: jax.Array) -> jax.Array:
-        # Else XLA's CPU backend would have the product turn the query round, and make one in f32 of such a product.
-        return rows(jnp.pad(query, ((0, 0), (0, 1), (0, 0))), memory)[:, :-1]
-
-    on_cpu = row_more if jnp.dtype(dtype) == jnp.bfloat16 else columns
-    return jax.lax.platform_dependent(query, memory, cpu=on_cpu, default=rows)
+    rows = partial(_turned, "BRM,BSM->BRS", dtype=dtype)
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        return rows(query, memory)
+    return jax.lax.platform_dependent(query, memory, cpu=columns, default=rows)
 
 
 def _absorbed_query(query: jax.Array, key: jax.Array, *, dtype: DTypeLike) -> jax.Array:
     """query [B, N, K, H], key [N, H, M] -> [N, A, M] with A = B * K, scaled."""
     b, n, k, h = query.shape
     query = (query.astype(jnp.float32) * np.float32(h**-0.5)).transpose(1, 0, 2, 3).reshape(n, b * k, h)
-    return einsum("NAH,NHM->NAM", query, key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
+    return _turned("NAH,NHM->NAM", query, key, dtype=dtype, out=handed_on(dtype)).astype(dtype)
 
 
 def _values(x: jax.Array, value: jax.Array, bias: jax.Array, *, batch: int, dtype: DTypeLike) -> jax.Array:
     """x [N, A, M], value [N, M, H], bias [N, H] -> [B, N, K, H]."""
-    x = einsum("NAM,NMH->NAH", x, value, dtype=dtype) + bias.astype(jnp.float32)[:, None, :]
+    x = _turned("NAM,NMH->NAH", x, value, dtype=dtype) + bias.astype(jnp.float32)[:, None, :]
     n, _, h = x.shape
     return x.astype(dtype).reshape(n, batch, -1, h).transpose(1, 0, 2, 3)
+
+
+def _turned(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike, out: DTypeLike = jnp.float32) -> jax.Array:
+    """The einsum of x [G, R, D], which was turned round to come, and y [G, …] -> [G, R, F]."""
+    plain = partial(einsum, spec, dtype=dtype, out=out)
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return plain(x, y)
+
+    def row_more(x: jax.Array, y: jax.Array) -> jax.Array:
+        # Else XLA's CPU backend (jax 0.10.2) has the product do the turning, and makes one in f32 of such a product.
+        return plain(jnp.pad(x, ((0, 0), (0, 1), (0, 0))), y)[:, :-1]
+
+    return jax.lax.platform_dependent(x, y, cpu=row_more, default=plain)
 
 
 Cross = tuple[KeyColumns | Absorbed | OnePass, ...]  # one entry a layer, read-only
@@ -128,18 +144,24 @@ def prime(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyVa
 
 def prime_columns(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyColumns:
     """memory [B, S, M] -> keys [B, N, H, S] and values [B, N, S, H] of one layer."""
-    key, value = prime(attention, memory, dtype=dtype)
+    key, value = (project(memory, dtype=dtype) for project in (attention.key, attention.value))
     return KeyColumns(key.transpose(0, 1, 3, 2), value)
 
 
-def absorb(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> Absorbed:
+def prime_rounded(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyColumns:
+    """The same in int8, a scale for each key and value of a head."""
+    key, value = (project(memory, dtype=dtype) for project in (attention.key, attention.value))
+    return KeyColumns(round_rows(key.transpose(0, 1, 3, 2), axis=2), round_rows(value))
+
+
+def absorb(attention: Attention, memory: Kept, *, dtype: DTypeLike) -> Absorbed:
     """memory [B, S, M] -> itself, beside the projections of one layer."""
     value, bias = attention.value, attention.value.bias
     beside_int8 = value.kernel_scale is not None
     if beside_int8 and jax.default_backend() == "cpu" and attention_int8.multiplies_bf16():
         dtype = jnp.bfloat16
     return Absorbed(
-        memory=memory.astype(dtype),
+        memory=memory if isinstance(memory, Int8Rows) else memory.astype(dtype),
         key=_kernel(attention.key, dtype=dtype).transpose(1, 2, 0),
         value=_kernel(value, dtype=dtype).transpose(1, 0, 2),
         value_bias=jnp.zeros(value.kernel.shape[1:], dtype) if bias is None else bias[...],

@@ -27,7 +27,18 @@ from trocr_jax.attention import (
     einsum,
     normal,
 )
-from trocr_jax.attention_cross import Absorbed, Cross, KeyColumns, KeyValue, OnePass, absorb, prime, prime_columns
+from trocr_jax.attention_cross import (
+    Absorbed,
+    Cross,
+    KeyColumns,
+    KeyValue,
+    OnePass,
+    absorb,
+    prime,
+    prime_columns,
+    prime_rounded,
+)
+from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
 from trocr_jax.config import DecoderConfig
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
@@ -95,14 +106,18 @@ class Decoder(nnx.Module):
         """memory [B, S, D] -> keys and values of every cross-attention, computed once for the whole search."""
         return tuple(prime_columns(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
-    def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+    def prime_rounded(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """The same in int8."""
+        return tuple(prime_rounded(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
+
+    def absorb(self, memory: Kept, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> what every cross-attention reads instead of its keys and values: the memory itself."""
         return tuple(absorb(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
-        """An empty cache for `length` tokens."""
+        """An empty cache for `length` tokens. dtype: of its keys and values; int8 has a scale for each."""
         shape = (batch, self.config.num_heads, length * beams, self.config.head_dim)
-        layers = tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.layers)
+        layers = tuple(KeyValue(empty_rows(shape, dtype), empty_rows(shape, dtype)) for _ in self.layers)
         return Cache(layers, jnp.zeros((batch, beams, length), jnp.int32))
 
     def step(
@@ -271,10 +286,22 @@ class DecoderLayer(nnx.Module):
         return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
 
 
-def _write(cache: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
+def _write(cache: Kept, new: jax.Array, number: jax.Array) -> Kept:
     """Puts new [B, N, K, H] at `number` of cache [B, N, L K, H]. No axis is taken apart or put together between it and
     the product: XLA's CPU backend would copy the cache at every step."""
+    if isinstance(cache, Int8Rows):
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=number, axis=2)
+        return Int8Rows(*map(put, cache, _round_heads(new)))
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), number, axis=2)
+
+
+def _round_heads(new: jax.Array) -> Int8Rows:
+    """new [B, N, K, H] -> the same rounded. Hypotheses and images are one axis meanwhile, and heads stand next to their
+    width: a TPU would have few hypotheses side by side in a register that holds 128."""
+    b, n, k, h = new.shape
+    integers, scale = round_rows(new.transpose(0, 2, 1, 3).reshape(b * k, n, h))
+    integers = integers.reshape(b * k, n * h).reshape(b, k, n, h)
+    return Int8Rows(integers.transpose(0, 2, 1, 3), scale.reshape(b, k, n).transpose(0, 2, 1))
 
 
 def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ from trocr_jax.errors import ImageError
 # MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1. By their compiler TPUs
 # that have little bandwidth for what they compute are fastest with 4 images of base or large, v5p with all.
 SCORES_BYTES = {"cpu": 32 << 20, "TPU v5 lite": 96 << 20, "TPU v6 lite": 96 << 20}
+
+Found = TypeVar("Found")  # arrays of a batch
 
 
 class Encoder(nnx.Module):
@@ -114,11 +117,11 @@ class Encoder(nnx.Module):
         return jnp.concatenate([special, patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
 
 
-def in_micro_batches(read: Callable[[jax.Array], jax.Array], pixels: jax.Array, size: int) -> jax.Array:
-    """read(pixels) [B, …] of pixels [B, …], `size` images, which divides B, one after another."""
+def in_micro_batches(read: Callable[[jax.Array], Found], pixels: jax.Array, size: int) -> Found:
+    """read(pixels), leaves [B, …], of pixels [B, …], `size` images, which divides B, one after another."""
     parts = pixels.reshape(-1, size, *pixels.shape[1:])
-    found = jax.lax.map(read, parts)
-    return found.reshape(len(pixels), *found.shape[2:])
+    found: Found = jax.lax.map(read, parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(len(pixels), *leaf.shape[2:]), found)
 
 
 def cached_micro_batch(config: EncoderConfig, batch: int, scores_bytes: int) -> int:

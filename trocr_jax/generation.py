@@ -12,11 +12,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_cross import Absorbed, Cross, OnePass
+from trocr_jax.attention_rows import Int8Rows, Kept, round_rows, widened
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.beam import beam_search_loop
 from trocr_jax.decoding.beam_state import EarlyStopping
-from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.config import CacheDtype, DecodeConfig
 from trocr_jax.decoding.constraints import Constraint
 from trocr_jax.decoding.diverse import diverse_beam_search_loop
 from trocr_jax.decoding.loop import run
@@ -89,7 +90,7 @@ def stream(
 
 
 def decode(
-    model: TrOCR, memory: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike, keys: jax.Array | None = None
+    model: TrOCR, memory: Kept, numbers: Numbers, shape: Shape, dtype: DTypeLike, keys: jax.Array | None = None
 ) -> Decoded:
     """The search alone, from memory [B, S, D] and a `plan`: for use under jit, by those who keep the memory.
 
@@ -100,7 +101,7 @@ def decode(
 
 
 def memory_search(
-    model: TrOCR, memory: jax.Array, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike
+    model: TrOCR, memory: Kept, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: DTypeLike
 ) -> Search:
     """The same search, not yet run."""
     return _search(model, cross_of(model, memory, shape, dtype), keys, numbers, shape, jnp.dtype(dtype))
@@ -132,7 +133,7 @@ def prime(
     """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`."""
     dtype = _dtype(dtype)
     memory, keys = read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
-    cross = model.prime(memory, dtype=dtype)
+    cross = model.prime(widened(memory, dtype=dtype), dtype=dtype)
     return Primed(
         step=lambda tokens, cache, position: model.step(tokens, cache, position, cross, dtype=dtype),
         init_cache=lambda hypotheses, length: model.init_cache(len(keys), hypotheses, length, dtype=dtype),
@@ -142,9 +143,15 @@ def prime(
     )
 
 
-def check(config: DecodeConfig, model: TrOCRConfig) -> None:
-    """Raises DecodeError if the model cannot do what `config` asks for."""
-    plan(config, model)
+def check(
+    config: DecodeConfig,
+    model: TrOCRConfig,
+    *,
+    placed: Placed | None = None,
+    cross_attention: CrossAttention = "products",
+) -> None:
+    """Raises DecodeError if the model cannot do what `config` asks for. Arguments as for `plan`."""
+    plan(config, model, placed=placed, cross_attention=cross_attention)
 
 
 def compute_dtype() -> jnp.dtype:
@@ -169,6 +176,12 @@ class Shape(NamedTuple):
     absorbed: bool  # cross-attention reads the memory itself instead of keys and values
     one_pass: bool  # and does so in a kernel
     scores_bytes: int  # so many images go through the encoder at a time that their scores take no more; 0: all
+    cache_dtype: CacheDtype | None  # of what is kept of images and texts; the compute type if none
+
+    @property
+    def keeps_int8_memory(self) -> bool:
+        """Of the memory itself; keys and values are made from one of floats."""
+        return self.absorbed and self.cache_dtype == "int8"
 
 
 class Placed(NamedTuple):
@@ -213,6 +226,11 @@ def plan(
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
     placed = placed or placed_on(None)
     check_cross_attention(cross_attention, placed, model)
+    if cross_attention == "kernel" and config.cache_dtype is not None:
+        raise DecodeError(
+            f"cache_dtype is {config.cache_dtype!r} and cross_attention is 'kernel', which reads a memory of floats: "
+            "leave one out"
+        )
     hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
     shape = Shape(
         num_beams=config.num_beams,
@@ -225,6 +243,7 @@ def plan(
         absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=placed.platform),
         one_pass=cross_attention == "kernel",
         scores_bytes=_scores_bytes(placed),
+        cache_dtype=config.cache_dtype,
     )
     processor = processor_for(config, special_tokens(model))
     numbers = Numbers(
@@ -292,24 +311,31 @@ def read(  # also what refilled slots begin with
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
     *,
-    scores_bytes: int = 0,
-) -> tuple[jax.Array, jax.Array]:
-    """Memory [B, S, D] and keys [B] of the images."""
+    shape: Shape | None = None,
+) -> tuple[Kept, jax.Array]:
+    """Memory [B, S, D] and keys [B] of the images. shape: of the search that follows, which says in what parts images
+    are read and whether their memory is rounded as it comes; all at once and floats if none."""
     keys = line_keys(pixels, seed)  # of the pixels as they came: scaled ones may be rounded otherwise in another batch
 
-    def encode(pixels: jax.Array) -> jax.Array:
+    def encode(pixels: jax.Array) -> Kept:
         if image_processor is not None:
             pixels = image_processor.normalize(pixels)
-        return model.encode(pixels, dtype=dtype)
+        memory = model.encode(pixels, dtype=dtype)
+        return round_rows(memory) if shape is not None and shape.keeps_int8_memory else memory
 
-    size = cached_micro_batch(model.config.encoder, len(pixels), scores_bytes) if scores_bytes else len(pixels)
+    size = len(pixels)
+    if shape is not None and shape.scores_bytes:
+        size = cached_micro_batch(model.config.encoder, size, shape.scores_bytes)
     return (encode(pixels) if size == len(pixels) else in_micro_batches(encode, pixels, size)), keys
 
 
-def cross_of(model: TrOCR, memory: jax.Array, shape: Shape, dtype: DTypeLike) -> Cross:
+def cross_of(model: TrOCR, memory: Kept, shape: Shape, dtype: DTypeLike) -> Cross:
     """What cross-attention reads of memory [B, S, D]."""
     if not shape.absorbed:
-        return model.prime(memory, dtype=dtype)
+        memory = widened(memory, dtype=dtype)
+        return model.prime_rounded(memory, dtype=dtype) if shape.cache_dtype else model.prime(memory, dtype=dtype)
+    if shape.keeps_int8_memory and not isinstance(memory, Int8Rows):
+        memory = round_rows(memory)
     cross = model.absorb(memory, dtype=dtype)
     return tuple(OnePass(*layer) for layer in cross if isinstance(layer, Absorbed)) if shape.one_pass else cross
 
@@ -347,7 +373,7 @@ def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape
     def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
         return model.step(tokens, cache, position, cross, dtype=dtype)  # closed over by the loop, never carried
 
-    cache = model.init_cache(len(keys), shape.hypotheses, shape.max_new_tokens, dtype=dtype)
+    cache = model.init_cache(len(keys), shape.hypotheses, shape.max_new_tokens, dtype=shape.cache_dtype or dtype)
     return search(step, cache, keys, numbers, shape, special_tokens(model.config))
 
 
@@ -411,7 +437,7 @@ def _generate(
     split: Split | None = None,
 ) -> Decoded:
     def one(model: TrOCR, pixels: jax.Array, numbers: Numbers) -> Decoded:
-        memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
+        memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
         return run(memory_search(model, memory, keys, numbers, shape, dtype))
 
     return alone(split, one, False, True, False)(model, pixels, numbers)
@@ -426,7 +452,7 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
     cross = cross_of(model, memory, shape, dtype)
     return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
 

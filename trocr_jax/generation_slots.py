@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.attention_cross import Absorbed, Cross, OnePass
+from trocr_jax.attention_rows import Int8Rows
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.types import Decoded, Search, StepFn, take
@@ -85,10 +86,10 @@ def encode(
 ) -> Lines:
     """pixels [G, H, W, 3] as `generate` takes them -> G lines that may enter slots."""
     model = flat.model()
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
-    if shape.absorbed:
-        return Lines(memory.astype(dtype), keys)
-    return Lines(model.prime(memory, dtype=dtype), keys)
+    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
+    if not shape.absorbed:
+        return Lines(cross_of(model, memory, shape, dtype), keys)
+    return Lines(memory if isinstance(memory, Int8Rows) else memory.astype(dtype), keys)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
@@ -110,7 +111,7 @@ def empty(flat: Flat, lines: Lines, numbers: Numbers, *, slots: int, shape: Shap
         place=jnp.int32(0),
         searches=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (slots, *leaf.shape)), first),
         active=jnp.zeros(slots, bool),
-        cache=model.init_cache(slots, shape.hypotheses, shape.max_new_tokens, dtype=dtype),
+        cache=model.init_cache(slots, shape.hypotheses, shape.max_new_tokens, dtype=shape.cache_dtype or dtype),
         lines=Lines(
             jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape[1:]), leaf.dtype), lines.memory),
             jnp.broadcast_to(key, (slots,)),

@@ -4,11 +4,12 @@ searched beside others whose texts are about as long."""
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
+from trocr_jax.attention_rows import Int8Rows, Kept, widened
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.generation import Numbers, Shape, read
 from trocr_jax.generation import decode as decode_memory
@@ -18,10 +19,10 @@ from trocr_jax.image import ImageProcessor
 
 
 class Encoded(NamedTuple):
-    """What a search needs of B images. memory [B, S, D] in the compute type; keys [B]: random keys; means [B, D]
-    f32: of the memory over its positions."""
+    """What a search needs of B images. memory [B, S, D] in the compute type or int8; keys [B]: random keys; means
+    [B, D] f32: of the memory over its positions."""
 
-    memory: jax.Array
+    memory: Kept
     keys: jax.Array
     means: jax.Array
 
@@ -40,8 +41,9 @@ def encode(
     """pixels [B, H, W, 3] as `generate` takes them. split: how they are shared out; what is made of them stays so."""
 
     def one(flat: Flat, pixels: jax.Array, numbers: Numbers) -> Encoded:
-        memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, scores_bytes=shape.scores_bytes)
-        return Encoded(memory.astype(dtype), keys, memory.astype(jnp.float32).mean(axis=1))
+        memory, keys = read(flat.model(), pixels, numbers.seed, dtype, image_processor, shape=shape)
+        means = widened(memory, dtype=jnp.float32).mean(axis=1)
+        return Encoded(memory if isinstance(memory, Int8Rows) else memory.astype(dtype), keys, means)
 
     return alone(split, one, False, True, False)(flat, pixels, numbers)
 
@@ -51,7 +53,7 @@ def together(each: tuple[Encoded, ...], *, split: Split | None = None) -> Encode
     """All images of some batches, of each share those of its own."""
 
     def one(each: tuple[Encoded, ...]) -> Encoded:
-        return Encoded(*(jnp.concatenate(arrays) for arrays in zip(*each, strict=True)))
+        return cast(Encoded, jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *each))
 
     return alone(split, one, True)(each)
 
@@ -70,6 +72,7 @@ def decode(
     """What is found in the images `rows` [B] of `encoded`; each share has its own rows of its own images."""
 
     def one(flat: Flat, encoded: Encoded, rows: jax.Array, numbers: Numbers) -> Decoded:
-        return decode_memory(flat.model(), encoded.memory[rows], numbers, shape, dtype, encoded.keys[rows])
+        memory = jax.tree.map(lambda leaf: leaf[rows], encoded.memory)
+        return decode_memory(flat.model(), memory, numbers, shape, dtype, encoded.keys[rows])
 
     return alone(split, one, False, True, True, False)(flat, encoded, rows, numbers)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from trocr_jax.attention import Linear
 from trocr_jax.attention_cross import Cross
+from trocr_jax.attention_rows import Kept
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache, Decoder
 from trocr_jax.encoder import Encoder
@@ -53,12 +54,17 @@ class TrOCR(nnx.Module):
         """memory [B, S, D] -> keys [B, N, H, S] and values [B, N, S, H] of every cross-attention."""
         return self.decoder.prime(memory, dtype=dtype)
 
-    def absorb(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+    def prime_rounded(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
+        """The same in int8, a scale for each key and value of a head."""
+        return self.decoder.prime_rounded(memory, dtype=dtype)
+
+    def absorb(self, memory: Kept, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> what every cross-attention reads instead of keys and values: the memory itself."""
         return self.decoder.absorb(memory, dtype=dtype)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
-        """An empty self-attention cache for `length` tokens of `beams` hypotheses an image."""
+        """An empty self-attention cache for `length` tokens of `beams` hypotheses an image. dtype: of its keys and
+        values; int8 has a scale for each."""
         return self.decoder.init_cache(batch, beams, length, dtype=dtype)
 
     def step(

@@ -295,7 +295,7 @@ class Recognizer:
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
         decode = replace(decode, choose="score", constraint=None)
-        check(decode, ids)
+        check(decode, ids, placed=placed_on(self._split), cross_attention=self.cross_attention)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
                 raise DecodeError(

@@ -24,6 +24,7 @@ _N_BEST = (
     "Texts to find for each line, at most as many as beams, or as many samples. A column `alternatives` lists them; "
     "txt has the best alone."
 )
+_CACHE = "Keep what a search reads of image and text in int8, with a scale for each row: less memory, not quite exact."
 _GENERATION = "Start from the model's generation_config.json, as transformers does; options given here go before it."
 _FAIRSEQ = (
     "Start from the settings that TrOCR was evaluated with in fairseq: 10 beams, length penalty 1, at most 200 tokens, "
@@ -59,6 +60,7 @@ class Search:
         float | None, argument("X", "What a token costs that an earlier group has taken.", "(default: 0)")
     ] = None
     n_best: Annotated[int | None, argument("N", _N_BEST, "(default: 1, no column)")] = None
+    cache_dtype: Annotated[Literal["int8"] | None, argument("{int8}", _CACHE, "(default: the compute type)")] = None
     generation_config: Annotated[bool, argument(None, _GENERATION, "(default: not read)")] = False
     fairseq: Annotated[bool, argument(None, _FAIRSEQ, "(default: no)")] = False
 

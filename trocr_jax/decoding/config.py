@@ -22,6 +22,7 @@ from trocr_jax.decoding.types import Processor
 from trocr_jax.errors import DecodeError
 
 TokenIds = Sequence[int]
+CacheDtype = Literal["int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,9 @@ class DecodeConfig:
     score of their last token, as a dict or a list of pairs. `processors` act behind the named ones and before the
     filters of sampling.
     Not in transformers: `seed`; `processors`, there an argument of `generate`; `constraint`, texts that may come out at
-    all; `choose`, how the best text is chosen: by score, or by minimum Bayes risk over all that were found ("mbr").
+    all; `choose`, how the best text is chosen: by score, or by minimum Bayes risk over all that were found ("mbr");
+    `cache_dtype`: "int8" keeps what a search reads of the image and of its texts in int8 with a scale for each row (the
+    memory or the keys and values made of it, and those of the texts), in less memory and not quite exact.
 
     Raises DecodeError naming the option.
     """
@@ -77,6 +80,7 @@ class DecodeConfig:
     processors: tuple[Processor, ...] = ()
     constraint: Any = None
     choose: Literal["score", "mbr"] = "score"
+    cache_dtype: CacheDtype | None = None
 
     @classmethod
     def fairseq(cls, **overrides: Any) -> DecodeConfig:
@@ -120,6 +124,8 @@ class DecodeConfig:
             raise DecodeError(f'early_stopping is {self.early_stopping!r}: give True, False or "never"')
         if self.choose not in ("score", "mbr"):
             raise DecodeError(f'choose is {self.choose!r}: give "score" or "mbr"')
+        if self.cache_dtype not in (None, "int8"):
+            raise DecodeError(f'cache_dtype is {self.cache_dtype!r}: give "int8", or leave it out for the compute type')
         if self.seed >= 1 << 32:
             raise DecodeError(f"seed is {self.seed}: give a whole number below 2**32")
         self._freeze_token_ids()

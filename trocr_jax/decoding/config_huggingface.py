@@ -11,7 +11,7 @@ from typing import Any
 from trocr_jax.errors import DecodeError
 
 FILE = "generation_config.json"
-OURS = {"seed", "processors", "constraint", "choose"}  # options that transformers does not have
+OURS = {"seed", "processors", "constraint", "choose", "cache_dtype"}  # options that transformers does not have
 # Read by transformers only when it samples.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 MAX_NEW_TOKENS = 20  # transformers' when neither max_length nor max_new_tokens is set
