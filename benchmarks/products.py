@@ -1,4 +1,4 @@
-"""Products with int8 weights beside those of floats, in the forms between which `trocr_jax.attention_int8` chooses.
+"""Products with int8 weights beside those of floats, in the forms of `trocr_jax.attention_quantized`.
 
     python -m benchmarks.products --rows 8 32 --width 1024 --out 4096
     python -m benchmarks.products --rows 64 --topology v5e:2x2
@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from jax.sharding import SingleDeviceSharding
 
-from trocr_jax.attention_int8 import BLOCK, rows_and_weights, weights_alone
+from trocr_jax.attention_quantized import BLOCK, rows_and_weights, weights_alone
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 PARTS = {"bf16": jnp.bfloat16, "f32": jnp.float32}

@@ -1,4 +1,4 @@
-"""Models with int8 weights or an int8 cache beside themselves in floats: texts, error rates, logits, memory, lines/s.
+"""Models with weights in int8 or float8, or an int8 cache, beside themselves in floats: texts, errors, memory, lines/s.
 
     python -m benchmarks.quantized --model tiny-printed --lines 300
     python -m benchmarks.quantized --shape base --lines 8
@@ -83,7 +83,7 @@ def texts(
     recognizer = trocr_jax.Recognizer.from_pretrained(name)
     small = quantize(recognizer.model, min_width=min_width)
     sides = {"floats": recognizer.model, "int8": small, "int8 weights widened": dequantize(small)}
-    sides["int8 cache"] = recognizer.model
+    sides |= {"float8": quantize(recognizer.model, kind="float8", min_width=min_width), "int8 cache": recognizer.model}
     read: dict[str, list[str]] = {}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
@@ -102,7 +102,7 @@ def texts(
         same = sum(a == b for a, b in zip(read["floats"], read[side], strict=True))
         rows.append((f"texts equal to those of floats, {side}", f"{same:,} of {count:,}"))
         rows.append((f"CER against the texts of floats, {side}", f"{cer(read['floats'], read[side]):.3%}"))
-    for other in ("int8", "int8 cache"):
+    for other in ("int8", "float8", "int8 cache"):
         pairs = list(zip(seconds["floats"], seconds[other], strict=True))
         speeds = ", ".join(f"{count / statistics.median(seconds[side]):.1f}" for side in ("floats", other))
         ratio = statistics.median(a / b for a, b in pairs)
@@ -132,6 +132,7 @@ def logits(shape: str, count: int, min_width: int | None, folder: Path) -> list[
 
     exact, found = run(model), run(small)
     others = {"int8": found, "int8 weights widened": run(dequantize(small))}
+    others["float8"] = run(quantize(model, kind="float8", min_width=min_width))
     others["int8 cache: memory"] = step_by_step(model, pixels, ids, cache_dtype="int8", absorbed=True)
     others["int8 cache: keys and values"] = step_by_step(model, pixels, ids, cache_dtype="int8", absorbed=False)
     others["floats, step by step"] = step_by_step(model, pixels, ids, cache_dtype=None, absorbed=True)

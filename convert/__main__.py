@@ -8,21 +8,23 @@ from pathlib import Path
 
 from convert.fairseq import load_fairseq
 from trocr_jax import checkpoint
+from trocr_jax.attention_quantized import DTYPES
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError, TrOCRError
 from trocr_jax.model import TrOCR
 from trocr_jax.presets import PRESETS
-from trocr_jax.quantization import NARROW, dequantize, is_quantized, quantize
+from trocr_jax.quantization import NARROW, dequantize, kind_of, quantize
 
 _CONVERT = """Turns a model into another format. What SRC is decides the direction unless --to says otherwise:
 a folder of transformers, a hub name, a built-in name or a fairseq .pt file becomes a native folder; a native folder
 becomes a folder of transformers. A quantised model gets float parameters again (float32, or --dtype) for transformers
 or with --dtype. `python -m convert quantize SRC DST` makes a quantised one, `python -m convert verify A B` compares
 two folders."""
-_QUANTIZE = """Writes a native folder whose projections and MLPs have int8 weights, symmetric, with a scale for each
-output channel. Token table and head become bfloat16 if they are wider; narrow matrices, norms, biases, positions and
-the patch embedding stay as stored. The folder is used like any other; it cannot be trained."""
+_QUANTIZE = """Writes a native folder whose projections and MLPs have weights in int8, symmetric, or in float8
+(e4m3fn), with a scale for each output channel. Token table and head become bfloat16 if they are wider; narrow matrices,
+norms, biases, positions and the patch embedding stay as stored. The folder is used like any other; it cannot be
+trained."""
 _VERIFY = """Prints the largest difference at every stage between folder A computed here and folder B computed by
 transformers with PyTorch, in f32 on random pixels and tokens.
 Exit status 1 if the logits differ by more than --atol."""
@@ -66,9 +68,10 @@ def _convert(arguments: list[str]) -> int:
         model = load_fairseq(source, config=_config(options.config), dtype=options.dtype)
     else:
         model = checkpoint.load(source, dtype=options.dtype)
-        if is_quantized(model) and (to == "huggingface" or options.dtype):
+        rounded = kind_of(model)
+        if rounded and (to == "huggingface" or options.dtype):
             dtype = options.dtype or "float32"
-            print(f"{options.source} is quantised: its int8 weights are written in {dtype}", file=sys.stderr)
+            print(f"{options.source} is quantised: its {rounded} weights are written in {dtype}", file=sys.stderr)
             model = dequantize(model, dtype=dtype)
     _save(model, options.destination, to, assets=None if is_file else source)
     if is_file:
@@ -80,6 +83,7 @@ def _quantize(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m convert quantize", description=_QUANTIZE)
     parser.add_argument("source", metavar="SRC", help="folder, hub name owner/name, or built-in name")
     parser.add_argument("destination", metavar="DST", type=Path, help="native folder to write")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="int8", help="of the weights (default: int8)")
     parser.add_argument(
         "--min-width",
         type=int,
@@ -94,7 +98,7 @@ def _quantize(arguments: list[str]) -> int:
         parser.error("SRC and DST are the same")
     model = checkpoint.load(source)
     try:
-        quantized = quantize(model, min_width=options.min_width)
+        quantized = quantize(model, kind=options.dtype, min_width=options.min_width)
     except ConfigError as error:
         raise ConfigError(f"{options.source}: {error}") from None
     checkpoint.save_native(quantized, options.destination, assets=source)

@@ -20,7 +20,7 @@ from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import line_image, save_tiny, tiny_config, tiny_model
 from train.warm_start import first_weights
-from trocr_jax import DecodeConfig, TrOCR, attention, attention_int8, checkpoint
+from trocr_jax import DecodeConfig, TrOCR, attention, attention_quantized, checkpoint
 from trocr_jax.attention_cross import Absorbed
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.cli import main as trocr_jax_main
@@ -36,10 +36,10 @@ def weights_alone(monkeypatch):
     """The form of other platforms than the CPU."""
 
     def product(x, weights, scale, *, dtype, out):
-        return attention_int8.weights_alone(x, weights, scale, dtype=dtype, out=out)
+        return attention_quantized.weights_alone(x, weights, scale, dtype=dtype, out=out)
 
-    monkeypatch.setattr(attention_int8, "product", product)
-    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(attention_quantized, "product", product)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: False)
 
 
 def random(seed, *shape):
@@ -50,21 +50,21 @@ def test_channels_are_rounded_by_their_own_largest_value():
     weights = np.array(random(0, 6, 2, 3))
     weights[:, 1, 2] = 0
     weights[:, 0, 0] *= 1000
-    integers, scale = attention_int8.round_channels(jnp.asarray(weights), channels=2)
+    integers, scale = attention_quantized.round_channels(jnp.asarray(weights), channels=2)
     largest = np.abs(weights).max(axis=0)
     assert integers.dtype == jnp.int8
     np.testing.assert_allclose(scale, np.where(largest > 0, largest / 127, 1), rtol=1e-6)
     np.testing.assert_array_equal(integers, np.round(weights / np.asarray(scale)))
     assert np.abs(np.asarray(integers)).max(axis=0).ravel().tolist() == [127, 127, 127, 127, 127, 0]
-    restored = attention_int8.widened(integers, scale, dtype=jnp.float32)
+    restored = attention_quantized.widened(integers, scale, dtype=jnp.float32)
     assert (np.abs(np.asarray(restored) - weights) <= np.asarray(scale) * 0.501).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_weights_alone_beside_numpy(dtype):
     x = random(1, 2, 5, 48).astype(dtype)
-    integers, scale = attention_int8.round_channels(random(2, 48, 32), channels=1)
-    y = attention_int8.weights_alone(x, integers, scale, dtype=dtype, out=jnp.float32)
+    integers, scale = attention_quantized.round_channels(random(2, 48, 32), channels=1)
+    y = attention_quantized.weights_alone(x, integers, scale, dtype=dtype, out=jnp.float32)
     exact = np.asarray(x, np.float64) @ (np.asarray(integers, np.float64) * np.asarray(scale, np.float64))
     np.testing.assert_allclose(y, exact, atol=1e-5)
 
@@ -74,8 +74,8 @@ def test_rows_and_weights_beside_numpy(rows, width):
     """2,048 and few rows: the contraction in two parts."""
     x = np.array(random(3, 4, rows, width))
     x[0, 0], x[1] = 0, x[1] * 1000
-    integers, scale = attention_int8.round_channels(random(4, width, 24), channels=1)
-    y = attention_int8.rows_and_weights(jnp.asarray(x), integers, scale, out=jnp.float32)
+    integers, scale = attention_quantized.round_channels(random(4, width, 24), channels=1)
+    y = attention_quantized.rows_and_weights(jnp.asarray(x), integers, scale, out=jnp.float32)
     largest = np.abs(x).max(axis=-1, keepdims=True)
     rounded = np.round(x * np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, 1), np.float32(0)))
     sums = rounded.astype(np.int64) @ np.asarray(integers, np.int64)
@@ -87,11 +87,11 @@ def test_rows_and_weights_beside_numpy(rows, width):
 
 
 def test_a_cpu_multiplies_integers_and_others_widen_the_weights(monkeypatch):
-    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: False)
-    integers, scale = attention_int8.round_channels(random(5, 16, 8), channels=1)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: False)
+    integers, scale = attention_quantized.round_channels(random(5, 16, 8), channels=1)
 
     def lowered(platform, *, rows=4, dtype=jnp.bfloat16):
-        product = partial(attention_int8.product, dtype=dtype, out=jnp.float32)
+        product = partial(attention_quantized.product, dtype=dtype, out=jnp.float32)
         x = jnp.zeros((1, rows, 16))
         return jax.jit(product).trace(x, integers, scale).lower(lowering_platforms=(platform,)).as_text()
 
@@ -148,11 +148,14 @@ def test_searches_equal_those_of_what_the_weights_stand_for(weights_alone):
 )
 @pytest.mark.parametrize("images", [1, 20])
 def test_what_a_cpu_multiplies(rows, dtype, instructions, alone, images, monkeypatch):
-    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
-    x, (weights, scale) = random(11, images, rows, 256), attention_int8.round_channels(random(12, 256, 40), channels=1)
-    found = attention_int8.product(x, weights, scale, dtype=dtype, out=jnp.float32)
-    in_bf16 = attention_int8.weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=jnp.float32)
-    integers = attention_int8.rows_and_weights(x, weights, scale, out=jnp.float32)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: instructions)
+    x, (weights, scale) = (
+        random(11, images, rows, 256),
+        attention_quantized.round_channels(random(12, 256, 40), channels=1),
+    )
+    found = attention_quantized.product(x, weights, scale, dtype=dtype, out=jnp.float32)
+    in_bf16 = attention_quantized.weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=jnp.float32)
+    integers = attention_quantized.rows_and_weights(x, weights, scale, out=jnp.float32)
     wanted, other = (in_bf16, integers) if alone else (integers, in_bf16)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     assert float(jnp.abs(found - other).max()) > 1e-3
@@ -165,9 +168,9 @@ def of_heads(rows):
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("rows", "instructions", "in_bf16"), [(64, True, True), (63, True, False), (64, False, False)])
 def test_attention_of_an_encoder_beside_int8_weights(rows, instructions, in_bf16, biased, monkeypatch):
-    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: instructions)
     heads, bias = of_heads(rows), random(23, 1, 3, rows, rows) if biased else None
-    found = attention.attend_beside_int8(*heads, bias=bias, dtype=jnp.float32)
+    found = attention.attend_beside_quantized(*heads, bias=bias, dtype=jnp.float32)
     exact = attention.attend(*heads, bias=bias, dtype=jnp.float32)
     rounded = attention._attend(*heads, bias=bias, dtype=jnp.bfloat16).astype(jnp.float32)
     assert found.dtype == jnp.float32
@@ -175,13 +178,13 @@ def test_attention_of_an_encoder_beside_int8_weights(rows, instructions, in_bf16
     assert float(jnp.abs(exact - rounded).max()) > 1e-3
 
 
-@pytest.mark.skipif(not attention_int8.multiplies_bf16(), reason="this CPU has no instructions for bf16")
+@pytest.mark.skipif(not attention_quantized.multiplies_bf16(), reason="this CPU has no instructions for bf16")
 def test_products_of_attention_beside_int8_weights_are_compiled_in_bf16():
     """Not widened to f32, as XLA's CPU backend does where a product turns one of its factors."""
 
     def encoder(x):
         rows = x.reshape(2, 192, 12, 64).transpose(0, 2, 1, 3)
-        y = attention.attend_beside_int8(rows, 2 * rows, 3 * rows, dtype=jnp.float32)
+        y = attention.attend_beside_quantized(rows, 2 * rows, 3 * rows, dtype=jnp.float32)
         return y.transpose(0, 2, 1, 3).reshape(x.shape)
 
     assert types_of_products(encoder, random(24, 2, 192, 768)) == {"24,192,192": "bf16", "24,192,64": "bf16"}
@@ -206,7 +209,7 @@ def types_of_products(program, *arguments):
 
 @pytest.mark.parametrize("instructions", [True, False])
 def test_absorbed_memory_is_in_bf16_beside_int8_weights(instructions, monkeypatch):
-    monkeypatch.setattr(attention_int8, "multiplies_bf16", lambda: instructions)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: instructions)
     model, memory = tiny_model(), random(27, 2, 5, tiny_config().memory_width)
     wanted = jnp.dtype(jnp.bfloat16 if instructions else jnp.float32)
     for one, expected in ((model, jnp.dtype(jnp.float32)), (quantize(model), wanted)):
@@ -228,7 +231,7 @@ def test_a_memory_in_bf16_is_read_as_one_in_f32(hypotheses):
 
 
 def test_instructions_of_a_cpu_are_told_by_linux(monkeypatch):
-    known = attention_int8.multiplies_bf16.__wrapped__
+    known = attention_quantized.multiplies_bf16.__wrapped__
     texts = {
         "processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sse\n": True,
         "processor\t: 0\nflags\t\t: fpu avx2 avx512f\n": False,

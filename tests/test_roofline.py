@@ -11,7 +11,7 @@ from benchmarks.roofline import Asked, Bound, bound, counted, line
 from benchmarks.roofline_count import count
 from tests.tiny import tiny_config
 from train.flops import PEAKS, encoder_flops
-from trocr_jax import TrOCR, attention_int8
+from trocr_jax import TrOCR, attention_quantized
 from trocr_jax.presets import PRESETS
 
 
@@ -47,7 +47,7 @@ def test_a_batched_product_and_what_lies_between_two():
 @pytest.mark.parametrize(("platform", "kind"), [("cpu", "int8"), ("tpu", "bfloat16"), ("cuda", "bfloat16")])
 def test_int8_weights_are_read_as_int8_in_the_form_of_the_platform(platform, kind):
     def product(x, weights, scale):
-        return attention_int8.product(x, weights, scale, dtype=jnp.bfloat16, out=jnp.float32).astype(jnp.bfloat16)
+        return attention_quantized.product(x, weights, scale, dtype=jnp.bfloat16, out=jnp.float32).astype(jnp.bfloat16)
 
     x, weights, scale = array(jnp.bfloat16, 2, 3, 64), array(jnp.int8, 64, 32), array(jnp.float32, 32)
     work = count(product, x, weights, scale, platform=platform)

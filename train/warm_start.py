@@ -26,7 +26,7 @@ from trocr_jax.checkpoint import load, resolve
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError, ConfigError
-from trocr_jax.quantization import is_quantized
+from trocr_jax.quantization import kind_of
 from trocr_jax.sharding import path_name
 from trocr_jax.tokenizer import load_tokenizer
 
@@ -73,8 +73,8 @@ def first_weights(recipe: Recipe, shapes: Shapes) -> Found:
 def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
     """All of a TrOCR; positions for another image size are interpolated, tokens of another vocabulary carried over."""
     model = load(name, dtype=jnp.float32)
-    if is_quantized(model):
-        raise ConfigError(f"{name}: has int8 weights, which cannot be trained; start from the model it was made from")
+    if kind := kind_of(model):
+        raise ConfigError(f"{name}: has {kind} weights, which cannot be trained; start from the model it was made from")
     config: TrOCRConfig = recipe.config
     arrays = {path.replace(".", "/"): np.asarray(x) for path, x in parameters(model).items()}
     positions = "encoder/position_embeddings"

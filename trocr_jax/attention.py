@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from trocr_jax import attention_int8
+from trocr_jax import attention_quantized
 from trocr_jax.attention_rows import Int8Rows, Kept, numbers, scaled
 
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
@@ -79,15 +79,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu"
 
 
 def project(x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: DTypeLike) -> jax.Array:
-    """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of an int8 kernel, in any shape of F
+    """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of a rounded kernel, in any shape of F
     numbers; none of a kernel of floats."""
     if scale is None:
         return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
-    return attention_int8.product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
+    return attention_quantized.product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
 
 
 class Linear(nnx.Module):
-    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; an int8 kernel has a kernel_scale [D_out]."""
+    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; a rounded kernel has a kernel_scale [D_out]."""
 
     kernel_scale: nnx.Param | None = None
 
@@ -118,7 +118,7 @@ class LayerNorm(nnx.Module):
 
 
 class HeadProjection(nnx.Module):
-    """Width to heads: kernel [D, N, H], bias [N, H] or none; an int8 kernel has a kernel_scale [N, H]."""
+    """Width to heads: kernel [D, N, H], bias [N, H] or none; a rounded kernel has a kernel_scale [N, H]."""
 
     kernel_scale: nnx.Param | None = None
 
@@ -140,7 +140,7 @@ class HeadProjection(nnx.Module):
 
 
 class OutProjection(nnx.Module):
-    """Heads to width: kernel [N, H, D], bias [D]; an int8 kernel has a kernel_scale [D]."""
+    """Heads to width: kernel [N, H, D], bias [D]; a rounded kernel has a kernel_scale [D]."""
 
     kernel_scale: nnx.Param | None = None
 
@@ -196,17 +196,18 @@ def attend(query: jax.Array, key: Kept, value: Kept, *, bias: jax.Array | None =
     if bias is None and on_chip(query, dtype=dtype):
         heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
         return _fused(*heads_last).transpose(0, 2, 1, 3)
-    if jnp.dtype(dtype) != jnp.bfloat16 or query.shape[2] < attention_int8.MANY_ROWS:
+    if jnp.dtype(dtype) != jnp.bfloat16 or query.shape[2] < attention_quantized.MANY_ROWS:
         return plain(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=partial(_in_one_axis, bias=bias), default=plain)
 
 
-def attend_beside_int8(
+def attend_beside_quantized(
     query: jax.Array, key: jax.Array, value: jax.Array, *, bias: jax.Array | None = None, dtype: DTypeLike
 ) -> jax.Array:
-    """`attend` between projections with int8 weights: its products are in bf16 where theirs are (`attention_int8`)."""
+    """`attend` between projections with weights in a byte: its products are in bf16 where theirs are
+    (`attention_quantized`)."""
     plain = partial(attend, bias=bias, dtype=dtype)
-    if query.shape[2] < attention_int8.MANY_ROWS or not attention_int8.multiplies_bf16():
+    if query.shape[2] < attention_quantized.MANY_ROWS or not attention_quantized.multiplies_bf16():
         return plain(query, key, value)
 
     def in_bf16(*arrays: jax.Array) -> jax.Array:

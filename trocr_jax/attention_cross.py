@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from trocr_jax import attention_int8
+from trocr_jax import attention_quantized
 from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
 from trocr_jax.attention_rows import Int8Rows, Kept, held, numbers, round_rows, scaled, widened
 from trocr_jax.kernels.cross_attention import read_memory
@@ -157,8 +157,8 @@ def prime_rounded(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) 
 def absorb(attention: Attention, memory: Kept, *, dtype: DTypeLike) -> Absorbed:
     """memory [B, S, M] -> itself, beside the projections of one layer."""
     value, bias = attention.value, attention.value.bias
-    beside_int8 = value.kernel_scale is not None
-    if beside_int8 and jax.default_backend() == "cpu" and attention_int8.multiplies_bf16():
+    beside_rounded = value.kernel_scale is not None
+    if beside_rounded and jax.default_backend() == "cpu" and attention_quantized.multiplies_bf16():
         dtype = jnp.bfloat16
     return Absorbed(
         memory=memory if isinstance(memory, Int8Rows) else memory.astype(dtype),
@@ -169,6 +169,6 @@ def absorb(attention: Attention, memory: Kept, *, dtype: DTypeLike) -> Absorbed:
 
 
 def _kernel(projection: HeadProjection, *, dtype: DTypeLike) -> jax.Array:
-    """[M, N, H] in `dtype`: once for a whole search, so that int8 weights are not widened at every token."""
+    """[M, N, H] in `dtype`: once for a whole search, so that weights in a byte are not widened at every token."""
     kernel, scale = projection.kernel[...], projection.kernel_scale
-    return kernel.astype(dtype) if scale is None else attention_int8.widened(kernel, scale[...], dtype=dtype)
+    return kernel.astype(dtype) if scale is None else attention_quantized.widened(kernel, scale[...], dtype=dtype)

@@ -1,9 +1,9 @@
 """What a search keeps of images and texts in int8: memory, keys and values, with a number for each row.
 
 A row x of H numbers (a key or a value of one head, or what the memory says of one patch) is stored as the integers
-nearest to x / scale with scale = max |x| / 127, as `attention_int8` stores the output channels of weights. A product
-needs no row brought back to its scale: scores are multiplied by the scales of the keys, and weights by those of the
-values. Integers become `dtype`, which holds every one of them, on their way to the multiplication.
+nearest to x / scale with scale = max |x| / 127, as `attention_quantized` stores the output channels of weights. A
+product needs no row brought back to its scale: scores are multiplied by the scales of the keys, and weights by those of
+the values. Integers become `dtype`, which holds every one of them, on their way to the multiplication.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from trocr_jax.attention import (
     LayerNorm,
     Linear,
     attend,
-    attend_beside_int8,
+    attend_beside_quantized,
     constrain_batch,
     einsum,
     handed_on,
@@ -185,7 +185,7 @@ class EncoderLayer(nnx.Module):
             bias = own if bias is None else bias + own
         x = constrain_batch(x)
         y = self.norm_before(x, dtype=dtype)
-        attention = attend if a.query.kernel_scale is None else attend_beside_int8
+        attention = attend if a.query.kernel_scale is None else attend_beside_quantized
         y = attention(a.query(y, dtype=dtype), a.key(y, dtype=dtype), a.value(y, dtype=dtype), bias=bias, dtype=dtype)
         y = a.out(y, dtype=dtype)
         x = x + (y * self.lambda_1[...].astype(dtype)[None, None, :] if self.config.layer_scale else y)

@@ -1,7 +1,7 @@
-"""A model with int8 matrices: rounded from one with floats, and back.
+"""A model with matrices in int8 or float8: rounded from one with floats, and back.
 
 Rounded are the kernels of the projections and MLPs of encoder and decoder, with a scale for each output channel
-(`attention_int8`). Narrow ones are kept, which are small and where a rounded number counts for more; the table of
+(`attention_quantized`). Narrow ones are kept, which are small and where a rounded number counts for more; the table of
 tokens and the head, of which every error is an error of a logit, become bfloat16; norms, biases, positions and the
 patch embedding stay as they are.
 """
@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from trocr_jax.attention import HeadProjection, Linear, OutProjection
-from trocr_jax.attention_int8 import round_channels, widened
+from trocr_jax.attention_quantized import DTYPES, Kind, round_channels, widened
 from trocr_jax.errors import ConfigError
 from trocr_jax.model import TrOCR
 
@@ -27,11 +27,14 @@ NARROW = 384  # by default a matrix is narrow below it, or below the wider of th
 HEAD_DTYPE = "bfloat16"  # XLA's CPU backend multiplies it with f32 only after widening the whole table
 
 
-def quantize(model: TrOCR, *, min_width: int | None = None) -> TrOCR:
-    """A copy of `model` with int8 kernels where both sides of a matrix are at least `min_width`, by default `NARROW`.
+def quantize(model: TrOCR, *, kind: Kind = "int8", min_width: int | None = None) -> TrOCR:
+    """A copy of `model` with kernels of that kind where both sides of a matrix are at least `min_width`, by default
+    `NARROW`.
 
-    Raises ConfigError if the model has int8 kernels already, or no matrix is that wide.
+    Raises ConfigError if the model has such kernels already, no matrix is that wide, or there is no such kind.
     """
+    if kind not in DTYPES:
+        raise ConfigError(f"kind is {kind!r}: give {' or '.join(map(repr, DTYPES))}")
     if is_quantized(model):
         raise ConfigError("the model is quantised already: start from the one it was made from")
     widest = max(model.config.encoder.hidden_size, model.config.decoder.hidden_size)
@@ -41,8 +44,8 @@ def quantize(model: TrOCR, *, min_width: int | None = None) -> TrOCR:
         raise ConfigError(f"no matrix of the model is {least} wide: give a --min-width of at most {widest}")
 
     def kernel(layer: _Layer) -> None:
-        integers, scale = round_channels(layer.kernel[...], channels=_channels(layer))
-        layer.kernel, layer.kernel_scale = nnx.Param(integers), nnx.Param(scale)
+        rounded, scale = round_channels(layer.kernel[...], channels=_channels(layer), kind=kind)
+        layer.kernel, layer.kernel_scale = nnx.Param(rounded), nnx.Param(scale)
 
     def table(array: jax.Array) -> jax.Array:
         return array.astype(HEAD_DTYPE) if array.dtype.itemsize > 2 else array
@@ -51,7 +54,7 @@ def quantize(model: TrOCR, *, min_width: int | None = None) -> TrOCR:
 
 
 def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
-    """A copy of `model` with float parameters of `dtype`: what its int8 kernels stand for."""
+    """A copy of `model` with float parameters of `dtype`: what its kernels stand for."""
     names = [name for name, layer in _layers(model) if layer.kernel_scale is not None]
 
     def kernel(layer: _Layer) -> None:
@@ -63,20 +66,27 @@ def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
     return nnx.merge(graph, jax.tree.map(lambda array: array.astype(dtype), state))
 
 
-def empty_kernels(model: TrOCR, names: Collection[str]) -> TrOCR:
-    """`model` with the kernels of those paths int8 and zero: the structure to load a quantised model into."""
+def empty_kernels(model: TrOCR, names: Collection[str], dtype: DTypeLike) -> TrOCR:
+    """`model` with the kernels of those paths zero and of `dtype`: the structure to load a quantised model into."""
 
     def kernel(layer: _Layer) -> None:
         shape = layer.kernel.shape
-        layer.kernel = nnx.Param(jnp.zeros(shape, jnp.int8))
+        layer.kernel = nnx.Param(jnp.zeros(shape, dtype))
         layer.kernel_scale = nnx.Param(jnp.zeros(shape[len(shape) - _channels(layer) :], jnp.float32))
 
     return _changed(model, names, kernel, lambda array: array, HEAD_DTYPE if names else None)
 
 
 def is_quantized(model: TrOCR) -> bool:
-    """Whether any matrix is int8."""
-    return any(layer.kernel_scale is not None for _, layer in _layers(model))
+    """Whether any matrix is in int8 or float8."""
+    return kind_of(model) is not None
+
+
+def kind_of(model: TrOCR) -> Kind | None:
+    """Of a quantised model's kernels."""
+    dtypes = (layer.kernel[...].dtype for _, layer in _layers(model) if layer.kernel_scale is not None)
+    found = next(dtypes, None)
+    return next((kind for kind, dtype in DTYPES.items() if found == jnp.dtype(dtype)), None)
 
 
 _Layer = Linear | HeadProjection | OutProjection

@@ -19,7 +19,7 @@ from trocr_jax.checkpoint.unpickler import read_state_dict
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
-from trocr_jax.quantization import is_quantized
+from trocr_jax.quantization import kind_of
 
 _READERS: tuple[tuple[str, Callable[[Path], dict[str, StoredTensor]]], ...] = (
     ("model.safetensors", read_safetensors),
@@ -65,9 +65,9 @@ def save_huggingface(
     new one. Raises CheckpointError if the folder cannot be written, or the model is quantised.
     """
     folder = Path(folder)
-    if is_quantized(model):
+    if kind := kind_of(model):
         raise CheckpointError(
-            f"{folder}: the model has int8 weights, which a folder of transformers cannot hold: write it as a native "
+            f"{folder}: the model has {kind} weights, which a folder of transformers cannot hold: write it as a native "
             "folder, or with floats again (trocr_jax.quantization.dequantize; `python -m convert` does it)"
         )
     arrays = {stored_name(path)[0]: (stored_name(path)[1], array) for path, array in parameters(model).items()}

@@ -21,8 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
+from trocr_jax.attention_quantized import DTYPES
 from trocr_jax.checkpoint.assets import copy_assets
-from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
+from trocr_jax.checkpoint.parameters import Rounded, StoredTensor, Target, build, parameters, report
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
@@ -31,7 +32,7 @@ from trocr_jax.quantization import SCALE
 _MANIFEST = "MANIFEST.json"
 _FORMAT = "trocr_jax checkpoint 1"
 _BLOCK = 1 << 20
-_SCALE = f".kernel{SCALE}"  # of a layer with an int8 kernel
+_SCALE = f".kernel{SCALE}"  # of a layer with a kernel in int8 or float8
 
 
 def is_native(folder: Path) -> bool:
@@ -110,7 +111,9 @@ def load_native(folder: str | os.PathLike[str], *, dtype: DTypeLike | None = Non
         for path, array in arrays.items()
     }
     kernels = frozenset(path.removesuffix(_SCALE) for path in tensors if path.endswith(_SCALE))
-    return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder), int8=kernels)
+    stored = {tensors[f"{path}.kernel"].dtype for path in kernels if f"{path}.kernel" in tensors}
+    rounded = Rounded(kernels, next((name for name in DTYPES.values() if stored == {name}), "int8"))
+    return build(config, tensors, _target, dtype=dtype, problems=[], where=str(folder), rounded=rounded)
 
 
 def _target(path: str, shape: tuple[int, ...]) -> Target:

@@ -48,6 +48,16 @@ def parameters(model: TrOCR) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): variable[...] for path, variable in state}
 
 
+class Rounded(NamedTuple):
+    """Paths of the layers whose kernels are in a byte, and in which type."""
+
+    kernels: frozenset[str]
+    dtype: str
+
+
+NOTHING = Rounded(frozenset(), "int8")
+
+
 def build(
     config: TrOCRConfig,
     tensors: Mapping[str, StoredTensor],
@@ -56,13 +66,13 @@ def build(
     dtype: DTypeLike | None,
     problems: list[str],
     where: str,
-    int8: frozenset[str] = frozenset(),
+    rounded: Rounded = NOTHING,
 ) -> TrOCR:
     """A model with the given weights and no other initialisation.
 
     `target(path, shape)` says where parameter `path` is stored. Parameters keep their stored type (float64 becomes
-    float32), or get `dtype`. `int8`: paths of the layers whose kernels are int8; with any, all parameters keep their
-    stored type. Raises CheckpointError listing `problems` and everything else that is wrong: missing and unused
+    float32), or get `dtype`. With any `rounded` kernels all parameters keep
+    their stored type. Raises CheckpointError listing `problems` and everything else that is wrong: missing and unused
     tensors, shapes, types, values that are not finite.
     """
     layers = config.encoder.num_layers + config.decoder.num_layers
@@ -70,7 +80,7 @@ def build(
         problems.append(f"the configuration has {layers} layers, and the file only {len(tensors)} tensors")
         raise CheckpointError(report(where, problems))
     try:
-        graph, state = _abstract_model(config, int8)
+        graph, state = _abstract_model(config, rounded)
     except (TypeError, ValueError, OverflowError) as error:
         problems.append(f"the sizes of the configuration cannot be built ({error})")
         raise CheckpointError(report(where, problems)) from None
@@ -79,13 +89,14 @@ def build(
     for path, variable in state:
         wanted = target(".".join(map(str, path)), variable.get_value().shape)
         stored = unused.pop(wanted.name, None)
-        integers = variable.get_value().dtype == jnp.int8
-        array = None if stored is None else _read(wanted, stored, problems, integers=integers)
+        kernel = variable.get_value().dtype == jnp.dtype(rounded.dtype)
+        types = (rounded.dtype,) if kernel else tuple(FLOAT_TYPES)
+        array = None if stored is None else _read(wanted, stored, problems, types=types)
         if stored is None:
             problems.append(f"missing: {wanted.name} {_shape(wanted.stored_shape)}")
         if array is not None and not problems:
-            if (dtype is not None and not int8) or array.dtype == np.float64:
-                array = array.astype(jnp.dtype(np.float32 if dtype is None or int8 else dtype))
+            if (dtype is not None and not rounded.kernels) or array.dtype == np.float64:
+                array = array.astype(jnp.dtype(np.float32 if dtype is None or rounded.kernels else dtype))
             filled.append((path, variable.replace(jnp.asarray(np.asarray(array, order="C")))))
     problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]
     if problems:
@@ -108,33 +119,32 @@ class _OneKey:
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_model(config: TrOCRConfig, int8: frozenset[str] = frozenset()) -> tuple[nnx.GraphDef, tuple]:
+def _abstract_model(config: TrOCRConfig, rounded: Rounded = NOTHING) -> tuple[nnx.GraphDef, tuple]:
     """The module's structure, and its parameters as paths with shapes: no weight is initialised."""
 
     def made() -> TrOCR:
-        return empty_kernels(TrOCR(config, rngs=cast(nnx.Rngs, _OneKey())), int8)
+        return empty_kernels(TrOCR(config, rngs=cast(nnx.Rngs, _OneKey())), rounded.kernels, rounded.dtype)
 
     graph, state = nnx.split(nnx.eval_shape(made))
     return graph, tuple(nnx.to_flat_state(state))
 
 
-def _read(wanted: Target, stored: StoredTensor, problems: list[str], *, integers: bool) -> np.ndarray | None:
+def _read(wanted: Target, stored: StoredTensor, problems: list[str], *, types: tuple[str, ...]) -> np.ndarray | None:
     """The array in our layout; none after adding to `problems` if it cannot be used."""
     if stored.shape != wanted.stored_shape:
         problems.append(
             f"{wanted.name} is {_shape(stored.shape)}; the configuration wants {_shape(wanted.stored_shape)}"
         )
         return None
-    supported = ("int8",) if integers else tuple(FLOAT_TYPES)
-    if stored.dtype not in supported:
-        problems.append(f"{wanted.name} is of type {stored.dtype}; supported: {', '.join(supported)}")
+    if stored.dtype not in types:
+        problems.append(f"{wanted.name} is of type {stored.dtype}; supported: {', '.join(types)}")
         return None
     try:
         array = stored.read()
     except CheckpointError as error:
         problems.append(str(error))
         return None
-    bad = 0 if integers else count_not_finite(array)
+    bad = count_not_finite(array)
     if bad:
         problems.append(
             f"{wanted.name} holds {bad} values that are not finite (NaN or infinite): "
@@ -148,6 +158,10 @@ def count_not_finite(array: np.ndarray) -> int:
     """How many values are NaN or infinite."""
     if array.dtype == FLOAT_TYPES["bfloat16"]:  # ml_dtypes has no fast loop: look at the exponent's bits
         return int(np.count_nonzero((array.view(np.uint16) & 0x7F80) == 0x7F80))
+    if array.dtype.name == "float8_e4m3fn":  # which has no infinity, and one NaN of either sign
+        return int(np.count_nonzero((array.view(np.uint8) & 0x7F) == 0x7F))
+    if array.dtype == np.int8:
+        return 0
     return array.size - int(np.count_nonzero(np.isfinite(array)))
 
 

@@ -1,12 +1,14 @@
-"""Matrix products with int8 weights: a number for each output channel scales what the integers say.
+"""Matrix products with weights in a byte, int8 or float8: a number for each output channel scales what they say.
 
 A weight w[d, f] is stored as the integer nearest to w[d, f] / scale[f], with scale[f] = max over d of |w[d, f]| / 127:
-symmetric, so that no zero point has to be carried along. Two forms of the product, between which the platform decides:
+symmetric, so that no zero point has to be carried along. In float8 (e4m3fn: 4 bits of exponent, 3 of mantissa;
+Micikevicius et al. 2022, "FP8 Formats for Deep Learning") it is the nearest number of that type, and 448, its largest,
+stands for 127. Two forms of the product, between which the platform decides:
 
 - on a CPU both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own largest
   value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
-- elsewhere, and for images of many rows on a CPU that multiplies bf16, the weights alone are (`weights_alone`): widened
-  on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
+- elsewhere, of float8 everywhere, and for images of many rows on a CPU that multiplies bf16, the weights alone are
+  (`weights_alone`): widened on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
 
 Which is faster where is in benchmarks/README.md.
 """
@@ -15,13 +17,17 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+Kind = Literal["int8", "float8"]
+DTYPES: dict[Kind, str] = {"int8": "int8", "float8": "float8_e4m3fn"}
 LARGEST = 127  # -128 is left out: it has no counterpart
+LARGEST_FLOAT8 = 448
 # XLA's CPU backend (jax 0.10.2) multiplies 8 rows of 4096 with [4096, 1024] in 0.80 ms, in four parts in 0.29; 32 rows
 # in 1.13 and 0.68; 1,154 rows in 22.7 and 25.2.
 FEW_ROWS, BLOCK = 128, 1024
@@ -29,24 +35,27 @@ MANY_ROWS = 64  # of one image, whatever stands beside it: those of an encoder, 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM
 
 
-def round_channels(weights: jax.Array, *, channels: int) -> tuple[jax.Array, jax.Array]:
-    """weights [..., output axes], of which the last `channels` are output axes -> the same in int8, and the scale
-    [output axes] f32. A channel of zeros has scale 1."""
+def round_channels(weights: jax.Array, *, channels: int, kind: Kind = "int8") -> tuple[jax.Array, jax.Array]:
+    """weights [..., output axes], of which the last `channels` are output axes -> the same in int8 or float8, and the
+    scale [output axes] f32. A channel of zeros has scale 1."""
     wide = weights.astype(jnp.float32)
     inputs = tuple(range(wide.ndim - channels))
     largest = jnp.max(jnp.abs(wide), axis=inputs, keepdims=True)
-    scale = jnp.where(largest > 0, largest / np.float32(LARGEST), np.float32(1))
-    return jnp.round(wide / scale).astype(jnp.int8), scale.reshape(wide.shape[wide.ndim - channels :])
+    most = np.float32(LARGEST if kind == "int8" else LARGEST_FLOAT8)
+    scale = jnp.where(largest > 0, largest / most, np.float32(1))
+    small = wide / scale  # a cast to int8 would cut off, one to float8 rounds
+    rounded = (jnp.round(small) if kind == "int8" else small).astype(DTYPES[kind])
+    return rounded, scale.reshape(wide.shape[wide.ndim - channels :])
 
 
-def widened(integers: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """What int8 weights [..., output axes] of scale [output axes] stand for, in `dtype`."""
-    leading = (1,) * (integers.ndim - scale.ndim)
-    return (integers.astype(jnp.float32) * scale.reshape(leading + scale.shape)).astype(dtype)
+def widened(weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """What weights in a byte [..., output axes] of scale [output axes] stand for, in `dtype`."""
+    leading = (1,) * (weights.ndim - scale.ndim)
+    return (weights.astype(jnp.float32) * scale.reshape(leading + scale.shape)).astype(dtype)
 
 
 def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    """x [B, T, D], weights [D, F] int8 of scale [F] -> [B, T, F] in `out`, in the form that suits the platform."""
+    """x [B, T, D], weights [D, F] in a byte, scale [F] -> [B, T, F] in `out`, in the form that suits the platform."""
     return jax.lax.platform_dependent(
         x,
         weights,
@@ -59,6 +68,8 @@ def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeL
 def _on_cpu(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
     if x.shape[1] >= MANY_ROWS and (jnp.dtype(dtype) == jnp.bfloat16 or multiplies_bf16()):
         return weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=out)
+    if weights.dtype != jnp.int8:
+        return weights_alone(x, weights, scale, dtype=dtype, out=out)
     return rows_and_weights(x, weights, scale, out=out)
 
 
@@ -74,7 +85,7 @@ def multiplies_bf16() -> bool:
 
 
 def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    """The product in `dtype`, which holds every int8 exactly, accumulated in f32."""
+    """The product in `dtype`, which holds every weight exactly, accumulated in f32."""
     precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
     y = jnp.einsum(
         "BTD,DF->BTF", x.astype(dtype), weights.astype(dtype), precision=precision, preferred_element_type=out
