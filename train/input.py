@@ -180,8 +180,8 @@ def batches(
     examples: Examples,
     rows: np.ndarray,
     workers: int,
-) -> Iterator[Samples]:
-    """The `rows` of each batch of a stage, from step `step` (of the whole run) on."""
+) -> grain.DatasetIterator[Samples]:
+    """The `rows` of each batch of a stage, from step `step` (of the whole run) on. To be closed."""
     mine = _Mine(samples_of(span, step)[0], span.last_step - step, span.stage.batch_size, rows)
     dataset = grain.MapDataset.source(mine).seed(recipe.seed).map(_Read(lines, examples))
     batched = dataset.batch(len(rows), drop_remainder=True)

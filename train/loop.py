@@ -3,10 +3,11 @@ Stopped anywhere, by whatever means, it goes on as if nothing had happened."""
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,7 +131,8 @@ def train(
             )
             rows = rows_of(batch_sharding(mesh), stage.batch_size)
             source = in_order(lines(stage), seed=recipe.seed)
-            data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
+            read = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
+            data = stack.enter_context(closing(read))
             lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
             started = time.perf_counter()
             train_step = compile_unless(agreed, lowered)
@@ -164,6 +166,9 @@ def train(
                     if ended := given_up(recipe, step, checkpoints):
                         break
             flight.land()
+            data.close()  # what was made ahead lies in shared memory
+            samples = None
+            gc.collect()  # Grain 0.2.18 leaves its last batch, in shared memory too, in a cycle of frames
             if step < min(span.last_step, last):
                 break
         if step:
