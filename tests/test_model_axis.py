@@ -52,6 +52,12 @@ def test_a_layer_sums_three_times_and_nothing_else_is_asked(found, mesh, beams):
     assert found[mesh][str(beams)]["within"]
 
 
+def test_absorbed_attention_of_beams_is_shared_out_by_heads(found):
+    """As on accelerators; XLA would gather all heads' queries on every device."""
+    assert Counter(found["absorbed"]["turn"]) == {"all-reduce": 3}
+    assert found["absorbed"]["equal"]
+
+
 def test_a_share_ends_with_its_own_lines(found):
     assert len(set(found["steps"])) > 1, "else the test above had no need to wait"
 
@@ -112,7 +118,7 @@ def main(folder: Path) -> None:
 
     from benchmarks.tpu_mesh import within
     from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
-    from train.ahead.hlo import work
+    from train.ahead.hlo import Work, work
     from trocr_jax import generation
     from trocr_jax.cli import main as command
     from trocr_jax.decoding.config import DecodeConfig
@@ -142,6 +148,16 @@ def main(folder: Path) -> None:
         config = DecodeConfig(max_new_tokens=20, num_beams=beams)
         return [(found.text, found.score) for found in one(images, config, batch_size=16)]
 
+    def compiled(model: TrOCR, lines: jax.Array, config: DecodeConfig, **changed: Any) -> tuple[Work, Work, Any]:
+        """What the program does, and a turn of its loop; and what it finds."""
+        split = split_of(model, lines)
+        shape, numbers = generation.plan(config, model.config, placed=generation._placed(lines, split))
+        shape = shape._replace(**changed)
+        given = (model, lines, numbers, shape, jnp.dtype("float32"), processor, split)
+        done = work(generation._generate.lower(*given).compile().as_text() or "")
+        (turn,) = done.loops
+        return done, turn, generation._generate(*given)
+
     result: dict[str, Any] = {"one": {beams: read(recognizer(None), beams) for beams in MESHES[FIRST]}}
     for name, searches in MESHES.items():
         mesh = make_mesh(name)
@@ -163,17 +179,18 @@ def main(folder: Path) -> None:
             eight = generation.generate(own, lines, config, image_processor=processor)
             one = generation.generate(even, jnp.asarray(pixels), config, image_processor=processor)
             own = jax.device_put(odd, generation_shardings(odd, mesh))
-            split = split_of(own, lines)
-            shape, numbers = generation.plan(config, odd.config, placed=generation._placed(lines, split))
-            lowered = generation._generate.lower(own, lines, numbers, shape, jnp.dtype("float32"), processor, split)
-            done = work(lowered.compile().as_text() or "")
-            (turn,) = done.loops
+            done, turn, _ = compiled(own, lines, config)
             result[name][beams] = {
                 "read": read(shared, beams),
                 "shared_vocabulary": bool(np.array_equal(eight.token_ids, one.token_ids)),
                 "turn": turn.count,
                 "within": all(within(groups, shared.sharing) for groups in done.groups | turn.groups),
             }
+    mesh, config = make_mesh(FIRST), DecodeConfig(max_new_tokens=20, num_beams=3)
+    own, lines = jax.device_put((odd, pixels), (generation_shardings(odd, mesh), batch_sharding(mesh)))
+    done, turn, eight = compiled(own, lines, config, absorbed=True)
+    one = generation.generate(odd, jnp.asarray(pixels), config, image_processor=processor)
+    result["absorbed"] = {"turn": turn.count, "equal": bool(np.array_equal(eight.token_ids, one.token_ids))}
     greedy = DecodeConfig(max_new_tokens=20)
     lengths = generation.generate(odd, jnp.asarray(pixels), greedy, image_processor=processor).lengths
     result["steps"] = lengths.reshape(4, 4).max(axis=1).tolist()

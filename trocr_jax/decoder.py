@@ -38,6 +38,7 @@ from trocr_jax.attention_cross import (
     prime_columns,
     prime_rounded,
 )
+from trocr_jax.attention_heads import read_by_heads
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
 from trocr_jax.config import DecoderConfig
 
@@ -278,7 +279,7 @@ class DecoderLayer(nnx.Module):
         y = attend(query, *cache, bias=bias, dtype=dtype)
         x = self.self_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         a = self.cross_attention
-        y = cross.read(a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
+        y = read_by_heads(cross, a.query(x, dtype=dtype), dtype=dtype)  # [B, N, K, H]
         x = self.cross_attention_norm(x + a.out(y, dtype=dtype), dtype=dtype)
         return self.norm(x + self._mlp(x, dtype=dtype), dtype=dtype), cache
 
