@@ -20,6 +20,8 @@ SEARCHES = {
     "greedy": DecodeConfig(max_new_tokens=20),
     "beam": DecodeConfig(max_new_tokens=20, num_beams=4),
     "sampling": DecodeConfig(max_new_tokens=20, do_sample=True, seed=5),
+    "greedy, int8 memory": DecodeConfig(max_new_tokens=8, cache_dtype="int8"),
+    "beam, int8 keys and values": DecodeConfig(max_new_tokens=20, num_beams=4, cache_dtype="int8"),
 }
 
 
