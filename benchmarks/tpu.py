@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ CHIPS = ("v5e", "v5p", "v6e")
 TOPOLOGY = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 TOKENS, ENCODER_BATCH, STEP_BATCH = 32, 32, 64
 LARGE_BATCH = 512  # its memory is in HBM; of 64 lines it fits the chip's VMEM
-GENERATION_BATCH = 4096  # on 16 GB
+GENERATION_BATCH, INT8_GENERATION_BATCH = 4096, 7168  # on 16 GB
 SHAPE = "base-handwritten"
 
 
@@ -151,7 +152,11 @@ def encoder(device: Any, batch: int) -> Any:
     return jax.jit(read).lower(model, pixels)
 
 
-def step(num_beams: int, cross_attention: Literal["products", "kernel"] = "products") -> Callable[[Any, int], Any]:
+def step(
+    num_beams: int,
+    cross_attention: Literal["products", "kernel"] = "products",
+    cache_dtype: Literal["int8"] | None = None,
+) -> Callable[[Any, int], Any]:
     """A search from the memory of `batch` images: its loop's turn is a step."""
 
     def lowered(device: Any, batch: int) -> Any:
@@ -161,7 +166,7 @@ def step(num_beams: int, cross_attention: Literal["products", "kernel"] = "produ
         from trocr_jax import DecodeConfig, generation
 
         model, config = abstract_model(device)
-        search = DecodeConfig(num_beams=num_beams, max_new_tokens=TOKENS)
+        search = DecodeConfig(num_beams=num_beams, max_new_tokens=TOKENS, cache_dtype=cache_dtype)
         placed = generation.Placed("tpu", device.device_kind)
         shape, numbers = generation.plan(search, config, placed=placed, cross_attention=cross_attention)
         memory = jax.ShapeDtypeStruct(
@@ -174,7 +179,7 @@ def step(num_beams: int, cross_attention: Literal["products", "kernel"] = "produ
     return lowered
 
 
-def whole(device: Any, batch: int) -> Any:
+def whole(device: Any, batch: int, cache_dtype: Literal["int8"] | None = None) -> Any:
     """`generate`, greedy: uint8 pixels to token ids."""
     import jax
     import jax.numpy as jnp
@@ -185,7 +190,8 @@ def whole(device: Any, batch: int) -> Any:
     model, config = abstract_model(device)
     height, width = config.encoder.image_size
     placed = generation.Placed("tpu", device.device_kind)
-    shape, numbers = generation.plan(DecodeConfig(max_new_tokens=TOKENS), config, placed=placed)
+    search = DecodeConfig(max_new_tokens=TOKENS, cache_dtype=cache_dtype)
+    shape, numbers = generation.plan(search, config, placed=placed)
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
     processor = ImageProcessor(height=height, width=width)
     return generation._generate.lower(model, pixels, numbers, shape, jnp.dtype(jnp.bfloat16), processor)
@@ -242,7 +248,19 @@ PROGRAMS = {
     "large greedy step, kernel": Program(
         step(1, "kernel"), LARGE_BATCH, outside=0, turns=1, chips=("v5e",), kernel_beams=1
     ),
+    "greedy step, int8 cache": Program(step(1, cache_dtype="int8"), STEP_BATCH, outside=0, turns=1, chips=("v5e",)),
+    "beam-4 step, int8 cache": Program(step(4, cache_dtype="int8"), STEP_BATCH, outside=0, turns=1, chips=("v5e",)),
+    "large beam-4 step": Program(step(4), LARGE_BATCH, outside=0, turns=1, chips=("v5e",)),
+    "large greedy step, int8 cache": Program(
+        step(1, cache_dtype="int8"), LARGE_BATCH, outside=0, turns=1, chips=("v5e",)
+    ),
+    "large beam-4 step, int8 cache": Program(
+        step(4, cache_dtype="int8"), LARGE_BATCH, outside=0, turns=1, chips=("v5e",)
+    ),
     "generation": Program(whole, GENERATION_BATCH, outside=1, turns=TOKENS, chips=("v5e",)),
+    "generation, int8 cache": Program(
+        partial(whole, cache_dtype="int8"), INT8_GENERATION_BATCH, outside=1, turns=TOKENS, chips=("v5e",)
+    ),
 }
 
 if __name__ == "__main__":
