@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from trocr_jax.errors import SourceError
+from trocr_jax.errors import SourceError, TrOCRError
 from trocr_jax.image_paths import SUFFIXES, expand
 
 
@@ -29,17 +31,36 @@ def file_system(url: str) -> Any:
         raise SourceError(f"{url}: {error}") from error
 
 
+@contextmanager
+def network(path: str) -> Iterator[None]:
+    """Around what reaches for a URL: makes OSError of what libraries of its protocol raise when there is no answer, or
+    none that helps, which need not be one (botocore, aiohttp). A local path is left alone."""
+    try:
+        yield
+    except (OSError, TrOCRError, ValueError, NotImplementedError):
+        raise
+    except Exception as error:
+        if not is_url(path):
+            raise
+        status, message = getattr(error, "status", None), f"{type(error).__name__}: {error}"
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):  # of this file alone
+            raise PermissionError(errno.EACCES, message) from error
+        raise OSError(errno.EIO, message) from error
+
+
 def open_file(path: str) -> IO[bytes]:
     """Opened to be read. Raises OSError."""
     if is_url(path):
-        return cast(IO[bytes], file_system(path).open(path, "rb"))
+        with network(path):
+            return cast(IO[bytes], file_system(path).open(path, "rb"))
     return open(path, "rb")
 
 
 def read(path: str) -> bytes:
     """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end."""
     if is_url(path):
-        return cast(bytes, file_system(path).cat_file(path))
+        with network(path):
+            return cast(bytes, file_system(path).cat_file(path))
     with open(path, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise PermissionError(f"{path}: is not a regular file")
@@ -49,7 +70,8 @@ def read(path: str) -> bytes:
 def read_range(path: str, start: int, length: int) -> bytes:
     """`length` bytes from `start` on. Raises OSError, also where the file is shorter."""
     if is_url(path):
-        found = cast(bytes, file_system(path).cat_file(path, start=start, end=start + length))
+        with network(path):
+            found = cast(bytes, file_system(path).cat_file(path, start=start, end=start + length))
     else:
         with open(path, "rb") as file:
             file.seek(start)
@@ -60,11 +82,23 @@ def read_range(path: str, start: int, length: int) -> bytes:
 
 
 def exists(path: str) -> bool:
-    return bool(file_system(path).exists(path)) if is_url(path) else os.path.exists(path)
+    """Raises SourceError if a URL cannot be reached."""
+    return bool(_ask(path, lambda: file_system(path).exists(path))) if is_url(path) else os.path.exists(path)
 
 
 def is_folder(path: str) -> bool:
-    return bool(file_system(path).isdir(path)) if is_url(path) else os.path.isdir(path)
+    """Raises SourceError if a URL cannot be reached."""
+    return bool(_ask(path, lambda: file_system(path).isdir(path))) if is_url(path) else os.path.isdir(path)
+
+
+def _ask(url: str, question: Callable[[], Any]) -> Any:
+    try:
+        with network(url):
+            return question()
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{url}: cannot be reached ({error.strerror or error})") from error
 
 
 def join(folder: str, path: str) -> str:
@@ -95,7 +129,7 @@ def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
 def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
     system, protocol = file_system(url), url.partition("://")[0]
     pattern = any(character in url for character in "*?[")
-    found = system.glob(url) if pattern else system.find(url) if system.isdir(url) else [url]
+    found = _ask(url, lambda: system.glob(url) if pattern else system.find(url) if system.isdir(url) else [url])
     any_found = False
     for path in sorted(found):
         if pattern or os.path.splitext(path)[1].lower() in suffixes or path == url:

@@ -41,7 +41,7 @@ class Store(Protocol):
         ...
 
     def append(self, name: str, content: bytes) -> None:
-        """Adds to a file that only this process writes."""
+        """Adds to a file that only this process writes, or to the last of several whose names begin with that."""
         ...
 
     def upload(self, name: str, file: Path) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from trocr_jax.errors import JobError
-from trocr_jax.jobs.files import file_system
+from trocr_jax.jobs.files import file_system, network
+
+PIECE = 1 << 16
+"""Bytes of a log after which it goes on in another object, so that an event costs the same however long a job is."""
 
 
 class RemoteStore:
@@ -18,42 +21,45 @@ class RemoteStore:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self._system = file_system(root)
-        self._appended: dict[str, bytes] = {}
+        self._appended: dict[str, tuple[int, bytes]] = {}  # the last piece of a log: its number and what is in it
 
     def read(self, name: str) -> bytes:
-        return cast(bytes, self._system.cat_file(self._url(name)))
+        return cast(bytes, self._ask(self._system.cat_file, self._url(name)))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        return cast(bytes, self._system.cat_file(self._url(name), start=start, end=start + length))
+        return cast(bytes, self._ask(self._system.cat_file, self._url(name), start=start, end=start + length))
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         if self.exists(name):
             return False
         try:
-            self._system.pipe_file(self._url(name), content, mode="create")
+            self._ask(self._system.pipe_file, self._url(name), content, mode="create")
         except FileExistsError:
             return False
         except NotImplementedError:
-            self._system.pipe_file(self._url(name), content)
+            self._ask(self._system.pipe_file, self._url(name), content)
         return True
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
-        self._system.pipe_file(self._url(name), content)
+        self._ask(self._system.pipe_file, self._url(name), content)
 
     def append(self, name: str, content: bytes) -> None:
-        # Objects do not grow: what this process has written so far is written again.
-        self._appended[name] = self._appended.get(name, b"") + content
-        self._system.pipe_file(self._url(name), self._appended[name])
+        # Objects do not grow: what this process has written of the piece so far is written again.
+        number, before = self._appended.get(name, (0, b""))
+        if len(before) >= PIECE:
+            number, before = number + 1, b""
+        self._appended[name] = number, before + content
+        self.replace(f"{name}.{number:06}" if number else name, before + content)
 
     def upload(self, name: str, file: Path) -> None:
-        self._system.put_file(str(file), self._url(name))
+        self._ask(self._system.put_file, str(file), self._url(name))
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self._system.rm_file(self._url(name))
+            self._ask(self._system.rm_file, self._url(name))
 
     def exists(self, name: str) -> bool:
-        return self._fresh(self._system.exists, self._url(name))
+        return bool(self._fresh(self._system.exists, self._url(name)))
 
     def names(self, folder: str) -> list[str]:
         try:
@@ -68,7 +74,11 @@ class RemoteStore:
     def _fresh(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """File systems remember listings; other hosts change them."""
         self._system.invalidate_cache()
-        return ask(*args, **options)
+        return self._ask(ask, *args, **options)
+
+    def _ask(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        with network(self.root):
+            return ask(*args, **options)
 
     def _url(self, name: str) -> str:
         if ".." in name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,10 +37,11 @@ class Zip:
 
     def read(self, place: tuple[str, str]) -> bytes:
         archive, name = place
-        try:
-            return _open(archive).read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, KeyError) as error:
-            raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
+        with files.network(archive):
+            try:
+                return _open(archive).read(name)
+            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError) as error:
+                raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
 
     def check(self) -> None:
         check_paths(self.paths)
