@@ -156,6 +156,30 @@ def test_a_gone_source_is_told_from_a_gone_image(lines: list[Path], tmp_path: Pa
         decode("b", str(lines[1]))
 
 
+def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], tmp_path: Path):
+    decode = Decoder(open_source([str(lines[0].parent)]), PROCESSOR)
+    (tmp_path / "circle").symlink_to("circle")
+    for path, why in (tmp_path / ("long" * 100), "too long"), (tmp_path / "circle", "symbolic links"):
+        with pytest.raises(ImageError, match=why):
+            decode("a", str(path))
+
+
+def test_an_image_that_was_named_and_is_missing_is_no_lost_source(lines: list[Path], tmp_path: Path):
+    decode = Decoder(open_source([str(path) for path in lines]), PROCESSOR)
+    lines[0].unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        decode("a", str(lines[0]))
+    lines[0].parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="has gone"):
+        decode("b", str(lines[1]))
+
+
+def test_a_row_of_a_manifest_that_is_too_short_has_no_id_of_its_own(tmp_path: Path):
+    (tmp_path / "list.csv").write_text("path,id\na.png,1\nb.png\n")
+    found = list(open_source([str(tmp_path / "list.csv")]).inputs())
+    assert [input.id for input in found] == ["1", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -6,6 +6,7 @@ It loads numpy and PIL but not jax, so that another one is there in half a secon
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import resource
@@ -26,6 +27,10 @@ from trocr_jax.jobs.wire import Wire
 
 LEAST_ROOM = 1 << 20
 """Bytes without which no image can be decoded: a plain line of 1,000 x 100 pixels in RGB, and what it is made into."""
+
+OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+OF_ITS_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+"""Errors that a file has by its name, whatever becomes of its source: it is too long, a circle of links, a socket."""
 
 
 class Limits(NamedTuple):
@@ -73,12 +78,12 @@ class Decoder:
         """Raises ImageError for this image, SourceError if the source as a whole has gone."""
         try:
             image = self.source.read(place)
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            self.source.check()
-            raise ImageError(f"{id}: {_why(error)}") from error
         except SourceError:
             raise
         except OSError as error:
+            if isinstance(error, OF_A_FILE) or error.errno in OF_ITS_NAME:
+                self.source.check()
+                raise ImageError(f"{id}: {_why(error)}") from error
             raise SourceError(f"{id}: {_why(error)}; see to the source and run the job again") from error
         try:
             picture = open_picture(image, max_pixels=self.processor.max_pixels)

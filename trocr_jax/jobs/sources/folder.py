@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trocr_jax.image_paths import SUFFIXES
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths
@@ -27,4 +29,9 @@ class Folder:
         return files.read(place)
 
     def check(self) -> None:
-        check_paths(self.paths)
+        # An image that is named is a line that may be missing; the source is the folder that it is in.
+        check_paths(tuple(dict.fromkeys(files.parent(path) if _is_image(path) else path for path in self.paths)))
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in SUFFIXES

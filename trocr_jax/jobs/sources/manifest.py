@@ -101,7 +101,10 @@ def _delimited(delimiter: str) -> Any:
             at, id_at = present.index(path), None if own is None else present.index(own)
             for row in rows:
                 if row:
-                    yield row[at] if at < len(row) else None, None if id_at is None else row[id_at]
+                    yield (
+                        row[at] if at < len(row) else None,
+                        row[id_at] if id_at is not None and id_at < len(row) else None,
+                    )
 
     return read
 
