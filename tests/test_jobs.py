@@ -7,6 +7,8 @@ import os
 import queue
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,6 +308,41 @@ def test_a_stop_gives_units_back(tmp_path, lines, recognizer, model):
     assert run(job, recognizer).ok == 20
 
 
+def test_a_stop_ends_a_second_reading_before_the_next_unit(tmp_path, lines, recognizer, model):
+    for number in range(20):
+        (lines / f"line-{number:03}.png").write_bytes(b"")
+    job = plan(lines, tmp_path / "job", recognizer, model, choices=jobs.Choices(unit_size=1, batch_size=4))
+    run(job, recognizer)
+    stop, seen = jobs.Stop(), list[Task]()
+    stop.request()
+
+    def prepare(worker: Any) -> None:
+        worker.on_commit = lambda task, counts: seen.append(task)
+
+    counts = jobs.retry_failed(job, recognizer, DECODE, resources=RESOURCES, stop=stop, prepare=prepare)
+    assert counts is not None
+    assert seen == []
+
+
+def test_a_process_that_died_while_it_completed_the_job_is_replaced(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    success = job.store.read("_SUCCESS")
+    for beats, completes in (False, True), (True, False):
+        job.store.remove("_SUCCESS")
+        job.store.replace("leases/00000003", orjson.dumps({"owner": "far-away.1.1", "beat": 1, "reading": []}))
+        lives = orjson.dumps({"owner": "far-away.1.1", "beat": 2, "reading": []})
+        timer = threading.Timer(0.5, job.store.replace, ("leases/00000003", lives))
+        if beats:
+            timer.start()
+        counts = run(job, recognizer, resources=jobs.Resources(decoders=1, lease_timeout=2.0))
+        assert (counts is not None) is completes
+        assert job.store.exists("_SUCCESS") is completes
+        if completes:
+            assert job.store.read("_SUCCESS") == success
+            assert list(jobs.verify(job)) == []
+
+
 def test_damage_is_found(tmp_path, lines, recognizer, model):
     job = plan(lines, tmp_path / "job", recognizer, model)
     run(job, recognizer)
@@ -341,6 +378,15 @@ def test_status_counts_what_is_committed(tmp_path, lines, recognizer, model):
     assert (full.units_done, full.counts.ok, full.counts.failed) == (3, 19, 1)
 
 
+def test_status_counts_a_unit_that_was_read_again_as_it_is_now(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    commit = {"time": 1.0, "event": "commit", "owner": "z.1.1", "unit": 0, "first": 0, "lines": 8}
+    old = commit | {"ok": 0, "failed": 8, "quarantined": 0}  # in a log that is read behind that of the second reading
+    job.store.append("events/z.1.1.jsonl", orjson.dumps(old, option=orjson.OPT_APPEND_NEWLINE))
+    assert jobs.status(job).counts.failed == 0
+
+
 def test_ids_that_are_not_unique_are_refused(tmp_path, lines, recognizer, model):
     with pytest.raises(SourceError, match=r"line-000\.png: is the id of inputs 1 and 21"):
         jobs.plan(jobs.open_source([str(lines), str(lines / "line-000.png")]), str(tmp_path / "job"), recognizer, model)
@@ -361,6 +407,39 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_lat
         threading.Event().wait(0.3)
         assert leases.take(1) == Dead(str(elsewhere), [Task(1, range(8))])
     assert job.store.names("leases") == []
+
+
+def test_containers_that_have_the_name_of_their_host_do_not_think_each_other_dead():
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces of processes here")
+    code = "import sys; from trocr_jax.jobs.owner import Owner, me; print(me(), Owner.parse(sys.argv[1]).has_died())"
+    inside, died = subprocess.check_output([*alone, sys.executable, "-c", code, str(me())], text=True).split()
+    assert died == "False"
+    owner = Owner.parse(inside)
+    assert owner is not None
+    assert not owner.has_died()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"decoders": 0},
+        {"limits": Limits(seconds=0.0)},
+        {"lease_timeout": 0.0},
+        {"grace": -1.0},
+        {"hang": 0.0},
+        {"max_error_rate": 1.5},
+    ],
+)
+def test_resources_that_mean_nothing_are_refused(values):
+    with pytest.raises(JobError, match="give"):
+        jobs.Resources(**values)
+
+
+def test_columns_without_which_a_job_cannot_end_are_asked_for():
+    with pytest.raises(JobError, match="status: has to be a column"):
+        jobs.Choices(columns=("id", "text"))
 
 
 def test_a_unit_whose_process_dies_is_halved_until_one_line_is_left(tmp_path, lines, recognizer, model):
@@ -412,6 +491,28 @@ def test_pieces_that_are_all_there_are_put_together_without_reading(tmp_path, li
     run(second, recognizer)
     assert second.read_part(0) == first.read_part(0)
     assert list(jobs.verify(second)) == []
+
+
+def test_pieces_that_another_process_puts_together_meanwhile_are_no_loss(tmp_path, lines, recognizer, model):
+    whole = plan(lines, tmp_path / "whole", recognizer, model)
+    run(whole, recognizer)
+    read = [orjson.loads(line) for line in whole.read_part(0).splitlines()]
+    job = plan(lines, tmp_path / "job", recognizer, model)
+
+    class Slow(LocalStore):
+        """The other process is quicker between the list of pieces and the first of them."""
+
+        def read(self, name: str) -> bytes:
+            if name.startswith("partial/") and self.names("partial"):
+                job.assemble(0)
+            return super().read(name)
+
+    slow = Job(Slow(job.store.root), job.plan)
+    slow.commit(Task.stretch(0, 0, 4), read[:4])
+    slow.commit(Task.stretch(0, 4, 4), read[4:])
+    assert job.read_part(0) == whole.read_part(0)
+    slow.commit(Task.stretch(0, 4, 4), read[4:])  # it had that piece from the process that is thought to be dead
+    assert job.store.names("partial") == []
 
 
 def test_units_may_be_given_one_after_the_other(tmp_path, lines, recognizer, model):

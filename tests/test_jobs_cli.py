@@ -90,6 +90,34 @@ def test_columns_that_are_asked_for(tmp_path, model):
     assert "".join(character["text"] for character in row["characters"]) == row["text"]
 
 
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("run", ["--lease-timeout", "0"], "lease_timeout is 0: give more than 0 seconds"),
+        ("run", ["--decode-seconds", "-1"], "decode_seconds is -1"),
+        ("retry-failed", [], "holds no job"),
+        ("retry-failed", ["--plan-only"], "--plan-only is for `jobs run`"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_before_anything_is_made(
+    tmp_path, model, capsys, command, options, message
+):
+    save_lines(tmp_path / "lines", 2)
+    assert run(model, tmp_path / "lines", tmp_path / "job", *options, command=command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_port_or_a_folder_that_cannot_be_used_is_named(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 2)
+    assert run(model, tmp_path / "lines", tmp_path / "job", "--metrics-port", "99999") == 2
+    assert "--metrics-port 99999: cannot be served" in capsys.readouterr().err
+    (tmp_path / "job" / "plan.json").unlink()
+    (tmp_path / "job" / "plan.json").mkdir()
+    assert main(["jobs", "status", str(tmp_path / "job")]) == 2
+    assert f"{tmp_path / 'job'}: the job cannot be read (Is a directory)" in capsys.readouterr().err
+
+
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -11,6 +11,7 @@ import orjson
 from trocr_jax import jobs
 from trocr_jax.cli.jobs_merge import merge
 from trocr_jax.cli.jobs_options import JobCommand, Merge, Run, Status, Verify
+from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.job_status import JobStatus
 from trocr_jax.jobs.rows import Counts
 
@@ -21,6 +22,15 @@ def run_command(command: JobCommand) -> int:
         from trocr_jax.cli.jobs_run import run  # it loads jax, which the others need not
 
         return run(command)
+    try:
+        return _look(command)
+    except (TrOCRError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise OutputError(f"{command.job}: the job cannot be read ({error.strerror or error})") from error
+
+
+def _look(command: Merge | Status | Verify) -> int:
     job = jobs.Job.open(command.job)
     if isinstance(command, Merge):
         return merge(job, command)
@@ -28,7 +38,6 @@ def run_command(command: JobCommand) -> int:
         found = jobs.status(job)
         print(orjson.dumps(_as_json(found)).decode() if command.json else _as_text(found))
         return 0
-    assert isinstance(command, Verify)
     faults = 0
     for fault in jobs.verify(job):
         faults += 1

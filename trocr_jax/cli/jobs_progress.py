@@ -112,5 +112,6 @@ def _serve(progress: JobProgress, port: int) -> tuple[Any, Any]:
     registry.register(Collector())
     try:
         return start_http_server(port, registry=registry)
-    except OSError as error:
-        raise JobError(f"--metrics-port {port}: cannot be served ({error.strerror}); choose another") from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise JobError(f"--metrics-port {port}: cannot be served ({why}); choose another") from error

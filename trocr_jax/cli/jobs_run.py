@@ -39,6 +39,11 @@ def run(command: Run) -> int:
     """Returns the exit status. Raises TrOCRError for what cannot be used."""
     check_options(command)
     _check_engine(command)
+    resources_of(command)  # before anything is loaded
+    if isinstance(command, RetryFailed):
+        if command.plan_only:
+            raise JobError("--plan-only is for `jobs run`: lines are read once more of a job that is planned")
+        Job.open(command.output)
     stop = jobs.Stop()
     with _stopped_by(signal.SIGTERM, stop):
         ran = (_run_on_ray if command.engine == "ray" else _run_here)(command, stop)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
 import orjson
 
 from trocr_jax.errors import JobError
+from trocr_jax.jobs.claims import PATIENCE
 from trocr_jax.jobs.job import LEASES, PARTIAL, SUCCESS, Job, part_name, read_success, sha256
-from trocr_jax.jobs.leases import Leases
+from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.rows import Counts
 
 
@@ -19,16 +21,21 @@ def part_counts(part: bytes) -> Counts:
     )
 
 
-def finish(job: Job) -> Counts | None:
+def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: float = TIMEOUT) -> Counts | None:
     """Writes _SUCCESS if all units are committed, and sweeps what a finished job does not need. None if units are left,
-    or another process is doing it. Raises JobError for a part that does not have the lines of its unit."""
+    or another process is doing it, which is waited for until it gives a sign of life, is done, or counts as dead; or if
+    `stop` is set meanwhile. Raises JobError for a part that does not have the lines of its unit."""
     if read_success(job.store) is None:
         if len(job.done()) < len(job.units):
             return None
-        with Leases(job) as leases:
-            if leases.take(len(job.units)) is False:  # the number behind the last unit stands for this
-                return None
-            _write_success(job)
+        this = len(job.units)  # the number behind the last unit stands for it
+        with Leases(job, timeout=lease_timeout) as leases:
+            before = leases.content(this)
+            while leases.take(this) is False and read_success(job.store) is None:
+                if leases.content(this) not in (b"", before) or (stop or threading.Event()).wait(PATIENCE):
+                    return None
+            if read_success(job.store) is None:
+                _write_success(job)
     sweep(job)
     values = read_success(job.store) or {}
     return Counts(*(int(str(values[name])) for name in Counts._fields))

@@ -45,6 +45,8 @@ class Choices:
             raise JobError(
                 f"{sorted(unknown)[0]}: no such column; there are {', '.join((*COLUMNS, *OPTIONAL_COLUMNS))}"
             )
+        if missing := {"id", "status"} - set(self.columns):
+            raise JobError(f"{sorted(missing)[0]}: has to be a column: lines are known and counted by it")
 
 
 class Prepared(NamedTuple):
@@ -115,10 +117,11 @@ def run(
     with writing(job.store.root):
         sweep(job)
         stop = Stop() if stop is None else stop
+        resources = Resources() if resources is None else resources
         if len(job.done()) < len(job.units):
             with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
                 worker.work()
-        return finish(job)
+        return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 
 def retry_failed(
@@ -135,19 +138,23 @@ def retry_failed(
     for `run`. No other process may work on the job meanwhile."""
     from trocr_jax.jobs.attempts import clear
 
+    stop = Stop() if stop is None else stop
+    resources = Resources() if resources is None else resources
+
     def tasks() -> Iterator[Task]:
         for unit in sorted(job.done()):
+            if stop.requested.is_set():
+                return
             part = decode_rows(job.read_part(unit))
             if lines := [number for number, row in enumerate(part) if row["status"] != "ok"]:
                 clear(job, unit)
                 yield Task(unit, lines)
 
     with writing(job.store.root):
-        stop = Stop() if stop is None else stop
         job.store.remove(SUCCESS)
         with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
             worker.again(tasks())
-        return finish(job)
+        return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 
 @contextmanager
@@ -155,12 +162,11 @@ def _worker(
     job: Job,
     recognizer: Recognizer,
     decode: DecodeConfig | None,
-    resources: Resources | None,
+    resources: Resources,
     stop: Stop,
     decoder: Decode | None,
     prepare: Callable[[Worker], None],
 ) -> Iterator[Worker]:
-    resources = Resources() if resources is None else resources
     with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder) as worker:
         worker.events.write("start", decoders=resources.decoders, batch_size=worker.reader.gauge.size)
         prepare(worker)

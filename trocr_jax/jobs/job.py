@@ -88,15 +88,20 @@ class Job:
         Pieces may overlap: whoever read one may have died before it could say so, and then its halves are read too.
         """
         pieces = self.partial(unit)
-        longest = {piece.lines[0]: piece for piece in sorted(pieces, key=lambda piece: len(piece.lines))}
-        chosen: list[Task] = []
-        line = 0
-        while line < self.units[unit].lines:
-            if line not in longest:
-                return self.is_done(unit)
-            chosen.append(longest[line])
-            line += len(chosen[-1].lines)
-        self.store.create(part_name(unit), b"".join(self.store.read(_partial_name(piece)) for piece in chosen))
+        if not self.is_done(unit):
+            longest = {piece.lines[0]: piece for piece in sorted(pieces, key=lambda piece: len(piece.lines))}
+            chosen: list[Task] = []
+            line = 0
+            while line < self.units[unit].lines:
+                if line not in longest:
+                    return False
+                chosen.append(longest[line])
+                line += len(chosen[-1].lines)
+            try:
+                self.store.create(part_name(unit), b"".join(self.store.read(_partial_name(piece)) for piece in chosen))
+            except FileNotFoundError:  # another process that reads the unit has done it this moment
+                if not self.is_done(unit):
+                    raise
         for piece in pieces:
             self.store.remove(_partial_name(piece))
         return True

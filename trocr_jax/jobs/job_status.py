@@ -44,7 +44,7 @@ def status(job: Job) -> JobStatus:
     """Reads the event logs, and the parts of units whose commit no log tells of (their process was killed then)."""
     done, now = job.done(), time.time()
     known: dict[int, Counts] = {}
-    pieces: dict[int, dict[int, Counts]] = {}
+    pieces: dict[int, list[Counts]] = {}
     commits: dict[str, list[tuple[float, int]]] = {}
     begun: dict[str, float] = {}
     for event in read_events(job.store):
@@ -53,11 +53,10 @@ def status(job: Job) -> JobStatus:
         if event["event"] == "commit":
             counts = Counts(event["ok"], event["failed"], event["quarantined"])
             commits.setdefault(owner, []).append((event["time"], counts.lines))
-            pieces.setdefault(unit, {})[event["first"]] = counts
-    for unit, found in pieces.items():
-        counts = sum_of(found.values())
-        if unit in done and counts.lines == job.units[unit].lines and len(found) == 1:
-            known[unit] = counts
+            pieces.setdefault(unit, []).append(counts)
+    for unit, found in pieces.items():  # one that was read more than once may have changed since
+        if unit in done and len(found) == 1 and found[0].lines == job.units[unit].lines:
+            known[unit] = found[0]
     for unit in done - known.keys():
         known[unit] = part_counts(job.read_part(unit))
     total = sum_of(known[unit] for unit in done)

@@ -63,6 +63,13 @@ class Leases:
             return False
         return self._take_over(unit, content)
 
+    def content(self, unit: int) -> bytes:
+        """What the lease of a unit says now, which changes while its holder lives; nothing if there is none."""
+        try:
+            return self._job.store.read(_name(unit))
+        except FileNotFoundError:
+            return b""
+
     def reading(self, task: Task) -> None:
         """Says which stretch of a unit that is held is being read, for the case that it kills this process."""
         with self._lock:

@@ -8,10 +8,14 @@ import socket
 from functools import cache
 from typing import NamedTuple
 
+FIRST_NAMESPACE = "4026531836"
+"""PROC_PID_INIT_INO of Linux (include/linux/proc_ns.h)."""
+
 
 class Owner(NamedTuple):
-    """A process. started: the ticks since boot at which it began (Linux), which tell it from a later process with the
-    same number; 0 where they are not known."""
+    """A process. host: its name, with the number of the namespace of processes if that is not the first, since a
+    container may have the name of its host and sees only its own processes. started: the ticks since boot at which it
+    began (Linux), which tell it from a later process with the same number; 0 where they are not known."""
 
     host: str
     pid: int
@@ -39,7 +43,15 @@ def me() -> Owner:
 @cache
 def _owner(pid: int) -> Owner:
     host = re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
-    return Owner(host, pid, _started(pid) or 0)
+    return Owner(host + _namespace(), pid, _started(pid) or 0)
+
+
+def _namespace() -> str:
+    try:
+        found = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return ""
+    return "" if found == FIRST_NAMESPACE else f"-{found}"
 
 
 def _started(pid: int) -> int | None:

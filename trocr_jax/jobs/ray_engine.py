@@ -80,7 +80,7 @@ def run(
                     in_vain = 0 if len(left) < len(before) else in_vain + 1
                     if in_vain == POOLS:
                         raise JobError(f"Ray gave nothing to read to {POOLS} pools of actors; the same command goes on")
-        return finish(job)
+        return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 
 def _left(job: Job) -> list[int]:

@@ -45,6 +45,18 @@ class Resources:
     hang: float = 1800.0
     max_error_rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.decoders is not None and self.decoders < 1:
+            raise JobError(f"decoders is {self.decoders}: give at least one process to decode images")
+        seconds = {"decode_seconds": self.limits.seconds, "lease_timeout": self.lease_timeout, "hang": self.hang}
+        for name, value in seconds.items():
+            if not value > 0:
+                raise JobError(f"{name} is {value:g}: give more than 0 seconds")
+        if not self.grace >= 0:
+            raise JobError(f"grace is {self.grace:g}: give 0 seconds or more")
+        if not 0 <= self.max_error_rate <= 1:
+            raise JobError(f"max_error_rate is {self.max_error_rate:g}: give a share from 0 to 1")
+
 
 class Stop:
     """A request to stop, from a signal handler or another thread."""
