@@ -409,6 +409,18 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_lat
     assert job.store.names("leases") == []
 
 
+def test_a_folder_without_hard_links_is_a_job_folder(tmp_path, monkeypatch):
+    def link(old: object, new: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")  # a bucket that is mounted
+
+    monkeypatch.setattr(os, "link", link)
+    store = LocalStore(str(tmp_path))
+    assert store.create("parts/a", b"1") is True
+    assert store.create("parts/a", b"2") is False
+    assert store.read("parts/a") == b"1"
+    assert store.names("tmp") == []
+
+
 def test_containers_that_have_the_name_of_their_host_do_not_think_each_other_dead():
     alone = ["unshare", "--pid", "--fork", "--mount-proc"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:

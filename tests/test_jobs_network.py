@@ -84,6 +84,30 @@ def test_a_job_folder_that_nobody_answers_for_is_an_error_of_the_folder():
             ask()
 
 
+def test_a_creation_that_s3_wants_repeated_is_repeated(memory, monkeypatch: pytest.MonkeyPatch):
+    store = RemoteStore("memory://job")
+    pipe, tries = store._system.pipe_file, list[str]()
+
+    class ClientError(Exception):
+        def __init__(self) -> None:
+            self.response = {"Error": {"Code": "ConditionalRequestConflict"}}
+
+    def conflict(url: str, content: bytes, mode: str) -> None:
+        tries.append(url)
+        if len(tries) < 3:
+            raise OSError(5, "a conflicting operation") from ClientError()
+        pipe(url, content, mode=mode)
+
+    monkeypatch.setattr(store._system, "pipe_file", conflict)
+    assert store.create("leases/00000001", b"a") is True
+    assert store.read("leases/00000001") == b"a"
+    assert len(tries) == 3
+    monkeypatch.setattr("trocr_jax.jobs.store_remote.CONFLICTS", 1)
+    tries.clear()
+    with pytest.raises(OSError, match="a conflicting operation"):
+        store.create("leases/00000002", b"a")
+
+
 def test_an_event_costs_the_same_however_long_a_log_is(memory, monkeypatch: pytest.MonkeyPatch):
     store = RemoteStore("memory://job")
     events, put = Events(store), list[int]()

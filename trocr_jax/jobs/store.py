@@ -17,6 +17,8 @@ from trocr_jax.jobs.owner import Owner, me
 TEMPORARY = "tmp"
 OLD = 3600.0
 """Seconds after which a temporary file of another host counts as left behind."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+"""What file systems without hard links say; ENOSYS those of FUSE, such as a bucket that is mounted."""
 
 
 class Store(Protocol):
@@ -187,7 +189,7 @@ class LocalStore:
         except FileNotFoundError:  # swept: the job is complete
             return False
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise
             os.replace(temporary, path)  # no hard links here: a second writer puts the same bytes in their place
         return True

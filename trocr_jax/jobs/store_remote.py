@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ from trocr_jax.jobs.files import file_system, network
 
 PIECE = 1 << 16
 """Bytes of a log after which it goes on in another object, so that an event costs the same however long a job is."""
+
+CONFLICTS = 5
+"""Tries to create an object while others create or delete it, for which S3 asks (409 ConditionalRequestConflict)."""
 
 
 class RemoteStore:
@@ -30,14 +34,21 @@ class RemoteStore:
         return cast(bytes, self._ask(self._system.cat_file, self._url(name), start=start, end=start + length))
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
-        if self.exists(name):
-            return False
-        try:
-            self._ask(self._system.pipe_file, self._url(name), content, mode="create")
-        except FileExistsError:
-            return False
-        except NotImplementedError:
-            self._ask(self._system.pipe_file, self._url(name), content)
+        for conflicts in range(CONFLICTS):
+            if self.exists(name):
+                return False
+            try:
+                self._ask(self._system.pipe_file, self._url(name), content, mode="create")
+            except FileExistsError:
+                return False
+            except NotImplementedError:
+                self._ask(self._system.pipe_file, self._url(name), content)
+            except OSError as error:
+                if not _is_conflict(error) or conflicts == CONFLICTS - 1:
+                    raise
+                time.sleep(0.1 * 2**conflicts)
+                continue
+            break
         return True
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
@@ -84,3 +95,9 @@ class RemoteStore:
         if ".." in name:
             raise JobError(f"{name}: is no name in a job folder")
         return f"{self.root}/{name}"
+
+
+def _is_conflict(error: OSError) -> bool:
+    """s3fs keeps botocore's error as the cause."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") == "ConditionalRequestConflict"
