@@ -94,28 +94,34 @@ class LocalStore:
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         path = self._folder / name
-        if path.exists():
-            return False
-        temporary = self._write(content, durable=durable)
-        try:
-            placed = self._place(temporary, path)
-            if placed and durable:
-                _sync_folder(path.parent)
-            return placed
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        while not path.exists():
+            temporary = self._write(content, durable=durable)
+            try:
+                placed = self._place(temporary, path)
+                if placed and durable:
+                    _sync_folder(path.parent)
+                return placed
+            except FileNotFoundError:  # swept: the job is complete, or the clock of another host is hours ahead
+                continue
+            finally:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+        return False
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
         path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._write(content, durable=durable)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._write(content, durable=durable)
+            try:
+                os.replace(temporary, path)
+                return
+            except FileNotFoundError:  # swept, as in `create`
+                continue
+            except OSError:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+                raise
 
     def append(self, name: str, content: bytes) -> None:
         path = self._folder / name
@@ -185,8 +191,6 @@ class LocalStore:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return False
-        except FileNotFoundError:  # swept: the job is complete
             return False
         except OSError as error:
             if error.errno not in NO_LINKS:
