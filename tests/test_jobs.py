@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -486,6 +487,26 @@ def test_a_unit_whose_process_dies_is_halved_until_one_line_is_left(tmp_path, li
     failure = attempts.quarantined(poison)
     assert failure is not None
     assert "tried 3 times" in failure.error
+
+
+def test_a_death_that_several_processes_see_at_a_time_is_one(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    lease = orjson.dumps({"owner": "far-away.1.1", "beat": 1, "reading": [[0, 8]]})
+    job.store.create("leases/00000000", lease)
+
+    class Slow(LocalStore):
+        """What another host has written a moment ago is not seen yet."""
+
+        def read(self, name: str) -> bytes:
+            return lease if name.startswith("leases/") else super().read(name)
+
+    for _ in range(ATTEMPTS):
+        blind = Job(Slow(job.store.root), job.plan)
+        leases = Leases(blind, timeout=0.01)
+        assert leases.take(0) is False
+        time.sleep(0.02)
+        assert next(Claims(blind, leases, threading.Event(), [0]).tasks()) == job.whole(0)
+    assert list(Attempts(job, 0).tasks()) == [job.whole(0)]
 
 
 def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, model):

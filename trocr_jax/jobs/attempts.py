@@ -39,6 +39,10 @@ class Attempts:
         """Notes that the process that read `task` has died; returns how often that has happened."""
         return self._add(_key(task), reason)
 
+    def knows(self, task: Task, reason: str) -> bool:
+        """Whether `process_died` was told so already."""
+        return reason in self._deaths.get(_key(task), ())
+
     def quarantined(self, index: int) -> Failure | None:
         """Why line `index` of the unit must not be tried again, if so."""
         for key in (str(index), f"{index}+1"):

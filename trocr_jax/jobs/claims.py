@@ -88,8 +88,10 @@ class Claims:
         attempts = Attempts(self.job, unit)
         if not isinstance(taken, bool):
             for task in taken.tasks:
-                attempts.process_died(task, f"the process that read it ended ({taken.holder})")
-                self.on_death(task, taken.holder)
+                reason = f"the process that read it ended ({taken.holder})"
+                if not attempts.knows(task, reason):  # several may take its lease over at a time: it has died once
+                    attempts.process_died(task, reason)
+                    self.on_death(task, taken.holder)
         tasks = list(attempts.tasks())
         if len(tasks) == 1 and not attempts.suspected:
             yield self._begin(tasks[0])
