@@ -7,7 +7,7 @@
 One device, bf16, parameters that are shapes alone. Estimated cycles rank programs and are no speed of a chip; TopK and
 sorts have no estimate and are left out, kernels are counted by `benchmarks.tpu_kernel`. Memory is what the compiler
 compares with the chip's before it refuses a program. The status is 1 if a figure is more than TOLERANCE above the
-file's. Needs the extra tpu.
+file's; figures of another jax or libtpu than the file's are told, not judged. Needs the extras train and tpu.
 """
 
 from __future__ import annotations
@@ -81,7 +81,11 @@ def main(
         kept = before | found
         file.write_text("".join(json.dumps(asdict(kept[key])) + "\n" for key in sorted(kept)), encoding="utf-8")
         return 0
-    worse = [row for key, row in found.items() if key in before and rises(before[key], row)]
+    known = {key: row for key, row in found.items() if key in before}
+    for key, row in known.items():
+        if not same_compiler(before[key], row):
+            print(f"{row.program} on {row.chip}: of jax {row.jax} and libtpu {row.libtpu}, so not compared with {file}")
+    worse = [row for key, row in known.items() if same_compiler(before[key], row) and rises(before[key], row)]
     for row in worse:
         print(f"{row.program} on {row.chip}: more than {TOLERANCE:.0%} above {file}; if that has a reason, --write")
     return 1 if worse else 0
@@ -89,6 +93,10 @@ def main(
 
 def rows(file: Path = FILE) -> list[Row]:
     return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def same_compiler(old: Row, new: Row) -> bool:
+    return (old.jax, old.libtpu) == (new.jax, new.libtpu)
 
 
 def rises(old: Row, new: Row) -> bool:

@@ -34,6 +34,17 @@ def test_a_figure_that_rose_ends_with_status_1(
     assert tpu.rows(file) == [ROW]
 
 
+def test_a_figure_of_another_compiler_is_told_and_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, found = tmp_path / "tpu.json", [ROW]
+    monkeypatch.setattr(tpu, "compiled", lambda chip, program: found[0])
+    assert tpu.main(("v5e",), ("encoder",), write=True, file=file) == 0
+    found[0] = replace(ROW, microseconds=200.0, libtpu="0.0.43")
+    assert tpu.main(("v5e",), ("encoder",), file=file) == 0
+    assert "encoder on v5e: of jax 0.10.2 and libtpu 0.0.43, so not compared" in capsys.readouterr().out
+
+
 def test_the_file_has_every_chip_and_program() -> None:
     found = {(row.chip, row.program) for row in tpu.rows()}
     assert found == {(chip, name) for name, program in tpu.PROGRAMS.items() for chip in program.chips}
