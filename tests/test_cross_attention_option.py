@@ -89,6 +89,12 @@ def test_what_is_no_way_or_does_not_go_is_refused() -> None:
         wide_recognizer(cross_attention="kernel")
 
 
+def test_a_stream_on_a_mesh_is_refused_and_not_read_otherwise(reads: list[tuple[int, ...]]) -> None:
+    on_mesh = wide_recognizer(cross_attention="kernel", mesh=jax.make_mesh((1,), ("data",)))
+    with pytest.raises(DecodeError, match="a stream on a mesh reads by products"):
+        on_mesh.stream(line_image(0), DECODE)
+
+
 @pytest.mark.parametrize("command", ["transcribe", "evaluate", "jobs run"])
 def test_commands_refuse_it_before_a_model_is_loaded(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -247,12 +247,17 @@ class Recognizer:
     def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
         """The text of one image while it grows, each time that it has changed; the last is what `read` gives.
 
-        With beams there is nothing to show until the first hypothesis has ended. On a mesh cross-attention goes by
-        products. Raises DecodeError or ImageError at once; `num_return_sequences` must be 1.
+        With beams there is nothing to show until the first hypothesis has ended. Raises DecodeError or ImageError at
+        once; `num_return_sequences` must be 1, and on a mesh `cross_attention` must be "products".
         """
         decode, _ = self._plan(decode)
         if decode.num_return_sequences > 1:
             raise DecodeError(f"num_return_sequences is {decode.num_return_sequences}: a stream shows one text")
+        if self.mesh is not None and self.cross_attention != "products":
+            raise DecodeError(
+                f"cross_attention is {self.cross_attention!r}: a stream on a mesh reads by products; leave out the one "
+                "or the other"
+            )
         pixels = self.image_processor.pixels(image)[None]
         return self._stream(pixels, decode)
 
@@ -264,7 +269,7 @@ class Recognizer:
             decode,
             dtype=self.dtype,
             image_processor=self.image_processor,
-            cross_attention=self.cross_attention if self.mesh is None else "products",
+            cross_attention=self.cross_attention,
         ):
             (text,) = decode_text(self.tokenizer, found.token_ids[:, 0])
             if text != shown:
