@@ -11,8 +11,9 @@ f32 on a CPU, weights too. The sides take turns in one process; printed are medi
                   `generate`, `batch_decode`, rows of id and text as JSONL. Its workers have been started before
     device        trocr_jax's search alone, on pixels that are on the device: what the device could read at most
 
-Loading, compiling and the first batch are not counted. On a GPU both sides share its memory, so that each needs a
-limit: XLA_PYTHON_CLIENT_MEM_FRACTION=.45 for XLA.
+Loading and compiling are not counted: each side has read before, ours so many batches that it has compiled what a job
+needs, which searches in other programs than `generate`; seconds in which a round compiled all the same are printed.
+On a GPU both sides share its memory, so that each needs a limit: XLA_PYTHON_CLIENT_MEM_FRACTION=.45 for XLA.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ class Job:
 
     def __init__(self, model: Path, lines: Path, *, batch: int, tokens: int, num_beams: int, workers: int) -> None:
         import jax.numpy as jnp
+        from jax import monitoring
 
         import trocr_jax
         from trocr_jax import generation
         from trocr_jax.image import ImageProcessor
+        from trocr_jax.recognizer_batches import Batch
+        from trocr_jax.recognizer_lanes import WINDOW
         from trocr_jax.tokenizer import load_tokenizer
 
         dtype = generation.compute_dtype()
@@ -55,19 +59,31 @@ class Job:
         self.pixels = jnp.asarray(
             np.stack([processor.pixels(path) for _, path in zip(range(batch), _cycle(lines), strict=False)])
         )
-        self.on_device(1)  # compiles what the job needs: its batches have this one shape, on uint8 pixels
+        self.on_device(1)
+        batches = [Batch.of_pixels(list(np.asarray(self.pixels)))] * (2 * WINDOW)  # of one shape, as those of the job
+        assert len(list(self.recognizer.read_batches(batches, self.decode, batch))) == len(batches) * batch
+        self.compiled: list[float] = []
+        monitoring.register_event_duration_secs_listener(self._told)
+
+    def _told(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.compiled.append(duration_secs)
 
     def read(self, folder: Path) -> None:
         from trocr_jax import jobs
         from trocr_jax.jobs.worker import Worker
 
+        begun = time.perf_counter()
+        self.compiled.clear()
         choices = jobs.Choices(unit_size=4 * self.batch, batch_size=self.batch)
         source = jobs.open_source([str(self.lines)])
         job = jobs.plan(source, str(folder), self.recognizer, self.model, self.decode, choices=choices)
+        planned = time.perf_counter() - begun
         workers: list[Worker] = []
         resources = jobs.Resources(decoders=self.workers)
         jobs.run(job, self.recognizer, self.decode, resources=resources, prepare=workers.append)
-        self.stats.append(workers[0].reader.gauge.stats())
+        spent = {"planning_seconds": round(planned, 3), "compiling_seconds": round(sum(self.compiled), 3)}
+        self.stats.append(workers[0].reader.gauge.stats() | spent)
 
     def texts(self, folder: Path) -> dict[str, str]:
         rows = [row for part in sorted((folder / "parts").iterdir()) for row in part.read_text().splitlines()]

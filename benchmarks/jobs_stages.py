@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 import trocr_jax
+from benchmarks.jobs_idle import Idle
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
 from trocr_jax.image_file import open_picture
@@ -72,16 +71,6 @@ def _shown(what: str, found: Sequence[float]) -> str:
         f"{what}: engine {engine:.0f}; job: the process that reads {reads:.0f}, those that decode, with their start, "
         f"{decodes:.0f}; engine / job {share:.3f}"
     )
-
-
-class Idle:
-    """A decoder that does nothing."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-
-    def __call__(self, id: str, place: object) -> Decoded:
-        return Decoded(np.zeros((*self.size, 3), np.uint8), 0.0)
 
 
 def _way(size: tuple[int, int], lines: int) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +110,46 @@ def test_errors_and_pauses_keep_their_places(model, pixels, early):
         expected += [next(texts) if error is None else str(error) for error in batch.errors]
     found = list(Recognizer.from_pretrained(model).read_batches(series(), DecodeConfig(max_new_tokens=12), SIZE))
     assert results(found) == expected
+
+
+def test_programs_are_started_and_pixels_sent_in_other_threads(model, pixels, early, monkeypatch):
+    """As for an accelerator, whose results nobody waits for before the next program is started."""
+    decode = DecodeConfig(max_new_tokens=12)
+    expected = results(as_they_come(model, pixels, decode))
+    monkeypatch.setattr(Recognizer, "_on_cpu", False)
+    put, threads = jax.device_put, set[str]()
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        threads.add(threading.current_thread().name.rstrip("0123456789_"))
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(jax, "device_put", watched)
+    rooms = [pixels[place].copy() for place in range(SIZE)]  # written over as soon as the next batch is asked for
+
+    def series() -> Iterator[Batch]:
+        for batch in batches(pixels):
+            for room, one in zip(rooms, batch.pixels, strict=False):
+                room[:] = one
+            yield Batch.of_pixels(rooms[: len(batch.pixels)])
+
+    assert results(list(Recognizer.from_pretrained(model).read_batches(series(), decode, SIZE))) == expected
+    assert threads == {"trocr-send"}
+
+
+def test_between_the_texts_of_a_window_the_next_batches_are_begun(model, pixels, early, monkeypatch):
+    monkeypatch.setattr(recognizer_lanes, "WINDOW", 4)
+    given = 0
+
+    def series() -> Iterator[Batch]:
+        nonlocal given
+        for batch in batches(pixels):
+            given += 1
+            yield batch
+
+    read = Recognizer.from_pretrained(model).read_batches(series(), DecodeConfig(max_new_tokens=12), SIZE)
+    seen = [given for _ in read]
+    while_given = [seen.count(number) for number in range(24, given)]  # in windows
+    assert while_given == [SIZE] * len(while_given)
 
 
 def test_many_lines_compile_what_a_few_do(model, pixels, early):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import repeat
@@ -44,7 +44,7 @@ from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
 from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised, threads
-from trocr_jax.recognizer_lanes import Lanes, Programs, Work
+from trocr_jax.recognizer_lanes import Lanes, Programs, Send, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
@@ -333,10 +333,14 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
-        with closing_pool(self._lanes) as pool:
+        _ = (
+            self._spellings_if_known
+        )  # of a large vocabulary it takes a while: better before than beside the first batch
+        with closing_pool(self._lanes, "lane") as pool, self._sending() as send:
             lanes = Lanes(
                 self._programs(decode, image_processor),
                 pool,
+                send,
                 lanes=self._lanes,
                 sizes=sizes,
                 shares=self.devices,
@@ -364,11 +368,10 @@ class Recognizer:
     def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
         flat, placed = Flat(self.model), placed_on(self._split)
         shape, numbers = plan(decode, self.model.config, placed=placed, cross_attention=self.cross_attention)
-        # A lane is busy until its batch has been read; an accelerator takes the next one meanwhile.
-        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes > 1 else lambda arrays: arrays
+        # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
+        ended: Callable[[Any], Any] = jax.block_until_ready if self._on_cpu and self._lanes > 1 else _at_once
 
-        def at_once(filled: np.ndarray) -> Decoded:
-            pixels = jax.device_put(filled, self._batch_sharding)
+        def at_once(pixels: jax.Array) -> Decoded:
             found: Decoded = ended(
                 generate(
                     self.model,
@@ -381,11 +384,11 @@ class Recognizer:
             )
             return found
 
-        def encoded(filled: np.ndarray) -> Encoded:
+        def encoded(pixels: jax.Array) -> Encoded:
             found: Encoded = ended(
                 encode(
                     flat,
-                    jax.device_put(filled, self._batch_sharding),
+                    pixels,
                     numbers,
                     shape=shape,
                     dtype=self.dtype,
@@ -403,11 +406,27 @@ class Recognizer:
 
         return Programs(at_once, encoded, partial(together, split=self._split), decoded)
 
+    @contextmanager
+    def _sending(self) -> Iterator[Send]:
+        """Pixels go to an accelerator in a thread of their own, while it is busy; on a CPU there is nothing to send."""
+        put = partial(jax.device_put, device=self._batch_sharding)
+        if self._on_cpu:
+            yield lambda filled: partial(put, filled)
+            return
+        with closing_pool(1, "send") as pool:
+            yield lambda filled: pool.submit(put, filled).result
+
+    @property
+    def _on_cpu(self) -> bool:
+        return jax.default_backend() == "cpu"
+
     @property
     def _lanes(self) -> int:
-        """How many batches are read at the same time: on a CPU two, since the steps of one do not keep two cores busy
-        (benchmarks/README.md). An accelerator is given one after the other."""
-        return 2 if jax.default_backend() == "cpu" and self.mesh is None and threads() > 1 else 1
+        """How many threads start programs: on a CPU two batches are read at the same time, since the steps of one do
+        not keep two cores busy (benchmarks/README.md). On a GPU XLA looks after every step of a search whether there is
+        another one; the thread that waits for it may be the one that started the search, and a second one gives the
+        device what comes next. Devices of a mesh are given one program after the other, all in the same order."""
+        return 2 if self.mesh is None and threads() > 1 else 1
 
     def _found(self, decoded: Decoded, *, drawn: bool, choose: Literal["score", "mbr"]) -> list[Recognition]:
         texts = decode_text(self.tokenizer, decoded.token_ids)
@@ -430,6 +449,10 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
+
+
+def _at_once(arrays: Any) -> Any:
+    return arrays
 
 
 def _split(mesh: Mesh | None) -> Split | None:

@@ -103,9 +103,9 @@ def bucket_sizes(batch_size: int, devices: int = 1) -> tuple[int, ...]:
 
 
 @contextmanager
-def closing_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+def closing_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """A pool that is left as soon as its threads have ended what they are at."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="trocr-lane")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=f"trocr-{name}")
     try:
         yield pool
     finally:

@@ -45,10 +45,14 @@ class Found(NamedTuple):
 class Programs(NamedTuple):
     """generate: pixels [B, …] to what is found, at once. encode, together, decode: the same in two stages."""
 
-    generate: Callable[[np.ndarray], Decoded]
-    encode: Callable[[np.ndarray], Encoded]
+    generate: Callable[[Any], Decoded]
+    encode: Callable[[Any], Encoded]
     together: Callable[[tuple[Encoded, ...]], Encoded]
     decode: Callable[[Encoded, np.ndarray], Decoded]
+
+
+Send = Callable[[np.ndarray], Callable[[], Any]]
+"""Begins to bring pixels to the device. What it returns is called in a lane and gives what the programs take."""
 
 
 class _Given(NamedTuple):
@@ -94,6 +98,7 @@ class Lanes:
         self,
         programs: Programs,
         pool: ThreadPoolExecutor,
+        send: Send,
         *,
         lanes: int,
         sizes: Sequence[int],
@@ -102,9 +107,11 @@ class Lanes:
         work: Work,
         keep_pixels: bool,
     ) -> None:
-        """sizes: of the batches that are compiled, ascending. shares: of a batch, on devices of their own. guess: what
-        is learnt for windows; without one every batch is read as it comes. work: is counted on."""
-        self._programs, self._pool, self._lanes, self._sizes, self._shares = programs, pool, lanes, sizes, shares
+        """send: pixels, before the program that reads them begins. sizes: of the batches that are compiled, ascending.
+        shares: of a batch, on devices of their own. guess: what is learnt for windows; without one every batch is read
+        as it comes. work: is counted on."""
+        self._programs, self._pool, self._send = programs, pool, send
+        self._lanes, self._sizes, self._shares = lanes, sizes, shares
         self._work, self._keep_pixels = work, keep_pixels
         self._whole = min(WINDOW, WINDOW_LINES * shares // sizes[-1])  # batches of a window
         self._guess = guess if self._whole > 1 and sizes[-1] > 1 else None
@@ -117,6 +124,7 @@ class Lanes:
         self._encoded: deque[_Window] = deque()
         self._waiting: deque[Callable[[], None]] = deque()  # searches that have not begun
         self._searched: deque[_Window] = deque()
+        self._found: deque[Found] = deque()  # of a window that has been fetched
 
     def read(self, series: Iterable[Batch]) -> Generator[Found, None, None]:
         """In order. An empty Batch has what waits brought forward, and the oldest fetched."""
@@ -125,7 +133,8 @@ class Lanes:
                 self._close()
                 self._search(0)
                 self._go_on(len(self._waiting))
-                yield from self._finished(max(len(self._searched) - 1, 0))
+                self._fetch(max(len(self._searched) - 1, 0))
+                yield from self._taken(len(self._found))
                 continue
             self._filling.append(self._begin(batch))
             self._go_on(1)
@@ -133,14 +142,21 @@ class Lanes:
             if sum(given.staged for given in self._filling) >= window or len(self._filling) >= 2 * window - 1:
                 self._close()
             # Every lane has its next batch before this thread waits for the first: before a window is searched the next
-            # has been encoded, and before its texts are fetched the next is searched.
+            # has been encoded, and before its texts are fetched the next is searched. What was found in a window comes
+            # out a batch at a time, so that in between the device is given the next ones.
             self._search(1 if window > 1 else 0)
             if window == 1:
                 self._go_on(len(self._waiting))
-            yield from self._finished(2 if window > 1 else self._lanes)
+            while len(self._searched) > (2 if window > 1 else self._lanes):
+                yield from self._taken(len(self._found))
+                self._fetch(len(self._searched) - 1)
+            yield from self._taken(1)
         self._close()
         self._search(0)
-        yield from self._finished(0)
+        self._go_on(len(self._waiting))
+        while self._searched or self._found:
+            yield from self._taken(len(self._found))
+            self._fetch(max(len(self._searched) - 1, 0))
 
     def _window(self) -> int:
         """Batches of the next window."""
@@ -159,12 +175,18 @@ class Lanes:
         # Copies, because a blank image might be "read" up to the last token and hold up the others.
         filled = self._filled(batch.pixels + batch.pixels[:1] * (size - count))
         if self._guess is not None and size == self._sizes[-1]:
-            future = self._run("encode", self._programs.encode, filled)
+            future = self._run("encode", self._encode, self._send(filled))
             self._reading.append(future)
             return given._replace(encoded=future, staged=True)
-        future = self._run(size, self._programs.generate, filled)
+        future = self._run(size, self._generate, self._send(filled))
         self._reading.append(future)
         return given._replace(generated=future)
+
+    def _encode(self, sent: Callable[[], Any]) -> Encoded:
+        return self._programs.encode(sent())
+
+    def _generate(self, sent: Callable[[], Any]) -> Decoded:
+        return self._programs.generate(sent())
 
     def _filled(self, pixels: list[np.ndarray]) -> np.ndarray:
         """A copy in a room whose last batch has been read."""
@@ -233,7 +255,12 @@ class Lanes:
         for _ in range(min(count, len(self._waiting))):
             self._waiting.popleft()()
 
-    def _finished(self, left: int) -> Iterator[Found]:
+    def _taken(self, count: int) -> Iterator[Found]:
+        """So much of what has been fetched, if there is so much."""
+        for _ in range(min(count, len(self._found))):
+            yield self._found.popleft()
+
+    def _fetch(self, left: int) -> None:
         """What was found in the windows that are searched but for the last `left`."""
         while len(self._searched) > left:
             window = self._searched.popleft()
@@ -250,7 +277,7 @@ class Lanes:
                 elif given.staged and found is not None:
                     decoded = Decoded._make(array[done : done + given.lines] for array in found)
                     done += given.lines
-                yield Found(given.errors, decoded, given.pixels)
+                self._found.append(Found(given.errors, decoded, given.pixels))
 
     def _together(self, window: _Window) -> Decoded | None:
         """What was found in the images of a window that were encoded, in their order."""

@@ -28,7 +28,8 @@ from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
 
 WINDOW = 8
-"""Batches that are sorted together: lines that are as long end in as many steps."""
+"""Batches that are sorted together: lines that are as long end in as many steps. The first windows are smaller, so that
+the device does not wait for all the images of a large one."""
 AHEAD = 2
 """Windows whose images may be decoded before the device wants them."""
 PAUSE = 0.1
@@ -101,13 +102,14 @@ class Reader:
                     windows.put(item, timeout=0.2)
                     return
 
-        error = None
+        error, length = None, self._size
         try:
             for task in tasks:
                 inputs, attempts = self.job.inputs(task), Attempts(self.job, task.unit)
-                length = WINDOW * self._size
-                for start in range(0, len(inputs), length):
+                start = 0
+                while start < len(inputs):
                     places = range(start, min(start + length, len(inputs)))
+                    start, length = places.stop, min(2 * length, WINDOW * self._size)
                     window = [inputs[i] for i in places]
                     images = self._submit(window, [task.lines[i] for i in places], attempts)
                     put(_Window(task, places, [input.id for input in window], images))
