@@ -69,7 +69,7 @@ class Ours:
             num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens, cache_dtype=self.cache_dtype
         )
         self.generate, self.array = trocr_jax.generate, jnp.asarray
-        shape, self.numbers = generation.plan(self.config, self.model.config)
+        shape, self.numbers = generation.plan(self.config, self.model.config, dtype=self.dtype)
         self.scores_bytes = shape.scores_bytes
         self._encode = jax.jit(self._encoder)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))

@@ -83,9 +83,11 @@ def test_a_job_keeps_to_what_it_was_planned_with(reads: list[tuple[int, ...]], t
 
 
 def test_what_is_no_way_or_does_not_go_is_refused() -> None:
-    with pytest.raises(DecodeError, match="cross_attention is 'fast': use 'products', or on a TPU 'kernel'"):
+    with pytest.raises(
+        DecodeError, match="cross_attention is 'fast': use 'auto', 'products', or on a TPU, H100 or H200 'kernel'"
+    ):
         wide_recognizer(cross_attention="fast")
-    with pytest.raises(DecodeError, match="for TPUs, and this is a cpu: use 'products'"):
+    with pytest.raises(DecodeError, match="for TPUs, H100 and H200, and this is a cpu: use 'products'"):
         wide_recognizer(cross_attention="kernel")
 
 
@@ -104,7 +106,7 @@ def test_commands_refuse_it_before_a_model_is_loaded(
     (lines / "labels.tsv").write_text(f"{names[0].name}\ta\n", encoding="utf-8")
     options = ["--output", str(tmp_path / "out"), "--model", "no/such-model", "--cross-attention", "kernel"]
     assert main([*command.split(), str(lines), *options]) == 2
-    assert "cross_attention is 'kernel', which is for TPUs, and this is a cpu" in capsys.readouterr().err
+    assert "cross_attention is 'kernel', which is for TPUs, H100 and H200, and this is a cpu" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_go_is_refused(
@@ -123,4 +125,4 @@ def test_runs_of_an_evaluation_may_differ_in_it(tmp_path: Path) -> None:
     runs = ["--run", "a: --model m", "--run", "b: --model m --cross-attention kernel"]
     command = parse(["evaluate", "lines", "--output", str(tmp_path), *runs])
     assert isinstance(command, Evaluate)
-    assert [run.cross_attention for run in _runs(command).values()] == ["products", "kernel"]
+    assert [run.cross_attention for run in _runs(command).values()] == ["auto", "kernel"]

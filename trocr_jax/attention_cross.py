@@ -1,12 +1,14 @@
 """What cross-attention reads, computed once for a whole search and never changed: `KeyColumns`, the keys and values of
-the memory, or the memory itself, by XLA's products (`Absorbed`) or by a kernel (`OnePass`). All give the same numbers
-but for rounding; generation.py chooses.
+the memory, or the memory itself, by XLA's products (`Absorbed`) or by a kernel (`OnePass`, `OnePassHopper`). All give
+the same numbers but for rounding; generation.py chooses.
 
 B batch, K hypotheses of one image, S memory, M width of the memory, D width, N heads, H head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,8 +18,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax import attention_quantized
-from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on
+from trocr_jax.attention import Attention, HeadProjection, attend, einsum, handed_on, softmax
 from trocr_jax.attention_rows import Int8Rows, Kept, held, numbers, round_rows, scaled, widened
+from trocr_jax.kernels import cross_attention_hopper
 from trocr_jax.kernels.cross_attention import read_memory
 
 
@@ -45,7 +48,7 @@ class KeyColumns(NamedTuple):
         value, query = held(self.value, query)
         query = query.astype(jnp.float32) * np.float32(query.shape[-1] ** -0.5)
         scores = scaled(einsum("BNKH,BNHS->BNKS", query, numbers(key), dtype=dtype), key)
-        weights = scaled(jax.nn.softmax(scores, axis=-1), value)
+        weights = scaled(softmax(scores), value)
         return einsum("BNKS,BNSH->BNKH", weights, numbers(value), dtype=dtype).astype(dtype)
 
 
@@ -74,7 +77,7 @@ class Absorbed(NamedTuple):
         # Heads next to the width: a TPU would spread few hypotheses over a tile, and copy it to take it apart.
         query = query.transpose(1, 0, 2).reshape(b, k * n, m)  # R = K * N rows an image
         scores = scaled(_scores(query, numbers(memory), dtype=inner), memory)
-        weights = scaled(jax.nn.softmax(scores, axis=-1), memory)
+        weights = scaled(softmax(scores), memory)
         x = einsum("BRS,BSM->BRM", weights, numbers(memory), dtype=inner, out=handed_on(inner)).astype(inner)
         x = x.reshape(b * k, n, m).transpose(1, 0, 2)
         return _values(x, self.value, self.value_bias, batch=b, dtype=inner).astype(dtype)
@@ -92,6 +95,37 @@ class OnePass(NamedTuple):
         """query [B, N, K, H] -> [B, N, K, H]."""
         x = read_memory(_absorbed_query(query, self.key, dtype=dtype), widened(self.memory, dtype=dtype))
         return _values(x, self.value, self.value_bias, batch=len(query), dtype=dtype)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("memory", "key", "value", "value_bias"), meta_fields=("length",)
+)
+@dataclass(frozen=True)
+class OnePassHopper:
+    """The same on a Hopper GPU (`kernels.cross_attention_hopper`). memory: padded to S', of which `length` count."""
+
+    memory: jax.Array  # [B, S', M], one for all layers
+    key: jax.Array  # [N, H, M]
+    value: jax.Array  # [N, M, H]
+    value_bias: jax.Array  # [N, H]
+    length: int
+
+    def read(self, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """query [B, N, K, H] -> [B, N, K, H]."""
+        b, n, k, _ = query.shape
+        query = _absorbed_query(query, self.key, dtype=dtype)
+        query = query.transpose(1, 0, 2).reshape(b, k * n, -1)  # R = K * N rows an image
+        x = cross_attention_hopper.read_memory(query, self.memory, self.length)
+        x = x.reshape(b * k, n, -1).transpose(1, 0, 2)
+        return _values(x, self.value, self.value_bias, batch=b, dtype=dtype).astype(dtype)
+
+
+def on_hopper(cross: Sequence[Absorbed]) -> tuple[OnePassHopper, ...]:
+    """The layers of a search for that kernel, one padded memory for all."""
+    memory = widened(cross[0].memory, dtype=cross[0].key.dtype)
+    length = memory.shape[1]
+    padded = jnp.pad(memory, ((0, 0), (0, -length % cross_attention_hopper.ALIGNMENT), (0, 0)))
+    return tuple(OnePassHopper(padded, layer.key, layer.value, layer.value_bias, length) for layer in cross)
 
 
 def _scores(query: jax.Array, memory: jax.Array, *, dtype: DTypeLike) -> jax.Array:
@@ -134,7 +168,7 @@ def _turned(spec: str, x: jax.Array, y: jax.Array, *, dtype: DTypeLike, out: DTy
     return jax.lax.platform_dependent(x, y, cpu=row_more, default=plain)
 
 
-Cross = tuple[KeyColumns | Absorbed | OnePass, ...]  # one entry a layer, read-only
+Cross = tuple[KeyColumns | Absorbed | OnePass | OnePassHopper, ...]  # one entry a layer, read-only
 
 
 def prime(attention: Attention, memory: jax.Array, *, dtype: DTypeLike) -> KeyValue:

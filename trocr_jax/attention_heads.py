@@ -12,14 +12,16 @@ import jax
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from trocr_jax.attention_cross import Absorbed, KeyColumns, OnePass
+from trocr_jax.attention_cross import Absorbed, KeyColumns, OnePass, OnePassHopper
 
 
-def read_by_heads(cross: KeyColumns | Absorbed | OnePass, query: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+def read_by_heads(
+    cross: KeyColumns | Absorbed | OnePass | OnePassHopper, query: jax.Array, *, dtype: DTypeLike
+) -> jax.Array:
     """`cross.read` of query [B, N, K, H] -> [B, N, K, H], on a mesh with an axis `model` that shares out N."""
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty or "model" in mesh.manual_axes else mesh.shape.get("model", 1)
-    if isinstance(cross, KeyColumns) or devices == 1 or query.shape[1] % devices:
+    if isinstance(cross, KeyColumns | OnePassHopper) or devices == 1 or query.shape[1] % devices:
         return cross.read(query, dtype=dtype)
     whole, first, second = PartitionSpec(), PartitionSpec("model"), PartitionSpec(None, "model")
 

@@ -33,6 +33,7 @@ from trocr_jax.attention_cross import (
     KeyColumns,
     KeyValue,
     OnePass,
+    OnePassHopper,
     absorb,
     prime,
     prime_columns,
@@ -267,7 +268,7 @@ class DecoderLayer(nnx.Module):
         cache: KeyValue,
         number: jax.Array,
         bias: jax.Array,
-        cross: KeyColumns | Absorbed | OnePass,
+        cross: KeyColumns | Absorbed | OnePass | OnePassHopper,
         *,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:

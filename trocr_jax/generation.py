@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from trocr_jax.attention_cross import Absorbed, Cross, OnePass
+from trocr_jax.attention_cross import Absorbed, Cross, OnePass, on_hopper
 from trocr_jax.attention_rows import Int8Rows, Kept, round_rows, widened
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
@@ -28,10 +28,12 @@ from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError
 from trocr_jax.generation_split import Split, alone, split_of
 from trocr_jax.image import ImageProcessor
+from trocr_jax.kernels import cross_attention_hopper
 from trocr_jax.kernels.cross_attention import LANES
 from trocr_jax.model import TrOCR
 
-CrossAttention = Literal["products", "kernel"]
+CrossAttention = Literal["auto", "products", "kernel"]
+Kernel = Literal["tpu", "hopper"]
 
 
 def generate(
@@ -41,7 +43,7 @@ def generate(
     *,
     dtype: DTypeLike | None = None,
     image_processor: ImageProcessor | None = None,
-    cross_attention: CrossAttention = "products",
+    cross_attention: CrossAttention = "auto",
 ) -> Decoded:
     """Reads images: encodes them once, primes cross-attention once, and searches in one compiled loop.
 
@@ -49,8 +51,9 @@ def generate(
     Where they lie shared out over an axis of a mesh, each share is read by itself; parameters may lie shared out over
     other axes (`sharding.generation_shardings`).
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
-    cross_attention: of a decoder step, "products" of XLA, or on a TPU a "kernel" that reads the memory once
-    (`kernels.cross_attention`): the same but for rounding. The kernel has never run on a TPU.
+    cross_attention: of a decoder step, "products" of XLA, or a "kernel" that reads the memory once (`kernels`), on a
+    TPU or in bf16 on an H100 or H200: the same but for rounding. "auto" takes the kernel on one of those GPUs where it
+    was measured to be faster, and products elsewhere: on a TPU the kernel has never run.
     Returns token_ids [B, R, L] int32 with R = num_return_sequences and L = max_new_tokens, scores [B, R] and more.
     Compiles once for each shape of `pixels`, number of beams and of tokens, and set of processors; other numbers in
     `config` compile nothing.
@@ -58,8 +61,10 @@ def generate(
     """
     split = split_of(model, pixels)
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, placed=_placed(pixels, split), cross_attention=cross_attention)
-    return _generate(model, pixels, numbers, shape, _dtype(dtype), image_processor, split)
+    dtype = _dtype(dtype)
+    placed = _placed(pixels, split)
+    shape, numbers = plan(config, model.config, placed=placed, cross_attention=cross_attention, dtype=dtype)
+    return _generate(model, pixels, numbers, shape, dtype, image_processor, split)
 
 
 def stream(
@@ -69,15 +74,16 @@ def stream(
     *,
     dtype: DTypeLike | None = None,
     image_processor: ImageProcessor | None = None,
-    cross_attention: CrossAttention = "products",
+    cross_attention: CrossAttention = "auto",
 ) -> Iterator[Decoded]:
     """The same search, step by step: what has been found after each token. The last one is what `generate` returns.
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
     config = DecodeConfig() if config is None else config
-    shape, numbers = plan(config, model.config, placed=_placed(pixels), cross_attention=cross_attention)
     dtype = _dtype(dtype)
+    placed = _placed(pixels)
+    shape, numbers = plan(config, model.config, placed=placed, cross_attention=cross_attention, dtype=dtype)
     cross, keys, state = _begin(model, pixels, numbers, shape, dtype, image_processor)
     while True:
         going_on, found = _look(model, cross, keys, numbers, state, shape, dtype)
@@ -148,10 +154,11 @@ def check(
     model: TrOCRConfig,
     *,
     placed: Placed | None = None,
-    cross_attention: CrossAttention = "products",
+    cross_attention: CrossAttention = "auto",
+    dtype: DTypeLike | None = None,
 ) -> None:
     """Raises DecodeError if the model cannot do what `config` asks for. Arguments as for `plan`."""
-    plan(config, model, placed=placed, cross_attention=cross_attention)
+    plan(config, model, placed=placed, cross_attention=cross_attention, dtype=dtype)
 
 
 def compute_dtype() -> jnp.dtype:
@@ -174,7 +181,7 @@ class Shape(NamedTuple):
     do_sample: bool
     num_beam_groups: int
     absorbed: bool  # cross-attention reads the memory itself instead of keys and values
-    one_pass: bool  # and does so in a kernel
+    one_pass: Kernel | None  # and does so in a kernel
     scores_bytes: int  # so many images go through the encoder at a time that their scores take no more; 0: all
     cache_dtype: CacheDtype | None  # of what is kept of images and texts; the compute type if none
 
@@ -186,12 +193,14 @@ class Shape(NamedTuple):
 
 class Placed(NamedTuple):
     """platform "cpu", "gpu" or "tpu" and kind of device as jax calls it. devices: how many share the images as the
-    compiler likes. sharing: how many share the model, and read the same images."""
+    compiler likes. sharing: how many share the model, and read the same images. split: each device of a mesh goes its
+    own way."""
 
     platform: str
     kind: str
     devices: int = 1
     sharing: int = 1
+    split: bool = False
 
 
 class Numbers(NamedTuple):
@@ -208,9 +217,11 @@ def plan(
     model: TrOCRConfig,
     *,
     placed: Placed | None = None,
-    cross_attention: CrossAttention = "products",
+    cross_attention: CrossAttention = "auto",
+    dtype: DTypeLike | None = None,
 ) -> tuple[Shape, Numbers]:
     """A config as what is compiled and what is not. placed: where it will run, one of jax's default devices if none.
+    dtype: the compute type, `compute_dtype()` if none.
     Raises DecodeError if the model cannot do it."""
     limit = model.decoder.max_position_embeddings
     if config.max_new_tokens > limit:
@@ -225,13 +236,8 @@ def plan(
     if config.choose != "score":
         raise DecodeError(f"choose is {config.choose!r}: token ids are not texts; a Recognizer chooses among texts")
     placed = placed or placed_on(None)
-    check_cross_attention(cross_attention, placed, model)
-    if cross_attention == "kernel" and config.cache_dtype is not None:
-        raise DecodeError(
-            f"cache_dtype is {config.cache_dtype!r} and cross_attention is 'kernel', which reads a memory of floats: "
-            "leave one out"
-        )
     hypotheses = config.num_return_sequences if config.num_beams == 1 else config.num_beams
+    kernel = _kernel(cross_attention, placed, model, _dtype(dtype), hypotheses=hypotheses, cache=config.cache_dtype)
     shape = Shape(
         num_beams=config.num_beams,
         hypotheses=hypotheses,
@@ -241,7 +247,7 @@ def plan(
         do_sample=config.do_sample,
         num_beam_groups=config.num_beam_groups,
         absorbed=absorbs(hypotheses * config.max_new_tokens, model, platform=placed.platform),
-        one_pass=cross_attention == "kernel",
+        one_pass=kernel,
         scores_bytes=_scores_bytes(placed),
         cache_dtype=config.cache_dtype,
     )
@@ -266,20 +272,61 @@ def absorbs(tokens: int, model: TrOCRConfig, *, platform: str) -> bool:
     return platform != "cpu" or tokens <= 1.5 * model.decoder.head_dim
 
 
+def _kernel(
+    asked: CrossAttention,
+    placed: Placed,
+    model: TrOCRConfig,
+    dtype: jnp.dtype,
+    *,
+    hypotheses: int,
+    cache: CacheDtype | None,
+) -> Kernel | None:
+    """Which kernel is to read the memory. Raises DecodeError if one is asked for that cannot."""
+    check_cross_attention(asked, placed, model)
+    rows, width = hypotheses * model.decoder.num_heads, model.memory_width
+    tiles = cross_attention_hopper.tiles(rows, width) if dtype == jnp.bfloat16 else None
+    if asked == "auto":
+        alone = placed.devices == placed.sharing == 1 and not placed.split
+        # Each block of queries reads the memory again, though not from far away: from the third on products are faster.
+        faster = tiles is not None and rows <= 2 * tiles.queries and cache is None and _is_hopper(placed)
+        return "hopper" if alone and faster else None
+    if asked == "products":
+        return None
+    if cache is not None:
+        raise DecodeError(
+            f"cache_dtype is {cache!r} and cross_attention is 'kernel', which reads a memory of floats: leave one out"
+        )
+    if placed.platform == "tpu":
+        return "tpu"
+    if tiles is None:
+        raise DecodeError(
+            f"cross_attention is 'kernel', which on this GPU computes in bfloat16, for {model.decoder.num_heads} heads "
+            f"and a memory {model.memory_width} wide in 8 queries or more at a time; this is in {dtype}, with "
+            f"{hypotheses} hypotheses an image: {_ELSE}"
+        )
+    return "hopper"
+
+
+def _is_hopper(placed: Placed) -> bool:
+    return placed.platform == "gpu" and any(name in placed.kind for name in ("H100", "H200", "GH200"))
+
+
 def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRConfig | None = None) -> None:
     """Raises DecodeError if the devices, or the model if one is given, cannot do what is asked for."""
     if asked not in get_args(CrossAttention):
-        raise DecodeError(f"cross_attention is {asked!r}: use 'products', or on a TPU 'kernel'")
+        raise DecodeError(f"cross_attention is {asked!r}: use 'auto', 'products', or on a TPU, H100 or H200 'kernel'")
     if asked != "kernel":
         return
-    if placed.platform != "tpu":
-        raise DecodeError(f"cross_attention is 'kernel', which is for TPUs, and this is a {placed.platform}: {_ELSE}")
+    if placed.platform != "tpu" and not _is_hopper(placed):
+        raise DecodeError(
+            f"cross_attention is 'kernel', which is for TPUs, H100 and H200, and this is a {placed.platform}: {_ELSE}"
+        )
     if (devices := placed.devices * placed.sharing) > 1:
         raise DecodeError(
             f"cross_attention is 'kernel', which XLA cannot split among {devices} devices: share out the images alone, "
             f"each device with the whole model, or {_ELSE}"
         )
-    if model is not None and model.memory_width % LANES:
+    if model is not None and placed.platform == "tpu" and model.memory_width % LANES:
         raise DecodeError(
             f"cross_attention is 'kernel', and this model's memory is {model.memory_width} wide, no multiple of "
             f"{LANES}: {_ELSE}"
@@ -337,7 +384,10 @@ def cross_of(model: TrOCR, memory: Kept, shape: Shape, dtype: DTypeLike) -> Cros
     if shape.keeps_int8_memory and not isinstance(memory, Int8Rows):
         memory = round_rows(memory)
     cross = model.absorb(memory, dtype=dtype)
-    return tuple(OnePass(*layer) for layer in cross if isinstance(layer, Absorbed)) if shape.one_pass else cross
+    if shape.one_pass is None:
+        return cross
+    absorbed = [layer for layer in cross if isinstance(layer, Absorbed)]
+    return on_hopper(absorbed) if shape.one_pass == "hopper" else tuple(OnePass(*layer) for layer in absorbed)
 
 
 def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
@@ -353,13 +403,14 @@ def _placed(pixels: jax.Array, split: Split | None = None) -> Placed:
     platform = getattr(device, "platform", None)
     if platform is None:  # an abstract mesh without devices
         return placed_on(None)._replace(devices=devices)
-    return Placed(platform, device.device_kind, *((1, split.sharing) if split else (devices,)))
+    return Placed(platform, device.device_kind, *((1, split.sharing, True) if split else (devices,)))
 
 
 def placed_on(split: Split | None) -> Placed:
     """On the devices of a mesh, on jax's default one without."""
     device = jax.local_devices()[0] if split is None else split.mesh.devices.flat[0]
-    return Placed(device.platform, device.device_kind, sharing=1 if split is None else split.sharing)
+    sharing = 1 if split is None else split.sharing
+    return Placed(device.platform, device.device_kind, sharing=sharing, split=split is not None)
 
 
 def _scores_bytes(placed: Placed) -> int:

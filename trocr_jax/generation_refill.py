@@ -54,14 +54,16 @@ class Refill:
         image_processor: ImageProcessor | None = None,
         cross_attention: CrossAttention = "products",
     ) -> None:
-        """Arguments as for `generate`. Raises DecodeError as it does."""
+        """Arguments as for `generate`; on a GPU the memory is read by products. Raises DecodeError as it does."""
         for name, number in (("slots", slots), ("group", group)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise DecodeError(f"{name} is {number!r}: give a whole number of at least 1")
         self.slots, self.group = slots, group
         self.steps = self.lines = 0
-        self._shape, self._numbers = plan(config, model.config, cross_attention=cross_attention)
         self._dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
+        self._shape, self._numbers = plan(config, model.config, cross_attention=cross_attention, dtype=self._dtype)
+        if self._shape.one_pass == "hopper":
+            raise DecodeError(f"cross_attention is {cross_attention!r}: slots on a GPU read by 'products'")
         self._image_processor = image_processor
         self._model, self._config = Flat(model), model.config
         self._projections = projections(self._model, shape=self._shape, dtype=self._dtype)

@@ -79,7 +79,7 @@ class Recognizer:
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
         calibration: Calibration | None = None,
-        cross_attention: CrossAttention = "products",
+        cross_attention: CrossAttention = "auto",
     ) -> None:
         """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: devices that read together. Batches are
         split over all its axes but `model`, over which the parameters are split, those of a large model on small
@@ -112,7 +112,7 @@ class Recognizer:
         revision: str | None = None,
         dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
-        cross_attention: CrossAttention = "products",
+        cross_attention: CrossAttention = "auto",
     ) -> Recognizer:
         """A built-in model, a local folder, or a repository of the Hugging Face hub, perhaps at a `revision`.
 
@@ -248,12 +248,12 @@ class Recognizer:
         """The text of one image while it grows, each time that it has changed; the last is what `read` gives.
 
         With beams there is nothing to show until the first hypothesis has ended. Raises DecodeError or ImageError at
-        once; `num_return_sequences` must be 1, and on a mesh `cross_attention` must be "products".
+        once; `num_return_sequences` must be 1, and on a mesh `cross_attention` must not be "kernel".
         """
         decode, _ = self._plan(decode)
         if decode.num_return_sequences > 1:
             raise DecodeError(f"num_return_sequences is {decode.num_return_sequences}: a stream shows one text")
-        if self.mesh is not None and self.cross_attention != "products":
+        if self.mesh is not None and self.cross_attention == "kernel":
             raise DecodeError(
                 f"cross_attention is {self.cross_attention!r}: a stream on a mesh reads by products; leave out the one "
                 "or the other"
@@ -300,7 +300,8 @@ class Recognizer:
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
         decode = replace(decode, choose="score", constraint=None)
-        check(decode, ids, placed=placed_on(self._split), cross_attention=self.cross_attention)
+        placed = placed_on(self._split)
+        check(decode, ids, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
                 raise DecodeError(
@@ -367,7 +368,9 @@ class Recognizer:
 
     def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
         flat, placed = Flat(self.model), placed_on(self._split)
-        shape, numbers = plan(decode, self.model.config, placed=placed, cross_attention=self.cross_attention)
+        shape, numbers = plan(
+            decode, self.model.config, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype
+        )
         # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
         ended: Callable[[Any], Any] = jax.block_until_ready if self._on_cpu and self._lanes > 1 else _at_once
 

@@ -31,8 +31,8 @@ _FAIRSEQ = (
     "at least 1 before the end, a line stops with its tenth text; options given here go before them."
 )
 _CROSS_ATTENTION = (
-    "How a step of the decoder reads the memory: by products, or on a TPU in one pass by a kernel. The same but for "
-    "rounding."
+    "How a step of the decoder reads the memory: by products, or on a TPU, H100 or H200 in one pass by a kernel; auto "
+    "takes the kernel on those GPUs where it is faster. The same but for rounding."
 )
 _MESH = (
     "Devices of this machine that read together: data=4 shares out the lines over 4, model=2 the model over 2, for a "
@@ -155,8 +155,9 @@ class Reading:
         argument("{float32,bfloat16}", "Type to compute in.", "(default: float32 on a CPU, bfloat16 elsewhere)"),
     ] = None
     cross_attention: Annotated[
-        Literal["products", "kernel"], argument("{products,kernel}", _CROSS_ATTENTION, "(default: products)")
-    ] = "products"
+        Literal["auto", "products", "kernel"],
+        argument("{auto,products,kernel}", _CROSS_ATTENTION, "(default: auto)"),
+    ] = "auto"
     mesh: Annotated[str | None, argument("AXES", _MESH, "(default: one device; jobs run: all, by lines)")] = None
     search: Search = field(default_factory=Search)
     sampling: Sampling = field(default_factory=Sampling)

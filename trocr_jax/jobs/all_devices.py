@@ -19,7 +19,7 @@ def load(
     revision: str | None = None,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
-    cross_attention: CrossAttention = "products",
+    cross_attention: CrossAttention = "auto",
 ) -> Recognizer:
     """As `Recognizer.from_pretrained`; without a mesh batches are shared out over all local devices if there are
     several."""

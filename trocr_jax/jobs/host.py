@@ -88,7 +88,7 @@ def plan(
             "columns": list(choices.columns),
             "software": software(),
         }
-        if recognizer.cross_attention != "products":  # plans from before there was a choice go on
+        if recognizer.cross_attention == "kernel":  # plans from before there was a choice go on
             configuration["cross_attention"] = recognizer.cross_attention
         if recognizer.sharing > 1:  # they sum in another order
             configuration["devices_of_a_model"] = recognizer.sharing

@@ -15,6 +15,8 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax
+
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
 from trocr_jax.jobs.attempts import Attempts
@@ -102,7 +104,8 @@ class Reader:
                     windows.put(item, timeout=0.2)
                     return
 
-        error, length = None, self._size
+        # An accelerator begins with few lines; a CPU has its cores busy decoding meanwhile, and gains more by the order.
+        error, length = None, WINDOW * self._size if jax.default_backend() == "cpu" else self._size
         try:
             for task in tasks:
                 inputs, attempts = self.job.inputs(task), Attempts(self.job, task.unit)
