@@ -30,8 +30,8 @@ from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
 
 WINDOW = 8
-"""Batches that are sorted together: lines that are as long end in as many steps. An accelerator begins with smaller ones, so that
-it does not wait for all the images of a large one."""
+"""Batches that are sorted together: lines that are as long end in as many steps. An accelerator begins with smaller
+windows, so that it does not wait for all the images of a large one."""
 AHEAD = 2
 """Windows whose images may be decoded before the device wants them."""
 PAUSE = 0.1
@@ -104,7 +104,7 @@ class Reader:
                     windows.put(item, timeout=0.2)
                     return
 
-        # An accelerator begins with few lines. A CPU decodes images with the cores that it reads with: it gains by order.
+        # An accelerator begins with few lines; a CPU, which decodes images meanwhile, gains more by order.
         error, length = None, WINDOW * self._size if jax.default_backend() == "cpu" else self._size
         try:
             for task in tasks:
