@@ -74,8 +74,14 @@ class Encoder(nnx.Module):
         if micro_batch is not None and micro_batch < len(pixels):
             return in_micro_batches(partial(self.__call__, dtype=dtype, remat=remat), pixels, micro_batch)
         grid = self._grid(pixels)
-        x = self.patch_embedding(pixels, first=self.config.num_special_tokens, dtype=dtype)  # [B, S, D]
-        x = (x.astype(jnp.float32) + self._added(grid)).astype(dtype)
+        x = self.patch_embedding(pixels, dtype=dtype)
+        tokens = [self.cls_token[...]]
+        if self.config.kind == "deit":
+            tokens.append(self.distillation_token[...])
+        tokens = [jnp.broadcast_to(t.astype(dtype), (x.shape[0], 1, x.shape[2])) for t in tokens]
+        x = jnp.concatenate([*tokens, x], axis=1)  # [B, S, D]
+        if self.config.absolute_positions:
+            x = (x.astype(jnp.float32) + self._positions(grid)).astype(dtype)
         shared_bias = None
         if self.config.shared_relative_position_bias:
             shared_bias = relative_position_bias(self.relative_position_bias_table[...], grid)
@@ -97,17 +103,6 @@ class Encoder(nnx.Module):
                 f"pixels are {height}x{width}: an encoder with relative positions reads {self.config.image_size} only"
             )
         return grid
-
-    def _added(self, grid: tuple[int, int]) -> jax.Array:
-        """What is added to the products of all images, [1, S, D] f32: special tokens in front, the bias of the patches
-        behind them, positions of all."""
-        bias = self.patch_embedding.bias[...].astype(jnp.float32)
-        tokens = [self.cls_token[...]]
-        if self.config.kind == "deit":
-            tokens.append(self.distillation_token[...])
-        patches = jnp.broadcast_to(bias[None, None, :], (1, grid[0] * grid[1], len(bias)))
-        rows = jnp.concatenate([*(token.astype(jnp.float32) for token in tokens), patches], axis=1)
-        return rows + self._positions(grid) if self.config.absolute_positions else rows
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
         table = self.position_embeddings[...].astype(jnp.float32)  # [1, S, D]
@@ -145,17 +140,16 @@ class PatchEmbedding(nnx.Module):
         self.kernel = nnx.Param(normal(rngs, shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((config.hidden_size,), param_dtype))
 
-    def __call__(self, pixels: jax.Array, *, first: int, dtype: DTypeLike) -> jax.Array:
-        """[B, H, W, C] -> [B, first + rows * columns, D], without the bias; the first rows are zeros: room for special
-        tokens, made here because a copy of the patches that goes before the product has to be made anyway."""
+    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """[B, H, W, C] -> [B, rows * columns, D]."""
         kernel = self.kernel[...]
         ph, pw, c, d = kernel.shape
         b, height, width, _ = pixels.shape
         rows, columns = height // ph, width // pw
         x = pixels.reshape(b, rows, ph, columns, pw, c).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(b, rows * columns, ph * pw * c).astype(dtype)
-        x = jnp.pad(x, ((0, 0), (first, 0), (0, 0)))
-        return einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype, out=handed_on(dtype))
+        x = x.reshape(b, rows * columns, ph * pw * c)
+        x = einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype, out=handed_on(dtype))
+        return (x.astype(jnp.float32) + self.bias[...].astype(jnp.float32)[None, None, :]).astype(dtype)
 
 
 class EncoderLayer(nnx.Module):
