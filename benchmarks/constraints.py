@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from trocr_jax import DecodeConfig, TrOCR, TrOCRConfig, checkpoint, generation
+from trocr_jax import DecodeConfig, TrOCR, TrOCRConfig, checkpoint, generation, generation_plan
 from trocr_jax.decoding import Special, constraints
 from trocr_jax.presets import PRESETS
 from trocr_jax.tokenizer import load_tokenizer
@@ -85,7 +85,7 @@ def main(
         "regex ([A-Z]{2}-\\d{4} ?)+": constraints.Regex(r"([A-Z]{2}-\d{4} ?)+"),
         f"lexicon of {len(listed):,} words": constraints.Lexicon(listed),
     }
-    sides: dict[str, generation.Numbers] = {}
+    sides: dict[str, generation_plan.Numbers] = {}
     notes: dict[str, str] = {"none": "| |"}
     for name, spec in {"none": None, **specs}.items():
         start = time.process_time()
@@ -96,7 +96,7 @@ def main(
         decode = DecodeConfig(
             num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens - 1, constraint=compiled
         )
-        plan, sides[name] = generation.plan(decode, model.config)
+        plan, sides[name] = generation_plan.plan(decode, model.config)
     run = jax.jit(lambda model, memory, numbers: generation.decode(model, memory, numbers, plan, jnp.float32))
     grid = [side // patch for side, patch in zip(ids.encoder.image_size, ids.encoder.patch_size, strict=True)]
     memory = jnp.asarray(
@@ -108,7 +108,7 @@ def main(
         action()
         return time.perf_counter() - elapsed, time.process_time() - used
 
-    def text(numbers: generation.Numbers) -> np.ndarray:
+    def text(numbers: generation_plan.Numbers) -> np.ndarray:
         return np.asarray(run(model, memory, numbers).lengths)
 
     lengths = {name: text(numbers)[:, 0] for name, numbers in sides.items()}  # compiles

@@ -61,7 +61,7 @@ class Ours:
         import jax
         import jax.numpy as jnp
 
-        from trocr_jax import generation
+        from trocr_jax import generation, generation_plan
 
         self.dtype = jnp.dtype(dtype)
         self.jax, self.model = jax, self.loaded(folder)
@@ -69,7 +69,7 @@ class Ours:
             num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens, cache_dtype=self.cache_dtype
         )
         self.generate, self.array = trocr_jax.generate, jnp.asarray
-        shape, self.numbers = generation.plan(self.config, self.model.config, dtype=self.dtype)
+        shape, self.numbers = generation_plan.plan(self.config, self.model.config, dtype=self.dtype)
         self.scores_bytes = shape.scores_bytes
         self._encode = jax.jit(self._encoder)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))

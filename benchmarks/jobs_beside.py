@@ -43,13 +43,13 @@ class Job:
         from jax import monitoring
 
         import trocr_jax
-        from trocr_jax import generation
+        from trocr_jax.generation_plan import compute_dtype
         from trocr_jax.image import ImageProcessor
         from trocr_jax.recognizer_batches import Batch
         from trocr_jax.recognizer_lanes import WINDOW
         from trocr_jax.tokenizer import load_tokenizer
 
-        dtype = generation.compute_dtype()
+        dtype = compute_dtype()
         weights = trocr_jax.checkpoint.load(model, dtype=dtype)
         processor = ImageProcessor.from_folder(model)
         self.recognizer = trocr_jax.Recognizer(weights, load_tokenizer(model), processor, dtype=dtype)

@@ -19,7 +19,7 @@ import tyro
 import trocr_jax
 from scripts.killed_job import Options, draw
 from trocr_jax import jobs
-from trocr_jax.generation import plan
+from trocr_jax.generation_plan import plan
 from trocr_jax.generation_slots import Flat
 from trocr_jax.generation_stages import encode
 from trocr_jax.jobs.decode_worker import Decoder

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.engine import PRESETS
-from trocr_jax import DecodeConfig, generation
+from trocr_jax import DecodeConfig, generation, generation_plan
 from trocr_jax.encoder import cached_micro_batch
 from trocr_jax.model import TrOCR
 from trocr_jax.presets import PRESETS as CONFIGURATIONS
@@ -61,7 +61,7 @@ def main(
     model = quantize(model) if int8 else model
     random = np.random.default_rng(0)
     decode = DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
-    search, numbers = generation.plan(decode, config)
+    search, numbers = generation_plan.plan(decode, config)
     arguments: tuple[Any, ...]
     if stage == "encoder":
         size = cached_micro_batch(config.encoder, batch, search.scores_bytes) if search.scores_bytes else None

@@ -161,10 +161,10 @@ def step_by_step(
     import jax
     import jax.numpy as jnp
 
-    from trocr_jax import generation
+    from trocr_jax import generation, generation_plan
 
     length = ids.shape[1]
-    shape, _ = generation.plan(DecodeConfig(max_new_tokens=length, cache_dtype=cache_dtype), model.config)
+    shape, _ = generation_plan.plan(DecodeConfig(max_new_tokens=length, cache_dtype=cache_dtype), model.config)
     shape = shape._replace(absorbed=absorbed)
 
     @jax.jit
@@ -192,11 +192,11 @@ def kept(model: Any, search: DecodeConfig, dtype: str, platform: str) -> int:
     import jax
     import jax.numpy as jnp
 
-    from trocr_jax import generation
+    from trocr_jax import generation, generation_plan
     from trocr_jax.attention_cross import KeyColumns
 
-    config, placed = model.config, generation.Placed(platform, "")
-    shape, _ = generation.plan(search, config, placed=placed)
+    config, placed = model.config, generation_plan.Placed(platform, "")
+    shape, _ = generation_plan.plan(search, config, placed=placed)
     memory = jax.ShapeDtypeStruct((1, config.encoder.memory_length, config.encoder.hidden_size), dtype)
 
     def arrays(model: Any, memory: jax.Array) -> Any:

@@ -25,7 +25,7 @@ from flax import nnx
 from benchmarks.chips import CHIPS, Chip
 from benchmarks.engine import config_of, machine
 from benchmarks.roofline_count import Work, count
-from trocr_jax import TrOCR, generation
+from trocr_jax import TrOCR, generation_plan
 from trocr_jax.quantization import quantize
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -74,7 +74,7 @@ class Bound:
 def programs(asked: Asked, platform: str) -> dict[str, Any]:
     """Functions of the model and the arrays named in `arguments`, as `generation` runs them."""
     config, dtype = config_of(asked.shape), asked.compute(platform)
-    absorbed = generation.absorbs(asked.num_beams * asked.tokens, config, platform=platform)
+    absorbed = generation_plan.absorbs(asked.num_beams * asked.tokens, config, platform=platform)
 
     def encoder(model: TrOCR, pixels: jax.Array) -> Any:
         return model.encode(pixels, dtype=dtype)

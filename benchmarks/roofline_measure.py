@@ -19,6 +19,7 @@ from benchmarks.chips import Chip, chip_of
 from benchmarks.engine import images
 from benchmarks.roofline import PROGRAMS, Asked, bound, counted, line, programs
 from trocr_jax.encoder import cached_micro_batch
+from trocr_jax.generation_plan import plan
 
 ROUNDS = 5
 
@@ -70,7 +71,7 @@ def measured(asked: Asked, platform: str) -> dict[str, float]:
     model, dtype = asked.model(platform), asked.compute(platform)
     made = {name: jax.jit(function) for name, function in programs(asked, platform).items()}
     search = trocr_jax.DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens, min_new_tokens=asked.tokens)
-    scores = trocr_jax.generation.plan(search, model.config)[0].scores_bytes
+    scores = plan(search, model.config)[0].scores_bytes
     micro_batch = cached_micro_batch(model.config.encoder, asked.batch, scores) if scores else None
     made["encoder"] = jax.jit(lambda m, pixels: m.encode(pixels, dtype=dtype, micro_batch=micro_batch))
     pixels = jnp.asarray(images(model.config, asked.batch))

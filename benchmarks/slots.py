@@ -30,7 +30,7 @@ from PIL import Image
 
 import trocr_jax
 from train.data.render import Renderer
-from trocr_jax import generation
+from trocr_jax import generation, generation_plan
 from trocr_jax.decoding.loop import last
 from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Context, Decoded
@@ -86,10 +86,10 @@ class Plain:
 
     def __init__(self, recognizer: trocr_jax.Recognizer, decode: trocr_jax.DecodeConfig, batch: int) -> None:
         model, processor, dtype = recognizer.model, recognizer.image_processor, recognizer.dtype
-        shape, self.numbers = generation.plan(decode, model.config)
+        shape, self.numbers = generation_plan.plan(decode, model.config)
         self.model, self.batch, self.steps = model, batch, 0
 
-        def read(model: TrOCR, pixels: jax.Array, numbers: generation.Numbers) -> tuple[Decoded, jax.Array]:
+        def read(model: TrOCR, pixels: jax.Array, numbers: generation_plan.Numbers) -> tuple[Decoded, jax.Array]:
             memory, keys = generation.read(model, pixels, numbers.seed, dtype, processor, shape=shape)
             search = generation.memory_search(model, memory, keys, numbers, shape, dtype)
             state = last(search)

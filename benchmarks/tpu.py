@@ -145,13 +145,13 @@ def encoder(device: Any, batch: int) -> Any:
     import jax.numpy as jnp
     import numpy as np
 
-    from trocr_jax import DecodeConfig, generation
+    from trocr_jax import DecodeConfig, generation, generation_plan
     from trocr_jax.image import ImageProcessor
 
     model, config = abstract_model(device)
     height, width = config.encoder.image_size
-    processor, placed = ImageProcessor(height=height, width=width), generation.Placed("tpu", device.device_kind)
-    shape = generation.plan(DecodeConfig(), config, placed=placed)[0]
+    processor, placed = ImageProcessor(height=height, width=width), generation_plan.Placed("tpu", device.device_kind)
+    shape = generation_plan.plan(DecodeConfig(), config, placed=placed)[0]
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
 
     def read(model: Any, pixels: jax.Array) -> Any:
@@ -171,12 +171,12 @@ def step(
         import jax
         import jax.numpy as jnp
 
-        from trocr_jax import DecodeConfig, generation
+        from trocr_jax import DecodeConfig, generation, generation_plan
 
         model, config = abstract_model(device)
         search = DecodeConfig(num_beams=num_beams, max_new_tokens=TOKENS, cache_dtype=cache_dtype)
-        placed = generation.Placed("tpu", device.device_kind)
-        shape, numbers = generation.plan(search, config, placed=placed, cross_attention=cross_attention)
+        placed = generation_plan.Placed("tpu", device.device_kind)
+        shape, numbers = generation_plan.plan(search, config, placed=placed, cross_attention=cross_attention)
         memory = jax.ShapeDtypeStruct(
             (batch, config.encoder.memory_length, config.encoder.hidden_size), jnp.bfloat16, sharding=_on(device)
         )
@@ -192,14 +192,14 @@ def whole(device: Any, batch: int, cache_dtype: Literal["int8"] | None = None) -
     import jax
     import jax.numpy as jnp
 
-    from trocr_jax import DecodeConfig, generation
+    from trocr_jax import DecodeConfig, generation, generation_plan
     from trocr_jax.image import ImageProcessor
 
     model, config = abstract_model(device)
     height, width = config.encoder.image_size
-    placed = generation.Placed("tpu", device.device_kind)
+    placed = generation_plan.Placed("tpu", device.device_kind)
     search = DecodeConfig(max_new_tokens=TOKENS, cache_dtype=cache_dtype)
-    shape, numbers = generation.plan(search, config, placed=placed)
+    shape, numbers = generation_plan.plan(search, config, placed=placed)
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
     processor = ImageProcessor(height=height, width=width)
     return generation._generate.lower(model, pixels, numbers, shape, jnp.dtype(jnp.bfloat16), processor)

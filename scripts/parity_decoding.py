@@ -42,7 +42,7 @@ from transformers.modeling_outputs import BaseModelOutput
 import trocr_jax
 from scripts.parity import random_oracle
 from train.data.render import Renderer
-from trocr_jax import generation
+from trocr_jax import generation, generation_plan
 from trocr_jax.checkpoint import resolve
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.loop import run
@@ -175,7 +175,7 @@ class Sides:
         config = trocr_jax.DecodeConfig(
             num_beams=num_beams, num_return_sequences=num_beams, max_new_tokens=max_new_tokens, **options
         )
-        shape, numbers = generation.plan(config, self.model.config)
+        shape, numbers = generation_plan.plan(config, self.model.config)
         found = jax.device_get(_decode(self.model, self.cross[shape.absorbed], numbers, shape, self.batch))
         images = np.arange(self.batch)[:, None, None] * num_beams
         counted_on = np.where(found.beam_indices >= 0, found.beam_indices + images, -1)

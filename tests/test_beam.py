@@ -25,7 +25,7 @@ from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import tiny_model
 from tests.toy import END, SPECIAL, START, VOCABULARY, toy
-from trocr_jax import attention_cross, generation
+from trocr_jax import attention_cross, generation, generation_plan
 from trocr_jax.decoding import Context, Decoded, beam_search, sample
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.errors import DecodeError
@@ -240,7 +240,7 @@ def replicas(jaxpr: Any) -> set[tuple[int, ...]]:
 
 def trace(model: TrOCR, *, absorbed: bool = False) -> Any:
     config = trocr_jax.DecodeConfig(num_beams=BEAMS, max_new_tokens=LENGTH, repetition_penalty=1.1)
-    shape, numbers = generation.plan(config, model.config)
+    shape, numbers = generation_plan.plan(config, model.config)
     shape = shape._replace(absorbed=absorbed)
     run = inspect.unwrap(generation._generate)  # not jitted: a trace of its own
     pixels = jnp.zeros((BATCH, 16, 48, 3))

@@ -59,7 +59,7 @@ def main() -> None:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from tests.tiny import HEIGHT, WIDTH, line_image, tiny_model
-    from trocr_jax import generation
+    from trocr_jax import generation, generation_plan
     from trocr_jax.decoding.config import DecodeConfig
     from trocr_jax.generation_split import split_of
     from trocr_jax.image import ImageProcessor
@@ -73,7 +73,7 @@ def main() -> None:
     for beams in (1, 3):
         config = DecodeConfig(max_new_tokens=20, num_beams=beams)
         split = split_of(model, shared)
-        shape, numbers = generation.plan(config, model.config, placed=generation._placed(shared, split))
+        shape, numbers = generation_plan.plan(config, model.config, placed=generation_plan.placed_as(shared, split))
         assert split is not None
         lower = generation._generate.lower
         texts = [

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
-from trocr_jax import attention_cross, generation, jobs, recognizer
+from trocr_jax import attention_cross, generation, generation_plan, jobs, recognizer
 from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, JobError
-from trocr_jax.generation import Placed
+from trocr_jax.generation_plan import Placed
 from trocr_jax.image import ImageProcessor
 from trocr_jax.kernels.cross_attention import read_memory
 from trocr_jax.model import TrOCR
@@ -36,9 +36,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return read_memory(query, memory, interpret=True)
 
     monkeypatch.setattr(attention_cross, "read_memory", interpreted)
-    for module in (generation, recognizer):
+    for module in (generation_plan, recognizer):
         monkeypatch.setattr(module, "placed_on", lambda mesh: V5E)
-    monkeypatch.setattr(generation, "_placed", lambda pixels, split=None: V5E)
+    monkeypatch.setattr(generation, "placed_as", lambda pixels, split=None: V5E)
     return shapes
 
 

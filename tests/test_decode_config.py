@@ -21,7 +21,7 @@ import trocr_jax
 from tests.compilations import count_compilations
 from tests.small_models import save_transformers, transformers_model
 from tests.tiny import HEIGHT, WIDTH, tiny_config, tiny_model
-from trocr_jax import DecodeConfig, checkpoint, generation
+from trocr_jax import DecodeConfig, checkpoint, generation, generation_plan
 from trocr_jax.decoding import Decoded, Special, categorical, chain, filters, greedy, sample
 from trocr_jax.decoding.config_huggingface import OURS, UNSUPPORTED, WITHOUT_EFFECT
 from trocr_jax.errors import DecodeError
@@ -364,7 +364,7 @@ def test_draws_of_beams_belong_to_the_line_too() -> None:
 def test_samples_of_an_image_share_one_memory(absorbed: bool) -> None:
     ours, images, samples = model(), pixels(2), 5
     config = DecodeConfig(max_new_tokens=8, do_sample=True, num_return_sequences=samples)
-    shape, numbers = generation.plan(config, ours.config)
+    shape, numbers = generation_plan.plan(config, ours.config)
     shape = shape._replace(absorbed=absorbed)
 
     def advance(images: jax.Array) -> Any:

@@ -19,7 +19,7 @@ import trocr_jax
 from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import save_lines, save_tiny, tiny_model
-from trocr_jax import DecodeConfig, TrOCR, attention, attention_cross, generation, jobs
+from trocr_jax import DecodeConfig, TrOCR, attention, attention_cross, generation, generation_plan, jobs
 from trocr_jax.attention import attend
 from trocr_jax.attention_cross import absorb, prime, prime_columns, prime_rounded
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, numbers, round_rows, widened
@@ -144,10 +144,10 @@ def int8(config: DecodeConfig) -> DecodeConfig:
     return replace(config, cache_dtype="int8")
 
 
-def compiled(config: DecodeConfig, *, dtype: Any = jnp.float32) -> tuple[generation.Shape, str]:
+def compiled(config: DecodeConfig, *, dtype: Any = jnp.float32) -> tuple[generation_plan.Shape, str]:
     """The search's program for the CPU, from memory to texts."""
     model = small_model()
-    shape, plan = generation.plan(config, model.config)
+    shape, plan = generation_plan.plan(config, model.config)
     search = jax.jit(lambda m, memory: generation.decode(m, memory, plan, shape, dtype))
     memory = jax.ShapeDtypeStruct((5, 8, 16), dtype)
     text = search.lower(model, memory).compile().as_text()
@@ -236,15 +236,15 @@ def test_bytes_of_what_is_kept() -> None:
 def test_what_does_not_go_is_refused() -> None:
     with pytest.raises(DecodeError, match="cache_dtype is 'int4': give \"int8\""):
         DecodeConfig(cache_dtype="int4")  # type: ignore[arg-type]
-    config, placed = small_model().config, generation.Placed("tpu", "TPU v5 lite")
+    config, placed = small_model().config, generation_plan.Placed("tpu", "TPU v5 lite")
     wide = replace(
         config,
         encoder=replace(config.encoder, hidden_size=128),
         decoder=replace(config.decoder, cross_attention_hidden_size=128),
     )
-    generation.plan(DecodeConfig(max_new_tokens=8), wide, placed=placed, cross_attention="kernel")
+    generation_plan.plan(DecodeConfig(max_new_tokens=8), wide, placed=placed, cross_attention="kernel")
     with pytest.raises(DecodeError, match="cache_dtype is 'int8' and cross_attention is 'kernel', which"):
-        generation.plan(int8(DecodeConfig(max_new_tokens=8)), wide, placed=placed, cross_attention="kernel")
+        generation_plan.plan(int8(DecodeConfig(max_new_tokens=8)), wide, placed=placed, cross_attention="kernel")
 
 
 def test_the_commands_take_it_and_a_job_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

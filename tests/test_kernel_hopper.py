@@ -16,16 +16,14 @@ from trocr_jax import DecodeConfig
 from trocr_jax.attention_cross import Absorbed, OnePassHopper, on_hopper
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import DecodeError
-from trocr_jax.generation import Placed, plan
+from trocr_jax.generation_plan import Placed, is_hopper, placed_on, plan
 from trocr_jax.generation_refill import Refill
 from trocr_jax.kernels import cross_attention_hopper
 from trocr_jax.kernels.cross_attention_hopper import SHARED_BYTES, Tiles, read_memory, tiles
 
 H200 = Placed("gpu", "NVIDIA H200")
 BASE, SMALL, LARGE = map(TrOCRConfig.preset, ("base-handwritten", "small-printed", "large-handwritten"))
-needs_hopper = pytest.mark.skipif(
-    jax.default_backend() != "gpu" or "H" not in jax.devices()[0].device_kind, reason="needs a Hopper GPU"
-)
+needs_hopper = pytest.mark.skipif(not is_hopper(placed_on(None)), reason="needs an H100 or H200")
 
 
 def arrays(images: int, rows: int, positions: int, width: int) -> tuple[jax.Array, jax.Array]:

@@ -15,11 +15,11 @@ import pytest
 from tests.compilations import nothing_kept
 from tests.tiny import HEIGHT, WIDTH, line_image, tiny_config
 from train.ahead.environment import NO_MACHINE
-from trocr_jax import DecodeConfig, attention_cross, generation
+from trocr_jax import DecodeConfig, attention_cross, generation, generation_plan
 from trocr_jax.attention_cross import Absorbed, OnePass
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
-from trocr_jax.generation import Placed, plan
+from trocr_jax.generation_plan import Placed, plan
 from trocr_jax.generation_refill import Refill
 from trocr_jax.image import ImageProcessor
 from trocr_jax.kernels.cross_attention import group_size, read_memory
@@ -110,7 +110,7 @@ def test_texts_of_refilled_slots_are_the_same(
     wide_model: TrOCR, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention_cross, "read_memory", partial(read_memory, interpret=True))
-    monkeypatch.setattr(generation, "placed_on", lambda mesh: V5E)
+    monkeypatch.setattr(generation_plan, "placed_on", lambda mesh: V5E)
     found = []
     for cross_attention in ("products", "kernel"):
         config = DecodeConfig(max_new_tokens=12, num_beams=2)

@@ -80,7 +80,7 @@ def main() -> None:
     from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, tiny_model
     from trocr_jax import generation_stages, recognizer_lengths
     from trocr_jax.decoding.config import DecodeConfig
-    from trocr_jax.generation import placed_on, plan
+    from trocr_jax.generation_plan import placed_on, plan
     from trocr_jax.generation_slots import Flat
     from trocr_jax.image import ImageProcessor
     from trocr_jax.recognizer import Recognition, Recognizer

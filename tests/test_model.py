@@ -15,7 +15,7 @@ import torch
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 import trocr_jax
-from trocr_jax import generation
+from trocr_jax import generation_plan
 from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch
@@ -182,8 +182,8 @@ def test_scores_of_a_micro_batch_fit_a_cache(kind: str, preset: str, batch: int,
 )
 def test_where_few_images_go_through_the_encoder_at_a_time(platform: str, kind: str, devices: int, split: bool) -> None:
     config = trocr_jax.TrOCRConfig.preset("base-handwritten")
-    placed = generation.Placed(platform, kind, devices)
-    shape, _ = generation.plan(trocr_jax.DecodeConfig(), config, placed=placed)
+    placed = generation_plan.Placed(platform, kind, devices)
+    shape, _ = generation_plan.plan(trocr_jax.DecodeConfig(), config, placed=placed)
     assert bool(shape.scores_bytes) == split
 
 
@@ -191,9 +191,8 @@ def test_keys_and_values_are_left_out_where_they_cost_more() -> None:
     base = trocr_jax.TrOCRConfig.preset("base-handwritten")
 
     def absorbed(platform: str, **options: Any) -> bool:
-        return generation.plan(trocr_jax.DecodeConfig(**options), base, placed=generation.Placed(platform, platform))[
-            0
-        ].absorbed
+        placed = generation_plan.Placed(platform, platform)
+        return generation_plan.plan(trocr_jax.DecodeConfig(**options), base, placed=placed)[0].absorbed
 
     assert absorbed("cpu", max_new_tokens=64)
     assert not absorbed("cpu", max_new_tokens=128)

@@ -119,7 +119,7 @@ def main(folder: Path) -> None:
     from benchmarks.tpu_mesh import within
     from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
     from train.ahead.hlo import Work, work
-    from trocr_jax import generation
+    from trocr_jax import generation, generation_plan
     from trocr_jax.cli import main as command
     from trocr_jax.decoding.config import DecodeConfig
     from trocr_jax.generation_split import split_of
@@ -151,7 +151,7 @@ def main(folder: Path) -> None:
     def compiled(model: TrOCR, lines: jax.Array, config: DecodeConfig, **changed: Any) -> tuple[Work, Work, Any]:
         """What the program does, and a turn of its loop; and what it finds."""
         split = split_of(model, lines)
-        shape, numbers = generation.plan(config, model.config, placed=generation._placed(lines, split))
+        shape, numbers = generation_plan.plan(config, model.config, placed=generation_plan.placed_as(lines, split))
         shape = shape._replace(**changed)
         given = (model, lines, numbers, shape, jnp.dtype("float32"), processor, split)
         done = work(generation._generate.lower(*given).compile().as_text() or "")

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
-from trocr_jax.generation import CrossAttention, compute_dtype, plan
+from trocr_jax.generation_plan import CrossAttention, compute_dtype, plan
 from trocr_jax.generation_slots import Flat, Lines, Slots, empty, encode, enter, leave, projections, run
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
@@ -60,7 +59,7 @@ class Refill:
                 raise DecodeError(f"{name} is {number!r}: give a whole number of at least 1")
         self.slots, self.group = slots, group
         self.steps = self.lines = 0
-        self._dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
+        self._dtype = compute_dtype(dtype)
         self._shape, self._numbers = plan(config, model.config, cross_attention=cross_attention, dtype=self._dtype)
         if self._shape.one_pass == "hopper":
             raise DecodeError(f"cross_attention is {cross_attention!r}: slots on a GPU read by 'products'")

@@ -20,7 +20,8 @@ from trocr_jax.attention_rows import Int8Rows
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.types import Decoded, Search, StepFn, take
-from trocr_jax.generation import Numbers, Shape, cross_of, read, search, special_tokens
+from trocr_jax.generation import cross_of, read, search
+from trocr_jax.generation_plan import Numbers, Shape, special_tokens
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from trocr_jax.attention_rows import Int8Rows, Kept, widened
 from trocr_jax.decoding.types import Decoded
-from trocr_jax.generation import Numbers, Shape, read
 from trocr_jax.generation import decode as decode_memory
+from trocr_jax.generation import read
+from trocr_jax.generation_plan import Numbers, Shape
 from trocr_jax.generation_slots import Flat
 from trocr_jax.generation_split import Split, alone
 from trocr_jax.image import ImageProcessor

@@ -25,16 +25,8 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
 from trocr_jax.decoding.types import Decoded, Processor, Special
 from trocr_jax.errors import DecodeError, ImageError, TokenizerError
-from trocr_jax.generation import (
-    CrossAttention,
-    check,
-    check_cross_attention,
-    compute_dtype,
-    generate,
-    placed_on,
-    plan,
-    stream,
-)
+from trocr_jax.generation import generate, stream
+from trocr_jax.generation_plan import CrossAttention, check_cross_attention, compute_dtype, placed_on, plan
 from trocr_jax.generation_slots import Flat
 from trocr_jax.generation_split import Split
 from trocr_jax.generation_stages import Encoded, encode, together
@@ -90,7 +82,7 @@ class Recognizer:
         check_cross_attention(cross_attention, placed_on(self._split), model.config)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
+        self.dtype = compute_dtype(dtype)
         self.mesh = mesh
         self.cross_attention = cross_attention
         self.calibration = calibration
@@ -123,7 +115,7 @@ class Recognizer:
         """
         check_cross_attention(cross_attention, placed_on(_split(mesh)))  # before anything is fetched
         folder = checkpoint.resolve(name_or_path, revision=revision)
-        dtype = compute_dtype() if dtype is None else jnp.dtype(dtype)
+        dtype = compute_dtype(dtype)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
         calibration = Calibration.from_folder(folder)
@@ -301,7 +293,7 @@ class Recognizer:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
         decode = replace(decode, choose="score", constraint=None)
         placed = placed_on(self._split)
-        check(decode, ids, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype)
+        plan(decode, ids, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
                 raise DecodeError(

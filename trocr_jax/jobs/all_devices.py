@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from trocr_jax.generation import CrossAttention
+from trocr_jax.generation_plan import CrossAttention
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.sharding import make_mesh
 
