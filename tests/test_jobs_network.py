@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+from tests.tiny import save_tiny
+from trocr_jax.cli import main
 from trocr_jax.errors import ImageError, OutputError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import files, open_source
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.events import Events, read_events
 from trocr_jax.jobs.host import writing
+from trocr_jax.jobs.sources import images_in_parquet
 from trocr_jax.jobs.sources.folder import Folder
 from trocr_jax.jobs.store_remote import RemoteStore
 
@@ -62,10 +70,118 @@ def test_lines_that_nobody_answers_for_have_not_failed():
         decode("gone://answers/503", "gone://answers/503")
     with pytest.raises(ImageError, match="noanswer"):  # the server has an answer, but not for this file
         decode("gone://answers/410", "gone://answers/410")
-    with pytest.raises(SourceError, match=r"gone://lines: cannot be reached \(NoAnswer"):  # nor for the folder
+    with pytest.raises(SourceError, match=r"gone://lines: cannot be read \(NoAnswer"):  # nor for the folder
         Decoder(Folder(("gone://lines",)), ImageProcessor())("gone://lines/410", "gone://lines/410")
-    with pytest.raises(SourceError, match="gone://lines: cannot be reached"):
+    with pytest.raises(SourceError, match=r"gone://lines: cannot be read \(.*run the same command again"):
         open_source(["gone://lines"])
+
+
+class Cut(io.RawIOBase):
+    """A file in a store that goes away when `left` bytes have been read, and raises `error` from then on."""
+
+    def __init__(self, content: bytes, left: int, error: Exception) -> None:
+        self._file, self._left, self._error = io.BytesIO(content), left, error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        found = self._file.readinto(buffer)
+        self._left -= found
+        if self._left < 0:
+            raise self._error
+        return found
+
+
+def tar(names: list[str]) -> bytes:
+    with io.BytesIO() as content, tarfile.open(fileobj=content, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+        return content.getvalue()
+
+
+def packed(names: list[str]) -> bytes:
+    with io.BytesIO() as content:
+        with zipfile.ZipFile(content, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"")
+        return content.getvalue()
+
+
+def columns(names: list[str]) -> bytes:
+    with io.BytesIO() as content:
+        parquet.write_table(pa.table({"path": names, "image": [b"image"] * len(names)}), content)
+        return content.getvalue()
+
+
+KINDS: list[tuple[str, str, Callable[[list[str]], bytes]]] = [
+    ("tar", "lines.tar", tar),
+    ("zip", "lines.zip", packed),
+    ("manifest", "lines.jsonl", lambda names: "".join(f'{{"path": "{name}"}}\n' for name in names).encode()),
+    ("manifest", "lines.csv", lambda names: "\n".join(["path", *names]).encode()),
+    ("manifest", "lines.parquet", columns),
+    ("parquet", "lines.parquet", columns),
+]
+
+
+@pytest.mark.parametrize("error", [NoAnswer(), ConnectionResetError(104, "Connection reset by peer"), TimeoutError()])
+@pytest.mark.parametrize(("kind", "name", "content"), KINDS)
+def test_a_source_that_goes_while_it_is_listed_is_named(memory, monkeypatch, kind, name, content, error):
+    """However much of it has been listed, and whatever its file system raises."""
+    url, whole = f"memory://lines/{name}", content([f"{number:03}.png" for number in range(200)])
+    memory.pipe_file(url, whole)
+    assert len(list(open_source([url], kind).inputs())) == 200
+    why = "could not connect" if isinstance(error, NoAnswer) else "Connection reset by peer|TimeoutError"
+    for left in (0, len(whole) // 10):
+        images_in_parquet._open.cache_clear()
+        monkeypatch.setattr(type(memory), "open", lambda *args, left=left: Cut(whole, left, error))
+        with pytest.raises(SourceError, match=rf"^{url}: cannot be read \([^\n]*({why}).*run the same command again$"):
+            list(open_source([url], kind).inputs())
+
+
+def test_a_remote_list_is_read_in_blocks(memory, monkeypatch):
+    """Not a byte or a line at a time, as remote files find the end of one."""
+    content, reads = b'{"path": "a.png"}\n' * 200, list[int]()
+
+    class Counted(Cut):
+        def readinto(self, buffer: Any, /) -> int:
+            reads.append(len(buffer))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(type(memory), "open", lambda *args: Counted(content, len(content), NoAnswer()))
+    assert len(list(open_source(["memory://lines/lines.jsonl"], "manifest").inputs())) == 200
+    assert len(reads) < 5
+
+
+@pytest.mark.parametrize("error", [NoAnswer(), ValueError("Cannot seek streaming\nHTTP file")])
+def test_the_command_ends_with_a_message_and_no_plan(memory, monkeypatch, tmp_path, capsys, error):
+    memory.pipe_file("memory://lines/lines.jsonl", whole := b'{"path": "a.png"}\n' * 200)
+    monkeypatch.setattr(type(memory), "open", lambda *args: Cut(whole, 1000, error))
+    model, job = save_tiny(tmp_path / "tiny"), tmp_path / "job"
+    command = ["jobs", "run", "memory://lines/lines.jsonl", "--output", str(job), "--model", str(model)]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("trocr-jax: error: memory://lines/lines.jsonl: cannot be read (")
+    assert err.count("\n") == 1
+    assert [path for path in job.rglob("*") if not path.is_dir()] == []
+
+
+def test_a_server_that_says_only_not_found_has_its_reason_told(monkeypatch: pytest.MonkeyPatch):
+    """As fsspec's HTTP does where nobody answers."""
+
+    def missing(path: str, mode: str) -> Any:
+        raise FileNotFoundError(path) from NoAnswer()
+
+    system = type("System", (), {"open": staticmethod(missing)})
+    monkeypatch.setattr(files, "file_system", lambda url: system)
+    with pytest.raises(SourceError, match=r"http://a/b.csv: cannot be read \(could not connect\)"):
+        list(open_source(["http://a/b.csv"], "manifest").inputs())
 
 
 @pytest.mark.usefixtures("gone")

@@ -92,13 +92,29 @@ def is_folder(path: str) -> bool:
 
 
 def _ask(url: str, question: Callable[[], Any]) -> Any:
+    with listing(url):
+        return question()
+
+
+@contextmanager
+def listing(path: str) -> Iterator[None]:
+    """Around what finds the lines of a file or folder: whatever the disk or the network raises, at any moment, is a
+    SourceError that names it."""
     try:
-        with network(url):
-            return question()
-    except SourceError:
+        with network(path):
+            yield
+    except TrOCRError:
         raise
-    except OSError as error:
-        raise SourceError(f"{url}: cannot be reached ({error.strerror or error})") from error
+    except (OSError, ValueError, NotImplementedError) as error:
+        again = "correct the cause and run the same command again"
+        raise SourceError(f"{path}: cannot be read ({_why(error, path)}); {again}") from error
+
+
+def _why(error: Exception, path: str) -> str:
+    """In one line. Where a server does not answer, HTTP's file system finds no file, and says why only in the cause."""
+    cause = error.__cause__ if str(error) == path and error.__cause__ is not None else error
+    text = str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
+    return " ".join(text.split())
 
 
 def join(folder: str, path: str) -> str:

@@ -27,8 +27,9 @@ class ImagesInParquet:
 
     def inputs(self) -> Iterator[Input]:
         for path in shards(self.paths, ".parquet"):
-            table = _open(path)
-            image_column(path, table.schema_arrow.names, self.image_column)
+            with files.listing(path):
+                table = _open(path)
+                image_column(path, table.schema_arrow.names, self.image_column)
             number = 0
             for group in range(table.num_row_groups):
                 for row in range(table.metadata.row_group(group).num_rows):

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 
@@ -19,6 +19,7 @@ from trocr_jax.jobs.sources.parquet import read_columns
 
 PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
 """The column of paths, where none is named: the first of these that a manifest has."""
+_BUFFER = 1 << 16
 ID_COLUMN = "id"
 
 
@@ -41,14 +42,11 @@ class Manifest:
             read = _READERS.get(os.path.splitext(name)[1].lower())
             if read is None:
                 raise SourceError(f"{name}: a manifest is a file that ends in {', '.join(_READERS)}")
-            try:
-                yield from self._rows(name, root, read(name, self))
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise SourceError(f"{name}: {error}") from error
-            except OSError as error:
-                if isinstance(error, SourceError):
-                    raise
-                raise SourceError(f"{name}: cannot be read ({error.strerror or error})") from error
+            with files.listing(name):
+                try:
+                    yield from self._rows(name, root, read(name, self))
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise SourceError(f"{name}: {error}") from error
 
     def read(self, place: str) -> bytes:
         return files.read(place)
@@ -77,8 +75,9 @@ class Manifest:
 def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
     loads = orjson.loads
     path = own = None
-    with files.open_file(name) as file:
-        for number, line in enumerate(file, 1):
+    # A remote file finds the end of a line a hundred times more slowly than a buffer does.
+    with files.open_file(name) as file, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER) as buffered:
+        for number, line in enumerate(buffered, 1):
             try:
                 row = loads(line)
             except orjson.JSONDecodeError as error:

@@ -25,19 +25,8 @@ class Tar:
 
     def inputs(self) -> Iterator[Input]:
         for archive in shards(self.paths, ".tar"):
-            try:
-                with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                    for member in tar:
-                        tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                        if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
-                            yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
-            except tarfile.TarError as error:
-                raise SourceError(
-                    f"{archive}: cannot be read as an uncompressed tar archive ({error}); a compressed one has to be "
-                    "unpacked first, since its members cannot be found without reading all before them"
-                ) from error
-            except OSError as error:
-                raise SourceError(f"{archive}: cannot be read ({error.strerror or error})") from error
+            with files.listing(archive):
+                yield from _members(archive)
 
     def read(self, place: tuple[str, int, int]) -> bytes:
         archive, start, length = place
@@ -45,3 +34,17 @@ class Tar:
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _members(archive: str) -> Iterator[Input]:
+    try:
+        with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+                if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
+                    yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
+    except tarfile.TarError as error:
+        raise SourceError(
+            f"{archive}: cannot be read as an uncompressed tar archive ({error}); a compressed one has to be "
+            "unpacked first, since its members cannot be found without reading all before them"
+        ) from error

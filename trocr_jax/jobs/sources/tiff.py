@@ -29,7 +29,8 @@ class Tiff:
                     pages = getattr(image, "n_frames", 1)
             except Exception as error:
                 raise SourceError(
-                    f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out"
+                    f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out, and run the same "
+                    "command again"
                 ) from error
             for page in range(pages):
                 yield Input(f"{path}#{page + 1}", [path, page])

@@ -26,11 +26,14 @@ class Zip:
 
     def inputs(self) -> Iterator[Input]:
         for archive in shards(self.paths, ".zip"):
-            try:
-                with _archive(archive) as file:
-                    names = file.namelist()
-            except (zipfile.BadZipFile, OSError) as error:
-                raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
+            with files.listing(archive):
+                try:
+                    with _archive(archive) as file:
+                        names = file.namelist()
+                except zipfile.BadZipFile as error:
+                    if isinstance(error.__context__, OSError):  # zipfile takes that for damage
+                        raise error.__context__ from None
+                    raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
             for name in names:
                 if os.path.splitext(name)[1].lower() in SUFFIXES:
                     yield Input(f"{archive}/{name}", [archive, name])
