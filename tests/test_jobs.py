@@ -410,6 +410,64 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_lat
     assert job.store.names("leases") == []
 
 
+@pytest.mark.parametrize("where", ["folder", "store"])
+def test_a_lease_that_was_lost_while_its_holder_was_suspended_is_left_alone(
+    tmp_path, lines, recognizer, model, monkeypatch, where
+):
+    pytest.importorskip("fsspec")
+    folder = tmp_path / "job" if where == "folder" else f"memory://{tmp_path.name}"
+    job = jobs.plan(jobs.open_source([str(lines)]), str(folder), recognizer, model, DECODE, choices=CHOICES)
+    other, names = Owner("far-away", 1, 1), [f"leases/{unit:08}" for unit in range(3)]
+    with Leases(job, timeout=1e6) as leases:  # its thread renews nothing meanwhile: the process is suspended
+        assert [leases.take(unit) for unit in range(3)] == [True] * 3
+        with monkeypatch.context() as patch:
+            patch.setattr("trocr_jax.jobs.leases.me", lambda: other)
+            with_patience = Leases(job, timeout=0.01)
+            assert with_patience.take(0) is False
+            time.sleep(0.02)
+            assert with_patience.take(0) == Dead(str(me()), [])
+        job.store.remove(names[1])  # the other has committed unit 1
+        taken = job.store.read(names[0])
+        leases.reading(job.whole(0))
+        leases.renew()
+        assert job.store.read(names[0]) == taken
+        assert not job.store.exists(names[1])
+        assert orjson.loads(job.store.read(names[2])) == {"owner": str(me()), "beat": 1, "reading": []}
+        leases.give_back(0)
+        assert leases.take(0) is False
+        assert leases.take(1) is True
+        leases.reading(job.whole(1))
+        assert orjson.loads(job.store.read(names[1])) == {"owner": str(me()), "beat": 1, "reading": [[0, 8]]}
+    assert job.store.names("leases") == ["00000000"]
+    assert job.store.read(names[0]) == taken
+
+
+def test_a_unit_that_was_lost_meanwhile_does_no_harm(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    want = plan(lines, tmp_path / "want", recognizer, model)
+    run(want, recognizer)
+    with Leases(job) as leases:
+        claims = Claims(job, leases, threading.Event(), [0, 1])
+        tasks = claims.tasks()
+        first, second = next(tasks), next(tasks)
+        for task, committed in (first, True), (second, False):  # the other has ended with one and reads the other
+            job.store.replace(f"leases/{task.unit:08}", lease := b'{"owner":"far-away.1.1","beat":7,"reading":[[0,8]]}')
+            if committed:
+                job.commit(task, rows_of(want, task.unit))
+                job.store.remove(f"leases/{task.unit:08}")
+        for task in (first, second):
+            job.commit(task, rows_of(want, task.unit))
+            claims.settle(task)
+        assert list(tasks) == []
+    assert job.store.names("leases") == [f"{second.unit:08}"]
+    assert job.store.read(f"leases/{second.unit:08}") == lease
+    assert [job.read_part(unit) for unit in (0, 1)] == [want.read_part(unit) for unit in (0, 1)]
+
+
+def rows_of(job: Job, unit: int) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in job.read_part(unit).splitlines()]
+
+
 def test_a_folder_without_hard_links_is_a_job_folder(tmp_path, monkeypatch):
     def link(old: object, new: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")  # a bucket that is mounted

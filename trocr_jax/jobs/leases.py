@@ -2,7 +2,9 @@
 
 A lease never guards a result, which `Job.commit` does: two holders of one lease only waste the time of one of them. So
 no clocks are compared. The holder rewrites its leases now and then; whoever has watched one for `timeout` seconds
-without a change, or knows its holder to be a dead process of this host, takes it over.
+without a change, or knows its holder to be a dead process of this host, takes it over. A holder that was only suspended
+finds that out before it next writes the lease, and leaves it alone from then on: what it still reads of the unit the
+other reads too, and whoever is first commits it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -73,19 +75,27 @@ class Leases:
     def reading(self, task: Task) -> None:
         """Says which stretch of a unit that is held is being read, for the case that it kills this process."""
         with self._lock:
-            self._held[task.unit] = [task]
-            self._job.store.replace(_name(task.unit), self._content([task]))
+            if self._keeps(task.unit):
+                self._held[task.unit] = [task]
+                self._job.store.replace(_name(task.unit), self._content([task]))
+
+    def renew(self) -> None:
+        """Shows that this process lives, in every lease that it has not lost."""
+        with self._lock:
+            self._beat += 1
+            for unit, tasks in list(self._held.items()):
+                with suppress(OSError):  # a failing disk is told of by the commit
+                    if self._keeps(unit):
+                        self._job.store.replace(_name(unit), self._content(tasks))
 
     def give_back(self, unit: int) -> None:
         with self._lock:
-            if self._held.pop(unit, None) is not None:
+            if self._keeps(unit):
+                del self._held[unit]
                 self._job.store.remove(_name(unit))
 
     def _take_over(self, unit: int, content: bytes) -> bool | Dead:
-        try:
-            lease = orjson.loads(content)
-        except ValueError:
-            lease = {}
+        lease = _lease(content)
         owner = Owner.parse(str(lease.get("owner", "")))
         if owner == me():  # of a predecessor in this process that could not give it back
             died = unit not in self._held
@@ -108,11 +118,13 @@ class Leases:
 
     def _renew(self) -> None:
         while not self._ended.wait(self._timeout / 5):
-            with self._lock:
-                self._beat += 1
-                for unit, tasks in self._held.items():
-                    with suppress(OSError):  # a failing disk is told of by the commit
-                        self._job.store.replace(_name(unit), self._content(tasks))
+            self.renew()
+
+    def _keeps(self, unit: int) -> bool:
+        """Whether a lease that is held still is this process's: while that was suspended another may have taken it."""
+        if unit in self._held and _lease(self.content(unit)).get("owner") != str(me()):
+            del self._held[unit]
+        return unit in self._held
 
     def _content(self, tasks: list[Task]) -> bytes:
         reading = [[task.lines[0], len(task.lines)] for task in tasks]
@@ -121,6 +133,14 @@ class Leases:
 
 def _name(unit: int) -> str:
     return f"{LEASES}/{unit_name(unit)}"
+
+
+def _lease(content: bytes) -> dict[str, Any]:
+    """Nothing if it is damaged."""
+    try:
+        return dict(orjson.loads(content))
+    except (ValueError, TypeError):
+        return {}
 
 
 def holders(job: Job) -> dict[int, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,16 +14,19 @@ STATUS = 3
 
 @contextmanager
 def watchdog(moved: Callable[[], float], seconds: float) -> Iterator[None]:
-    """While the block runs: ends the process with STATUS if the time `moved()`, of time.monotonic, is `seconds` ago.
+    """While the block runs: ends the process with STATUS if `moved()` does not change for `seconds` in which it
+    ran: a process that is suspended does not hang.
 
     A device that hangs cannot be asked to stop. Leases of the process are taken over as those of a dead one.
     """
     ended = threading.Event()
-    begun = time.monotonic()
 
     def watch() -> None:
-        while not ended.wait(min(seconds / 4, 10.0)):
-            if time.monotonic() - max(moved(), begun) > seconds:
+        last, still, interval = moved(), 0.0, min(seconds / 4, 10.0)
+        while not ended.wait(interval):
+            before, last = last, moved()
+            still = still + interval if last == before else 0.0
+            if still > seconds:
                 print(
                     f"trocr-jax: no line was read for {seconds:g} s; the process ends itself",
                     file=sys.stderr,
