@@ -37,8 +37,9 @@ from trocr_jax.jobs.planning import make_plan
 from trocr_jax.jobs.reader import Reader
 from trocr_jax.jobs.rows import COLUMNS, Failure, row
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import open_store
-from trocr_jax.jobs.worker import Resources, Stop, Worker
+from trocr_jax.jobs.worker import Resources, Worker
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_lanes import Work

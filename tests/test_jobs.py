@@ -102,8 +102,15 @@ def test_bytes_do_not_depend_on_how_it_was_read(tmp_path, lines, recognizer, mod
     lease = orjson.dumps({"owner": "far-away.1.1", "beat": 1, "reading": [[0, 8]]})
     second.store.create("leases/00000001", lease)  # another host reads unit 1
     stop = jobs.Stop()
-    timer = threading.Timer(1.0, stop.request)
-    assert run(second, recognizer, stop=stop, prepare=lambda worker: timer.start()) is None
+
+    def committed(task: Task, counts: Any) -> None:
+        if second.done() == {0, 2}:
+            stop.request()
+
+    def prepare(worker: Any) -> None:
+        worker.on_commit = committed
+
+    assert run(second, recognizer, stop=stop, prepare=prepare) is None
     assert second.done() == {0, 2}
     second.store.remove("leases/00000001")
     run(second, recognizer)

@@ -17,8 +17,9 @@ from pyarrow import parquet
 
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
-from trocr_jax.cli import main
+from trocr_jax.cli import main, parse
 from trocr_jax.cli.jobs_progress import JobProgress
+from trocr_jax.cli.jobs_run import run as run_command
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
 from trocr_jax.jobs.job import Job, Task
@@ -118,9 +119,11 @@ def test_a_port_or_a_folder_that_cannot_be_used_is_named(tmp_path, model, capsys
     assert f"{tmp_path / 'job'}: the job cannot be read (Is a directory)" in capsys.readouterr().err
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+def start(script: str, *arguments: object, stdout: bool = False) -> subprocess.Popen[str]:
+    """stdout: whether it can be read."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE if stdout else None
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True)
 
 
 SLOW = """
@@ -149,6 +152,90 @@ def test_sigterm_ends_a_run_that_says_what_is_left(tmp_path, model):
     assert "of 20 units are left: the same command goes on with them" in err
     assert 0 < len(Job.open(str(job)).done()) < 20
     assert list((job / "leases").iterdir()) == []
+
+
+WAITS = {
+    "import": (
+        """
+import time
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "trocr_jax.cli.jobs_run":
+            print("waits", flush=True)
+            time.sleep(1)
+sys.meta_path.insert(0, Finder())
+""",
+        "stopped before the job was planned: the same command does it",
+    ),
+    "load": (
+        """
+import time
+import trocr_jax.cli.jobs_run as place
+def wait(*arguments, load=place.on_all_devices, **options):
+    print("waits", flush=True)
+    time.sleep(2)
+    return load(*arguments, **options)
+place.on_all_devices = wait
+""",
+        "stopped before the job was planned: the same command does it",
+    ),
+    "list": (
+        """
+import time
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.folder import Folder
+def wait(source):
+    yield Input("a", "a")
+    print("waits", flush=True)
+    time.sleep(60)
+Folder.inputs = wait
+""",
+        "stopped before the job was planned: the same command does it",
+    ),
+    "compile": (
+        """
+import time
+from trocr_jax.recognizer_lanes import Lanes
+def wait(lanes, program, function, *arguments, run=Lanes._run):
+    print("waits", flush=True)
+    time.sleep(2)
+    return run(lanes, program, function, *arguments)
+Lanes._run = wait
+""",
+        "stopped; 2 of 2 units are left: the same command goes on with them",
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", WAITS)
+def test_sigterm_ends_a_start(tmp_path, model, moment):
+    save_lines(tmp_path / "lines", 8)
+    place, said = WAITS[moment]
+    script = f"import sys\n{place}\nfrom trocr_jax.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = ["jobs", "run", tmp_path / "lines", "--output", tmp_path / "job", "--model", model, "--unit-size", "4"]
+    options = ["--batch-size", "4", "--decoders", "1", "--max-new-tokens", "12"]
+    with start(script, *command, *options, stdout=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        process.send_signal(signal.SIGTERM)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert err.endswith(f"{tmp_path / 'job'}: {said}\n")
+    left = {path.relative_to(tmp_path / "job").parts[0] for path in (tmp_path / "job").rglob("*") if path.is_file()}
+    assert left == ({"plan.json", "plan", "events"} if moment == "compile" else set())
+
+
+def test_sigterm_while_a_started_job_loads_says_what_is_left_of_it(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 8)
+    assert run(model, tmp_path / "lines", tmp_path / "job", "--plan-only") == 0
+    stop = jobs.Stop()
+    stop.request()
+    command: Any = parse(["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job")])
+    assert run_command(command, stop) == 0
+    assert "stopped; 2 of 2 units are left: the same command goes on with them" in capsys.readouterr().err
 
 
 MURDER = """

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal, NoReturn
 
 import tyro
 
-from trocr_jax.cli.jobs_options import JobCommand
+from trocr_jax.cli.jobs_options import JobCommand, Run
 from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
 from trocr_jax.errors import TrOCRError
+from trocr_jax.jobs.stop import Stop
 
 _INPUTS = (
     "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
@@ -180,9 +182,15 @@ def main(args: Sequence[str] | None = None) -> int:
             from trocr_jax.cli.info import info
 
             return info(command)
-        from trocr_jax.cli.jobs import run_command
+        if isinstance(command, Run):
+            stop = Stop()
+            with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
+                from trocr_jax.cli.jobs_run import run
 
-        return run_command(command)
+                return run(command, stop)
+        from trocr_jax.cli.jobs import look
+
+        return look(command)
     except TrOCRError as error:
         print(f"trocr-jax: error: {error}", file=sys.stderr)
         return 2
@@ -204,6 +212,15 @@ def _version() -> str:
         return version("trocr-jax")
     except PackageNotFoundError:  # run from a copy of the sources
         return "(not installed)"
+
+
+@contextmanager
+def _stopped_by(number: signal.Signals, stop: Stop) -> Iterator[None]:
+    before = signal.signal(number, lambda *_: stop.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _end_by(number: signal.Signals) -> NoReturn:

@@ -10,18 +10,14 @@ import orjson
 
 from trocr_jax import jobs
 from trocr_jax.cli.jobs_merge import merge
-from trocr_jax.cli.jobs_options import JobCommand, Merge, Run, Status, Verify
+from trocr_jax.cli.jobs_options import Merge, Status, Verify
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.job_status import JobStatus
 from trocr_jax.jobs.rows import Counts
 
 
-def run_command(command: JobCommand) -> int:
+def look(command: Merge | Status | Verify) -> int:
     """Returns the exit status. Raises TrOCRError for what cannot be used."""
-    if isinstance(command, Run):
-        from trocr_jax.cli.jobs_run import run  # it loads jax, which the others need not
-
-        return run(command)
     try:
         return _look(command)
     except (TrOCRError, BrokenPipeError):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import orjson
 
-from trocr_jax import jobs
+from trocr_jax import checkpoint, jobs
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.jobs import counted
 from trocr_jax.cli.jobs_options import RetryFailed, Run
@@ -22,9 +20,14 @@ from trocr_jax.errors import JobError
 from trocr_jax.jobs.all_devices import load as on_all_devices
 from trocr_jax.jobs.decode_worker import Limits
 from trocr_jax.jobs.gauge import Gauge
-from trocr_jax.jobs.host import Prepared
+from trocr_jax.jobs.host import Prepared, writing
 from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.planning import read_plan
 from trocr_jax.jobs.rows import COLUMNS, Counts
+from trocr_jax.jobs.stop import Stop, Stopped
+from trocr_jax.jobs.store import open_store
+
+NOT_PLANNED = "stopped before the job was planned: the same command does it"
 
 
 class Ran(NamedTuple):
@@ -35,7 +38,7 @@ class Ran(NamedTuple):
     stats: dict[str, Any]
 
 
-def run(command: Run) -> int:
+def run(command: Run, stop: Stop) -> int:
     """Returns the exit status. Raises TrOCRError for what cannot be used."""
     check_options(command)
     _check_engine(command)
@@ -44,38 +47,42 @@ def run(command: Run) -> int:
         if command.plan_only:
             raise JobError("--plan-only is for `jobs run`: lines are read once more of a job that is planned")
         Job.open(command.output)
-    stop = jobs.Stop()
-    with _stopped_by(signal.SIGTERM, stop):
+    try:
         ran = (_run_on_ray if command.engine == "ray" else _run_here)(command, stop)
+    except Stopped:
+        _say_what_is_left(command)
+        return 0
     if ran is None:
         return 0
     if command.resources.stats:
         print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
-        units = len(ran.job.units)
         why = "stopped" if stop.requested.is_set() else "nothing left to do here"
-        left = f"{units - len(ran.job.done())} of {units} units are left"
-        _say(f"{command.output}: {why}; {left}: the same command goes on with them")
+        _say(f"{command.output}: {why}; {_left(ran.job)}")
         return 0
     _say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
 
 
-def prepare(command: Run) -> Prepared:
-    """The job that a command is about, planned or compared with its plan, and what reads it."""
-    source = jobs.open_source(command.inputs, command.where.source, **_where(command))
+def prepare(command: Run, stop: Stop | None = None) -> Prepared:
+    """The job that a command is about, planned or compared with its plan, and what reads it. Raises Stopped as
+    `stop.cut` does until it is planned."""
+    stop = Stop() if stop is None else stop
+    with stop.cut():
+        source = jobs.open_source(command.inputs, command.where.source, **_where(command))
+        checkpoint.resolve(command.model, revision=command.revision)  # which may have to come from the hub
     recognizer = load(command, by=on_all_devices)
     decode = decode_config(command, recognizer)
     chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
     job = jobs.plan(
-        source, command.output, recognizer, command.model, decode, revision=command.revision, choices=chosen
+        source, command.output, recognizer, command.model, decode, revision=command.revision, choices=chosen, stop=stop
     )
     return Prepared(job, recognizer, decode)
 
 
-def _run_here(command: Run, stop: jobs.Stop) -> Ran | None:
+def _run_here(command: Run, stop: Stop) -> Ran | None:
     """None if the job was to be planned only."""
-    job, recognizer, decode = prepare(command)
+    job, recognizer, decode = prepare(command, stop)
     _say_planned(command, job)
     if command.plan_only:
         return None
@@ -85,7 +92,7 @@ def _run_here(command: Run, stop: jobs.Stop) -> Ran | None:
     return Ran(job, counts, progress.stats())
 
 
-def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
+def _run_on_ray(command: Run, stop: Stop) -> Ran | None:
     """None if the job was to be planned only, or a stop came first. This process loads no model and uses no device."""
     from trocr_jax.jobs import ray_engine
 
@@ -97,7 +104,7 @@ def _run_on_ray(command: Run, stop: jobs.Stop) -> Ran | None:
     with ray_engine.connected(actors.address):
         job = ray_engine.plan(prepared, actors, stop=stop, waiting=waiting)
         if job is None:
-            _say(f"{command.output}: stopped before the job was planned: the same command does it")
+            _say(f"{command.output}: {NOT_PLANNED}")
             return None
         _say_planned(command, job)
         if command.plan_only:
@@ -182,17 +189,20 @@ def _columns(command: Run) -> Iterator[str]:
         yield from ("token_ids", "token_log_probs")
 
 
-@contextmanager
-def _stopped_by(number: signal.Signals, stop: jobs.Stop) -> Iterator[None]:
-    before = signal.signal(number, lambda *_: stop.request())
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
 def _say_planned(command: Run, job: Job) -> None:
     _say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
+
+
+def _say_what_is_left(command: Run) -> None:
+    """By a command that was stopped before it read anything."""
+    with writing(command.output):
+        planned = read_plan(open_store(command.output)) is not None
+        _say(f"{command.output}: {f'stopped; {_left(Job.open(command.output))}' if planned else NOT_PLANNED}")
+
+
+def _left(job: Job) -> str:
+    units = len(job.units)
+    return f"{units - len(job.done())} of {units} units are left: the same command goes on with them"
 
 
 def _say(message: str) -> None:

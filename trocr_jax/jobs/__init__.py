@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from trocr_jax.jobs.job import Job as Job
     from trocr_jax.jobs.job_status import status as status
     from trocr_jax.jobs.sources import open_source as open_source
+    from trocr_jax.jobs.stop import Stop as Stop
     from trocr_jax.jobs.verification import verify as verify
     from trocr_jax.jobs.worker import Resources as Resources
-    from trocr_jax.jobs.worker import Stop as Stop
 
 # Loaded at first use: the processes that decode images import from here and need no jax.
 _HOMES = {
     "Choices": "host",
     "Job": "job",
     "Resources": "worker",
-    "Stop": "worker",
+    "Stop": "stop",
     "open_source": "sources",
     "plan": "host",
     "retry_failed": "host",

@@ -20,8 +20,9 @@ from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
 from trocr_jax.jobs.rows import decode as decode_rows
 from trocr_jax.jobs.sources import Source
 from trocr_jax.jobs.sources import describe as describe_source
+from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import open_store
-from trocr_jax.jobs.worker import Resources, Stop, Worker, open_worker
+from trocr_jax.jobs.worker import Resources, Worker, open_worker
 from trocr_jax.recognizer import Recognizer
 
 UNIT_SIZE = 512
@@ -66,21 +67,26 @@ def plan(
     *,
     revision: str | None = None,
     choices: Choices | None = None,
+    stop: Stop | None = None,
 ) -> Job:
     """The job in `folder`: planned now if there is none, else compared with what is asked for.
 
     model: the name or folder that the recognizer was loaded from. Raises JobError that shows every difference to the
-    plan, SourceError if the source cannot be listed, OutputError if the folder cannot be written.
+    plan, SourceError if the source cannot be listed, OutputError if the folder cannot be written, Stopped as `stop.cut`
+    does until the source is listed.
     """
     choices = Choices() if choices is None else choices
+    stop = Stop() if stop is None else stop
     with writing(folder):
-        store = open_store(folder)
-        found = read_plan(store)
+        with stop.cut():
+            store = open_store(folder)
+            found = read_plan(store)
+            sha256 = model_fingerprint(checkpoint.resolve(model, revision=revision))
         planned: Mapping[str, Any] = {} if found is None else found.configuration
         unit_size = choices.unit_size or planned.get("unit_size") or UNIT_SIZE
         configuration = {
             "source": describe_source(source),
-            "model": {"sha256": model_fingerprint(checkpoint.resolve(model, revision=revision))},
+            "model": {"sha256": sha256},
             "decode": describe(decode),
             "dtype": str(recognizer.dtype),
             "batch_size": choices.batch_size or planned.get("batch_size") or recognizer.default_batch_size,
@@ -93,7 +99,7 @@ def plan(
         if recognizer.sharing > 1:  # they sum in another order
             configuration["devices_of_a_model"] = recognizer.sharing
         if found is None:
-            found = make_plan(store, configuration, source.inputs(), unit_size)
+            found = make_plan(store, configuration, source.inputs(), unit_size, stop)
         check_same(found, configuration, folder)
         return Job(store, found)
 

@@ -25,6 +25,7 @@ from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.fingerprint import differences, short
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import LocalStore, Store
 
 PLAN = "plan.json"
@@ -100,19 +101,28 @@ def check_same(plan: Plan, configuration: Mapping[str, Any], folder: str) -> Non
         )
 
 
-def make_plan(store: Store, configuration: Mapping[str, Any], inputs: Iterable[Input], unit_size: int) -> Plan:
+def make_plan(
+    store: Store,
+    configuration: Mapping[str, Any],
+    inputs: Iterable[Input],
+    unit_size: int,
+    stop: Stop | None = None,
+) -> Plan:
     """Lists the inputs once and writes the plan, or reads the one that another process has written meanwhile.
 
-    Memory: 8 bytes an input. Raises SourceError if there are none, or two with the same id.
+    Memory: 8 bytes an input. Raises SourceError if there are none, or two with the same id; Stopped as `stop.cut` does
+    until they are listed.
     """
+    stop = Stop() if stop is None else stop
     with tempfile.TemporaryDirectory() as elsewhere:
         local = isinstance(store, LocalStore)
         listed = store.temporary() if isinstance(store, LocalStore) else Path(elsewhere, "inputs")
         try:
-            units, whole, ids = _list(listed, inputs, unit_size)
-            if not ids:
-                raise SourceError("the source has no lines; check its name and contents")
-            _check_ids(listed, ids)
+            with stop.cut():
+                units, whole, ids = _list(listed, inputs, unit_size)
+                if not ids:
+                    raise SourceError("the source has no lines; check its name and contents")
+                _check_ids(listed, ids)
             name = f"plan/inputs-{whole[:16]}.jsonl"
             store.upload(name, listed)
         finally:

@@ -20,7 +20,8 @@ from trocr_jax.jobs.host import Prepared, writing
 from trocr_jax.jobs.job import Task
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.rows import Counts
-from trocr_jax.jobs.worker import Resources, Stop, Worker, open_worker
+from trocr_jax.jobs.stop import Stop
+from trocr_jax.jobs.worker import Resources, Worker, open_worker
 
 Prepare = Callable[[], Prepared]
 SILENT = 20.0

@@ -19,7 +19,8 @@ from trocr_jax.jobs.finish import finish, sweep
 from trocr_jax.jobs.host import writing
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Counts
-from trocr_jax.jobs.worker import Resources, Stop
+from trocr_jax.jobs.stop import Stop
+from trocr_jax.jobs.worker import Resources
 
 try:
     import ray

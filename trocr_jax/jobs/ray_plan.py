@@ -16,7 +16,7 @@ from trocr_jax.errors import JobError, TrOCRError
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.ray_actor import Prepare, working_in
 from trocr_jax.jobs.ray_room import Actors, no_room, situation
-from trocr_jax.jobs.worker import Stop
+from trocr_jax.jobs.stop import Stop
 
 TRIES = 10
 """Processes that may be lost while they plan. Nodes come and go, but what kills each of them would do so for ever."""

@@ -67,8 +67,8 @@ class _Ended(NamedTuple):
 class Reader:
     """Reads tasks of one job with one recognizer, on all its devices.
 
-    Attributes: gauge, what has been done so far. look: called before every row and while there is nothing to read; what
-    it raises ends the reading.
+    Attributes: gauge, what has been done so far. look: called before every batch and row and while there is nothing to
+    read; what it raises ends the reading.
     """
 
     def __init__(self, job: Job, recognizer: Recognizer, decode: DecodeConfig | None, pool: DecodePool) -> None:
@@ -163,6 +163,7 @@ class Reader:
                 stretch = good[start : start + self._size]
                 sent.extend(_Sent(window.task, place, id) for place, id, _ in stretch)
                 pixels = [one.pixels for _, _, one in stretch]
+                self.look()  # those before may have taken long: programs were compiled for them
                 yield Batch.of_pixels(pixels)
                 self.pool.give_back(pixels)  # they have been copied
             bad = [(place, id, one) for place, id, one in found if isinstance(one, Failure)]

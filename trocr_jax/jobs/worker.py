@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.reader import Reader
 from trocr_jax.jobs.rows import Counts, count
 from trocr_jax.jobs.sources import from_description
+from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.watchdog import watchdog
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.recognizer_batches import threads
@@ -34,7 +33,8 @@ class Resources:
 
     decoders: processes that decode images; as many as there are cores, at most 8, if None. lease_timeout: seconds
     without a sign of life after which another host's unit is taken over. grace: seconds that units which are being read
-    have to end in after a request to stop. hang: seconds without a line after which the process ends itself.
+    have to end in after a request to stop, if any line has been read before. hang: seconds without a line after which
+    the process ends itself.
     max_error_rate: share of lines without a text beyond which the job stops.
     """
 
@@ -58,25 +58,9 @@ class Resources:
             raise JobError(f"max_error_rate is {self.max_error_rate:g}: give a share from 0 to 1")
 
 
-class Stop:
-    """A request to stop, from a signal handler or another thread."""
-
-    def __init__(self) -> None:
-        self.requested = threading.Event()
-        self._since = 0.0
-
-    def request(self) -> None:
-        if not self.requested.is_set():
-            self._since = time.monotonic()
-            self.requested.set()
-
-    def seconds(self) -> float:
-        """Since the request; 0 without one."""
-        return time.monotonic() - self._since if self.requested.is_set() else 0.0
-
-
 class Abandoned(Exception):
-    """The units that were being read did not end within the grace; they are given back."""
+    """The units that were being read did not end within the grace, or had not begun to come out before the stop; they
+    are given back."""
 
 
 class Worker:
@@ -133,7 +117,8 @@ class Worker:
             )
 
     def _look(self) -> None:
-        if self._stop.seconds() > self._resources.grace:
+        in_vain = self._stop.requested.is_set() and not self.reader.gauge.lines  # programs have been compiled so far
+        if in_vain or self._stop.seconds() > self._resources.grace:
             raise Abandoned
 
     def _write(self, event: str, task: Task, **values: Any) -> None:

@@ -1,0 +1,50 @@
+"""A request to stop a job, as SIGTERM makes it. Imports nothing that takes time: it is there before jax is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised within `Stop.cut`. To libraries it is what they know to be no failure of theirs."""
+
+
+class Stop:
+    """A request to stop, from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self._since = 0.0
+        self._cutting = False
+
+    def request(self) -> None:
+        if not self.requested.is_set():
+            self._since = time.monotonic()
+            self.requested.set()
+
+    def interrupt(self) -> None:
+        """The request of a signal handler, which runs in the main thread: it also ends what that does within `cut`."""
+        self.request()
+        if self._cutting:
+            self._cutting = False
+            raise Stopped
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Around what the main thread may leave at any moment. Raises Stopped on `interrupt`, and at once if a stop was
+        requested before. Not around jax: where it traced or compiled when it was left, the process ends by SIGSEGV
+        (jaxlib 0.10.2)."""
+        self._cutting = True
+        try:
+            if self.requested.is_set():
+                raise Stopped
+            yield
+        finally:
+            self._cutting = False
+
+    def seconds(self) -> float:
+        """Since the request; 0 without one."""
+        return time.monotonic() - self._since if self.requested.is_set() else 0.0
