@@ -75,7 +75,7 @@ class Manifest:
 def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
     loads = orjson.loads
     path = own = None
-    # A remote file finds the end of a line a hundred times more slowly than a buffer does.
+    # A remote file finds the ends of lines forty times more slowly than a buffer does (s3fs).
     with files.open_file(name) as file, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER) as buffered:
         for number, line in enumerate(buffered, 1):
             try:
