@@ -106,6 +106,15 @@ class OursInt8(Ours):
         return quantize(super().loaded(folder))
 
 
+class OursFloat8(Ours):
+    """trocr_jax with float8 weights; in bf16 on a GPU with fp8 units both factors of a product are float8."""
+
+    def loaded(self, folder: Path) -> Any:
+        from trocr_jax.quantization import quantize
+
+        return quantize(super().loaded(folder), kind="float8")
+
+
 class OursInt8Cache(Ours):
     """trocr_jax with memory, keys and values in int8."""
 
@@ -174,6 +183,7 @@ class CompiledTransformers(Transformers):
 SIDES: dict[str, Callable[..., Engine]] = {
     "trocr_jax": Ours,
     "trocr_jax-int8": OursInt8,
+    "trocr_jax-float8": OursFloat8,
     "trocr_jax-int8-cache": OursInt8Cache,
     "transformers": Transformers,
     "transformers-compiled": CompiledTransformers,
@@ -286,9 +296,9 @@ def main(
         batch: lines read at a time; with several, each side's best is compared too.
         tokens: written for every line, whatever the model thinks.
         num_beams: hypotheses a line.
-        side: the one that ratios are taken of: trocr_jax, trocr_jax-int8 or trocr_jax-int8-cache.
+        side: the one that ratios are taken of: trocr_jax, trocr_jax-int8, trocr_jax-float8 or trocr_jax-int8-cache.
         against: other sides, separated by commas: transformers, transformers-compiled, onnxruntime,
-            onnxruntime-int8, and those three.
+            onnxruntime-int8, and those four.
         dtype: of weights and arithmetic.
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.

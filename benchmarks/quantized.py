@@ -5,9 +5,10 @@
 
 With --model: rendered lines of held-out sentences and typefaces, read from pixels to text; also by what the int8
 weights stand for in f32, so that what comes of rounded weights and what of rounded activations (on a CPU) can be told
-apart. The sides take turns. With --shape: random weights and pixels, the logits of the same tokens, and what a search
-keeps of a line. The cache (`DecodeConfig.cache_dtype`) is memory or keys and values, and those of the texts.
-Resident memory is that of a process of its own that loads a folder.
+apart, and by products of two float8 factors in bf16, as GPUs with fp8 units make them. The sides take turns. With
+--shape: random weights and pixels, the logits of the same tokens, and what a search keeps of a line. The cache
+(`DecodeConfig.cache_dtype`) is memory or keys and values, and those of the texts. Resident memory is that of a process
+of its own that loads a folder.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import tyro
@@ -27,6 +31,7 @@ import tyro
 from benchmarks.engine import config_of, images, machine
 from trocr_jax import DecodeConfig
 
+BOTH = "float8 by float8, bf16"
 LOAD = """import sys, trocr_jax
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
@@ -95,10 +100,15 @@ def texts(
             if turn:
                 seconds[side].append(time.perf_counter() - start)
             read[side] = [result.text for result in results]
+    with float8_units():
+        fast = trocr_jax.Recognizer.from_pretrained(name, dtype="bfloat16")
+        for side, weights in (("bf16", fast.model), (BOTH, sides["float8"])):
+            fast.model = weights
+            read[side] = [result.text for result in fast([image for image, _ in drawn], search)]
     truth = [text for _, text in drawn]
     rows = [("parameters, bytes: floats (f32), int8", f"{size(recognizer_bytes(sides['floats']), sides['int8'])}")]
     rows += [(f"CER, {side}", f"{cer(truth, found):.3%}") for side, found in read.items()]
-    for side in list(sides)[1:]:
+    for side in list(read)[1:]:
         same = sum(a == b for a, b in zip(read["floats"], read[side], strict=True))
         rows.append((f"texts equal to those of floats, {side}", f"{same:,} of {count:,}"))
         rows.append((f"CER against the texts of floats, {side}", f"{cer(read['floats'], read[side]):.3%}"))
@@ -133,6 +143,11 @@ def logits(shape: str, count: int, min_width: int | None, folder: Path) -> list[
     exact, found = run(model), run(small)
     others = {"int8": found, "int8 weights widened": run(dequantize(small))}
     others["float8"] = run(quantize(model, kind="float8", min_width=min_width))
+    with float8_units():
+        in_bf16 = jax.jit(lambda m, pixels, ids: m(pixels, ids, dtype=jnp.bfloat16))
+        for label, weights in (("bf16", model), (BOTH, quantize(model, kind="float8", min_width=min_width))):
+            parts = [in_bf16(weights, pixels[i : i + 1], ids[i : i + 1]) for i in range(count)]
+            others[label] = np.concatenate([np.asarray(part, np.float32) for part in parts])
     others["int8 cache: memory"] = step_by_step(model, pixels, ids, cache_dtype="int8", absorbed=True)
     others["int8 cache: keys and values"] = step_by_step(model, pixels, ids, cache_dtype="int8", absorbed=False)
     others["floats, step by step"] = step_by_step(model, pixels, ids, cache_dtype=None, absorbed=True)
@@ -152,6 +167,13 @@ def logits(shape: str, count: int, min_width: int | None, folder: Path) -> list[
     share = kib["int8"] / kib["floats"]
     rows.append(("resident memory of loading, MiB", f"{kib['floats'] >> 10:,}, {kib['int8'] >> 10:,}: {share:.1%}"))
     return rows
+
+
+@contextmanager
+def float8_units() -> Iterator[None]:
+    """Here products are made as on a GPU that has them: both factors are float8, if the compute type is bf16."""
+    with mock.patch("trocr_jax.attention_quantized.multiplies_float8", return_value=True):
+        yield
 
 
 def step_by_step(

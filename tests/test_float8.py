@@ -6,6 +6,8 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from trocr_jax import TrOCR, attention_quantized, checkpoint
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.cli import main as trocr_jax_main
 from trocr_jax.errors import CheckpointError, ConfigError
+from trocr_jax.metrics import cer
 from trocr_jax.presets import PRESETS
 from trocr_jax.quantization import dequantize, kind_of, quantize
 
@@ -37,14 +40,14 @@ def random(seed: int, *shape: int) -> jax.Array:
 def test_weights_are_the_nearest_of_their_type() -> None:
     weights = np.array(random(0, 200, 2, 3))
     weights[:, 1, 2] = 0
-    weights[:, 0, 0] *= 1000
+    weights[:, 0, 0] *= 100
     weights[5, 0, 1] = 1e-9
     rounded, scale = attention_quantized.round_channels(jnp.asarray(weights), channels=2, kind="float8")
-    largest = np.abs(weights).max(axis=0)
     assert rounded.dtype == FLOAT8
-    np.testing.assert_allclose(scale, np.where(largest > 0, largest / 448, 1), rtol=1e-6)
+    assert scale.shape == ()
+    assert np.abs(weights).max() / 448 <= scale < np.abs(weights).max() / 224
     found = np.asarray(rounded).astype(np.float64)
-    assert np.abs(found).max(axis=0).ravel().tolist() == [448, 448, 448, 448, 448, 0]  # and none is NaN
+    assert 224 <= np.abs(found).max() <= 448  # and none is NaN
     every = np.arange(256, dtype=np.uint8).view(FLOAT8).astype(np.float64)
     every = every[np.isfinite(every)]
     wanted = weights.astype(np.float64) / np.asarray(scale)
@@ -52,6 +55,63 @@ def test_weights_are_the_nearest_of_their_type() -> None:
     assert (np.abs(found - wanted) <= nearest + 1e-6 * np.abs(wanted)).all()
     # 3 bits of mantissa: off by a 16th of the number at most, or by half the smallest one
     assert (np.abs(found - wanted) <= np.maximum(np.abs(wanted) / 16, 2.0**-10) * 1.000001).all()
+
+
+@pytest.mark.parametrize(
+    ("largest", "wanted"),
+    [(448, 1), (449, 2), (896, 2), (224, 0.5), (1, 2**-8), (7, 2**-6), (0, 1), (2**-99, 2**-107)],
+)
+def test_the_scale_is_the_least_power_of_two(largest: float, wanted: float) -> None:
+    weights = jnp.asarray([[largest, -largest / 3], [0, 0]], jnp.float32)
+    rounded, scale = attention_quantized.round_channels(weights, channels=1, kind="float8")
+    assert float(scale) == wanted
+    assert np.isfinite(np.asarray(rounded).astype(np.float32)).all()
+
+
+def test_both_factors_beside_the_definition_of_the_type() -> None:
+    x = np.array(random(10, 2, 5, 48))
+    x[0, 0, :4] = 1000, -1000, 2.0**-12, 3e-39  # beyond the type, below its smallest number, below any
+    weights, scale = attention_quantized.round_channels(random(11, 48, 32) * 0.02, channels=1, kind="float8")
+    small = np.clip(x * 4, -448, 448).astype(FLOAT8).astype(np.float64) / 4
+    exact = small @ (np.asarray(weights).astype(np.float64) * float(scale))
+    assert np.abs(small - x).max() == 1000 - 112
+    f32 = attention_quantized.both_float8(jnp.asarray(x), weights, scale, out=jnp.float32)
+    np.testing.assert_allclose(f32, exact, rtol=1e-5, atol=1e-5)
+    bf16 = attention_quantized.both_float8(jnp.asarray(x, jnp.bfloat16), weights, scale, out=jnp.bfloat16)
+    x = np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
+    exact = (
+        np.clip(x * 4, -448, 448).astype(FLOAT8).astype(np.float64)
+        / 4
+        @ (np.asarray(weights).astype(np.float64) * float(scale))
+    )
+    np.testing.assert_allclose(np.asarray(bf16, np.float64), exact, rtol=2.0**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "units", "inner"), [
+    (jnp.bfloat16, True, "f8E4M3FN"), (jnp.float16, True, "f8E4M3FN"), (jnp.float32, True, "f32"),
+    (jnp.bfloat16, False, "bf16"),
+])  # fmt: skip
+def test_both_factors_are_float8_where_there_are_units_for_it(
+    dtype: Any, units: bool, inner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_quantized, "multiplies_float8", lambda: units)
+    weights, scale = attention_quantized.round_channels(random(2, 48, 32), channels=1, kind="float8")
+    product = jax.jit(partial(attention_quantized.product, dtype=dtype, out=jnp.bfloat16))
+    text = product.lower(random(1, 2, 3, 48), weights, scale).as_text()
+    assert f"(tensor<2x3x48x{inner}>, tensor<48x32x{inner}>) -> tensor<2x3x32xbf16>" in text
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "has"),
+    [("gpu", "9.0", True), ("gpu", "8.9", True), ("gpu", "10.0", True), ("gpu", "8.0", False), ("gpu", "gfx942", False),
+     ("cpu", "9.0", False), ("tpu", "9.0", False)],
+)  # fmt: skip
+def test_which_gpus_have_units_for_float8(
+    backend: str, capability: str, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert attention_quantized.multiplies_float8.__wrapped__() is has
 
 
 @pytest.mark.parametrize(("rows", "instructions", "inner"), [(4, True, "f32"), (64, True, "bf16"), (64, False, "f32")])
@@ -100,6 +160,19 @@ def test_the_built_in_model_reads_its_samples_as_with_floats() -> None:
     found = recognizer(images)
     assert [one.text for one in found] == [one.text for one in wanted]
     assert [one.score for one in found] != [one.score for one in wanted]
+
+
+def test_the_built_in_model_reads_its_samples_as_on_a_gpu_with_units_for_float8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = sorted(SAMPLES.glob("*.png"))
+    wanted = trocr_jax.Recognizer.from_pretrained("tiny-printed")(images)
+    monkeypatch.setattr(attention_quantized, "multiplies_float8", lambda: True)
+    recognizer = trocr_jax.Recognizer.from_pretrained("tiny-printed", dtype=jnp.bfloat16)
+    recognizer.model = quantize(recognizer.model, kind="float8")
+    found = recognizer(images)
+    assert [one.score for one in found] != [one.score for one in wanted]
+    assert cer([one.text for one in wanted], [one.text for one in found]) <= 0.02  # of 363 characters 5
 
 
 # --- from the command to the text

@@ -93,14 +93,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu"
 
 def project(x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: DTypeLike) -> jax.Array:
     """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of a rounded kernel, in any shape of F
-    numbers; none of a kernel of floats."""
+    numbers, or [] of all of them; none of a kernel of floats."""
     if scale is None:
         return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
-    return attention_quantized.product(x, kernel, scale.reshape(-1), dtype=dtype, out=handed_on(dtype))
+    scale = scale.reshape(-1) if scale.ndim else scale
+    return attention_quantized.product(x, kernel, scale, dtype=dtype, out=handed_on(dtype))
 
 
 class Linear(nnx.Module):
-    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; a rounded kernel has a kernel_scale [D_out]."""
+    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; an int8 kernel has a kernel_scale [D_out], in float8 []."""
 
     kernel_scale: nnx.Param | None = None
 
@@ -134,7 +135,7 @@ class LayerNorm(nnx.Module):
 
 
 class HeadProjection(nnx.Module):
-    """Width to heads: kernel [D, N, H], bias [N, H] or none; a rounded kernel has a kernel_scale [N, H]."""
+    """Width to heads: kernel [D, N, H], bias [N, H] or none; an int8 kernel has a kernel_scale [N, H], in float8 []."""
 
     kernel_scale: nnx.Param | None = None
 
@@ -156,7 +157,7 @@ class HeadProjection(nnx.Module):
 
 
 class OutProjection(nnx.Module):
-    """Heads to width: kernel [N, H, D], bias [D]; a rounded kernel has a kernel_scale [D]."""
+    """Heads to width: kernel [N, H, D], bias [D]; an int8 kernel has a kernel_scale [D], a float8 one []."""
 
     kernel_scale: nnx.Param | None = None
 

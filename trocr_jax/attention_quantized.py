@@ -1,14 +1,17 @@
-"""Matrix products with weights in a byte, int8 or float8: a number for each output channel scales what they say.
+"""Matrix products with weights in a byte, int8 or float8, and a scale for what they say.
 
-A weight w[d, f] is stored as the integer nearest to w[d, f] / scale[f], with scale[f] = max over d of |w[d, f]| / 127:
-symmetric, so that no zero point has to be carried along. In float8 (e4m3fn: 4 bits of exponent, 3 of mantissa;
-Micikevicius et al. 2022, "FP8 Formats for Deep Learning") it is the nearest number of that type, and 448, its largest,
-stands for 127. Two forms of the product, between which the platform decides:
+In int8 a weight w[d, f] is stored as the integer nearest to w[d, f] / scale[f], with scale[f] = max over d of
+|w[d, f]| / 127: symmetric, so that no zero point has to be carried along. In float8 (e4m3fn: 4 bits of exponent, 3 of
+mantissa; Micikevicius et al. 2022, "FP8 Formats for Deep Learning") it is the nearest number of that type to
+w[d, f] / scale, with one scale for the matrix, which is all that the fp8 units of a GPU apply by themselves: the least
+power of two, so that it rounds nothing, by which no weight is beyond 448, the largest number of the type. Three forms
+of the product:
 
-- on a CPU both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own largest
-  value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
-- elsewhere, of float8 everywhere, and for images of many rows on a CPU that multiplies bf16, the weights alone are
-  (`weights_alone`): widened on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
+- int8 on a CPU: both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own
+  largest value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
+- float8 on a GPU with fp8 units, in bf16 or f16: both factors are float8 (`both_float8`);
+- otherwise, and for images of many rows on a CPU that multiplies bf16, the weights alone are (`weights_alone`): widened
+  on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
 
 Which is faster where is in benchmarks/README.md.
 """
@@ -28,6 +31,10 @@ Kind = Literal["int8", "float8"]
 DTYPES: dict[Kind, str] = {"int8": "int8", "float8": "float8_e4m3fn"}
 LARGEST = 127  # -128 is left out: it has no counterpart
 LARGEST_FLOAT8 = 448
+# Activations are multiplied by it before they become float8: 3 bits of mantissa from 1/256 to 112, steps of 1/2048
+# below, cut off above. Behind a norm, a gelu or an average of values most are between 0.01 and 10.
+ACTIVATION_SCALE = 4
+FP8_UNITS = 8.9  # of GPUs, the least compute capability with them
 # XLA's CPU backend (jax 0.10.2) multiplies 8 rows of 4096 with [4096, 1024] in 0.80 ms, in four parts in 0.29; 32 rows
 # in 1.13 and 0.68; 1,154 rows in 22.7 and 25.2.
 FEW_ROWS, BLOCK = 128, 1024
@@ -36,26 +43,31 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM
 
 
 def round_channels(weights: jax.Array, *, channels: int, kind: Kind = "int8") -> tuple[jax.Array, jax.Array]:
-    """weights [..., output axes], of which the last `channels` are output axes -> the same in int8 or float8, and the
-    scale [output axes] f32. A channel of zeros has scale 1."""
+    """weights [..., output axes], of which the last `channels` are output axes -> the same in int8, and the scale
+    [output axes] f32; or in float8, and the scale [] of them all. Where all is zero the scale is 1."""
     wide = weights.astype(jnp.float32)
+    if kind == "float8":
+        mantissa, exponent = jnp.frexp(jnp.max(jnp.abs(wide)) / np.float32(LARGEST_FLOAT8))
+        exponent = jnp.where(mantissa == 0.5, exponent - 1, exponent)  # mantissa is 0, or from 0.5 to 1
+        scale = jnp.ldexp(jnp.float32(1), exponent)
+        return (wide / scale).astype(DTYPES[kind]), scale
     inputs = tuple(range(wide.ndim - channels))
     largest = jnp.max(jnp.abs(wide), axis=inputs, keepdims=True)
-    most = np.float32(LARGEST if kind == "int8" else LARGEST_FLOAT8)
-    scale = jnp.where(largest > 0, largest / most, np.float32(1))
-    small = wide / scale  # a cast to int8 would cut off, one to float8 rounds
-    rounded = (jnp.round(small) if kind == "int8" else small).astype(DTYPES[kind])
-    return rounded, scale.reshape(wide.shape[wide.ndim - channels :])
+    scale = jnp.where(largest > 0, largest / np.float32(LARGEST), np.float32(1))
+    return jnp.round(wide / scale).astype(DTYPES[kind]), scale.reshape(wide.shape[wide.ndim - channels :])
 
 
 def widened(weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-    """What weights in a byte [..., output axes] of scale [output axes] stand for, in `dtype`."""
+    """What weights in a byte [..., output axes] of scale [output axes] or [] stand for, in `dtype`."""
     leading = (1,) * (weights.ndim - scale.ndim)
     return (weights.astype(jnp.float32) * scale.reshape(leading + scale.shape)).astype(dtype)
 
 
 def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    """x [B, T, D], weights [D, F] in a byte, scale [F] -> [B, T, F] in `out`, in the form that suits the platform."""
+    """x [B, T, D], weights [D, F] in a byte, scale [F] or [] -> [B, T, F] in `out`, in the form that suits the platform
+    and the compute type `dtype`."""
+    if weights.dtype == jnp.float8_e4m3fn and jnp.dtype(dtype).itemsize == 2 and multiplies_float8():
+        return both_float8(x, weights, scale, out=out)
     return jax.lax.platform_dependent(
         x,
         weights,
@@ -84,13 +96,32 @@ def multiplies_bf16() -> bool:
     return not BF16_FLAGS.isdisjoint(flags.split())
 
 
+@cache
+def multiplies_float8() -> bool:
+    """Whether jax's default devices are GPUs with units for it: Ada and Hopper are the first."""
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        return float(jax.devices()[0].compute_capability) >= FP8_UNITS
+    except ValueError:  # of AMD's, "gfx…"
+        return False
+
+
 def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
     """The product in `dtype`, which holds every weight exactly, accumulated in f32."""
     precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
     y = jnp.einsum(
         "BTD,DF->BTF", x.astype(dtype), weights.astype(dtype), precision=precision, preferred_element_type=out
     )
-    return (y.astype(jnp.float32) * scale[None, None, :]).astype(out)
+    return (y.astype(jnp.float32) * (scale[None, None, :] if scale.ndim else scale)).astype(out)
+
+
+def both_float8(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike) -> jax.Array:
+    """The product of float8 factors, accumulated in f32, scale []. Each number is rounded by itself, so that a row
+    depends on no other. XLA's GPU backend makes it, a bias and a residual one call of cuBLASLt."""
+    x = jnp.clip(x.astype(jnp.float32) * ACTIVATION_SCALE, -LARGEST_FLOAT8, LARGEST_FLOAT8).astype(weights.dtype)
+    y = jnp.einsum("BTD,DF->BTF", x, weights, preferred_element_type=out)
+    return y * (scale / ACTIVATION_SCALE).astype(out)
 
 
 def rows_and_weights(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike) -> jax.Array:

@@ -1,9 +1,9 @@
 """A model with matrices in int8 or float8: rounded from one with floats, and back.
 
-Rounded are the kernels of the projections and MLPs of encoder and decoder, with a scale for each output channel
-(`attention_quantized`). Narrow ones are kept, which are small and where a rounded number counts for more; the table of
-tokens and the head, of which every error is an error of a logit, become bfloat16; norms, biases, positions and the
-patch embedding stay as they are.
+Rounded are the kernels of the projections and MLPs of encoder and decoder, in int8 with a scale for each output
+channel, in float8 with one (`attention_quantized`). Narrow ones are kept, which are small and where a rounded number
+counts for more; the table of tokens and the head, of which every error is an error of a logit, become bfloat16; norms,
+biases, positions and the patch embedding stay as they are.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def empty_kernels(model: TrOCR, names: Collection[str], dtype: DTypeLike) -> TrO
     def kernel(layer: _Layer) -> None:
         shape = layer.kernel.shape
         layer.kernel = nnx.Param(jnp.zeros(shape, dtype))
-        layer.kernel_scale = nnx.Param(jnp.zeros(shape[len(shape) - _channels(layer) :], jnp.float32))
+        channels = shape[len(shape) - _channels(layer) :] if jnp.dtype(dtype) == jnp.int8 else ()
+        layer.kernel_scale = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     return _changed(model, names, kernel, lambda array: array, HEAD_DTYPE if names else None)
 
