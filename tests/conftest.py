@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,9 +12,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jax
+import pytest
+
+MAPPINGS = Path("/proc/self/maps")  # of Linux, which by default gives a process 65,530: vm.max_map_count
+MOST_MAPPINGS = 16_000
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Equal programs of different tests, workers and runs are compiled once.
 jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / f"trocr_jax-tests-{os.getuid()}"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs() -> Iterator[None]:
+    """Lets compiled programs go when a file of tests leaves many: a small model's takes 240 mappings of memory, and
+    when a process has no more of them, XLA's next compilation ends it by SIGSEGV."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
