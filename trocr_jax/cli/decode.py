@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from trocr_jax import checkpoint
 from trocr_jax.cli.options import Reading, flag, given
@@ -13,6 +14,7 @@ from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.errors import DecodeError
+from trocr_jax.generation_plan import check_cross_attention, placed_on
 from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
 from trocr_jax.sharding import make_mesh
 
@@ -51,13 +53,20 @@ def check_options(command: Reading) -> None:
         DecodeConfig(**_options(command))
 
 
+def devices(command: Reading) -> Mesh | None:
+    """Those of --mesh. Raises ConfigError if they are not there, DecodeError if none of this kind can do what
+    --cross-attention asks for."""
+    check_cross_attention(command.cross_attention, placed_on(None))
+    return None if command.mesh is None else make_mesh(command.mesh, jax.local_devices())
+
+
 def load(command: Reading, *, by: Callable[..., Recognizer] = Recognizer.from_pretrained) -> Recognizer:
     """The model that the options ask for, on the devices that they name. by: what loads it, as `from_pretrained`."""
     return by(
         command.model,
         revision=command.revision,
         dtype=command.dtype,
-        mesh=None if command.mesh is None else make_mesh(command.mesh, jax.local_devices()),
+        mesh=devices(command),
         cross_attention=command.cross_attention,
     )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax import checkpoint, jobs
-from trocr_jax.cli.decode import check_options, decode_config, load
+from trocr_jax.cli.decode import check_options, decode_config, devices, load
 from trocr_jax.cli.jobs import counted
 from trocr_jax.cli.jobs_options import RetryFailed, Run
 from trocr_jax.cli.jobs_progress import JobProgress
@@ -68,6 +68,7 @@ def prepare(command: Run, stop: Stop | None = None) -> Prepared:
     """The job that a command is about, planned or compared with its plan, and what reads it. Raises Stopped as
     `stop.cut` does until it is planned."""
     stop = Stop() if stop is None else stop
+    devices(command)  # what they cannot do is said before anything is fetched
     with stop.cut():
         source = jobs.open_source(command.inputs, command.where.source, **_where(command))
         checkpoint.resolve(command.model, revision=command.revision)  # which may have to come from the hub
