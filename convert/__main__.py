@@ -21,10 +21,10 @@ a folder of transformers, a hub name, a built-in name or a fairseq .pt file beco
 becomes a folder of transformers. A quantised model gets float parameters again (float32, or --dtype) for transformers
 or with --dtype. `python -m convert quantize SRC DST` makes a quantised one, `python -m convert verify A B` compares
 two folders."""
-_QUANTIZE = """Writes a native folder whose projections and MLPs have weights in int8, symmetric, or in float8
-(e4m3fn), with a scale for each output channel. Token table and head become bfloat16 if they are wider; narrow matrices,
-norms, biases, positions and the patch embedding stay as stored. The folder is used like any other; it cannot be
-trained."""
+_QUANTIZE = """Writes a native folder whose projections and MLPs have weights in int8, symmetric, with a scale for each
+output channel, or in float8 (e4m3fn) with one for each matrix. Token table and head become bfloat16 if they are wider;
+narrow matrices, norms, biases, positions and the patch embedding stay as stored. The folder is used like any other; it
+cannot be trained."""
 _VERIFY = """Prints the largest difference at every stage between folder A computed here and folder B computed by
 transformers with PyTorch, in f32 on random pixels and tokens.
 Exit status 1 if the logits differ by more than --atol."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tests.toy import END, PAD, SPECIAL, START, VOCABULARY
 from trocr_jax.decoding import Decoded, StepFn, beam_search
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.diverse import diverse_beam_search
+from trocr_jax.errors import DecodeError
 
 LENGTH = 6
 
@@ -167,6 +169,23 @@ def test_the_penalty_counts_in_the_token_log_probs_but_not_in_what_the_model_thi
     )
     for row, n in zip(found.token_ids.reshape(8, -1).tolist(), found.lengths.reshape(8).tolist(), strict=True):
         assert row[n:] == [PAD] * (LENGTH - n)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beam_groups": 3}, "num_beam_groups is 3: 4 beams cannot be divided evenly"),
+        ({"num_return_sequences": 5}, "num_return_sequences is 5: 4 beams give at least 1 text and at most 4"),
+    ],
+)
+def test_beams_that_give_less_than_is_asked_for_are_refused(options: dict[str, int], message: str) -> None:
+    step, cache = toy(random_tables(0, 1), 4)
+    asked: dict[str, Any] = {"batch": 1, "num_beams": 4, "max_new_tokens": LENGTH, "special": SPECIAL, **options}
+    with pytest.raises(DecodeError, match=message):
+        diverse_beam_search(step, cache, diversity_penalty=1.0, **{"num_beam_groups": 2, **asked})
+    if "num_beam_groups" not in options:
+        with pytest.raises(DecodeError, match=message):
+            beam_search(step, cache, **asked)
 
 
 def test_a_model_reads_with_groups() -> None:

@@ -303,6 +303,46 @@ def test_too_many_failures_stop_a_job(tmp_path, recognizer, model):
     assert 100 <= sum(job.units[unit].lines for unit in job.done()) < 200
 
 
+def test_retried_lines_may_all_fail_again(tmp_path, recognizer, model):
+    """What a share of lines means for a job it does not for those that failed."""
+    (tmp_path / "lines").mkdir()
+    for number in range(120):
+        (tmp_path / "lines" / f"{number:03}.png").write_bytes(b"")
+    job = plan(tmp_path / "lines", tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    resources = jobs.Resources(decoders=1, max_error_rate=0.5)
+    counts = jobs.retry_failed(job, recognizer, DECODE, resources=resources)
+    assert counts is not None
+    assert counts.failed == 120
+
+
+def test_lines_that_ended_a_process_are_retried_last_and_alone(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    names = [input.id for input in job.inputs(job.whole(0))][:3]
+    contents = [Path(name).read_bytes() for name in names]
+    for name in names:
+        Path(name).write_bytes(b"")
+    again = plan(lines, tmp_path / "again", recognizer, model)
+    run(again, recognizer)
+    attempts = Attempts(again, 0)
+    for _ in range(ATTEMPTS):
+        attempts.process_died(Task(0, range(1, 2)), "it ended")
+    for name, content in zip(names, contents, strict=True):
+        Path(name).write_bytes(content)
+    seen = list[list[int]]()
+
+    def prepare(worker: Any) -> None:
+        worker.on_commit = lambda task, counts: seen.append(list(task.lines))
+
+    counts = jobs.retry_failed(again, recognizer, DECODE, resources=RESOURCES, prepare=prepare)
+    assert counts is not None
+    assert counts.ok == 20
+    assert seen == [[0, 2], [1]]
+    assert rows(again) == rows(job)
+    assert Attempts(again, 0).forgive() == {1}  # of what it did before it is known still
+
+
 def test_a_stop_gives_units_back(tmp_path, lines, recognizer, model):
     job = plan(lines, tmp_path / "job", recognizer, model, choices=jobs.Choices(unit_size=1, batch_size=4))
     stop = jobs.Stop()

@@ -233,8 +233,11 @@ def test_sigterm_while_a_started_job_loads_says_what_is_left_of_it(tmp_path, mod
     assert run(model, tmp_path / "lines", tmp_path / "job", "--plan-only") == 0
     stop = jobs.Stop()
     stop.request()
-    command: Any = parse(["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job")])
+    asked = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job")]
+    command: Any = parse(asked)
     assert run_command(command, stop) == 0
+    command = parse([*asked, "--stopped-status", "143"])
+    assert run_command(command, stop) == 143
     assert "stopped; 2 of 2 units are left: the same command goes on with them" in capsys.readouterr().err
 
 
@@ -275,6 +278,44 @@ def test_a_line_that_ends_the_whole_process_is_found_and_quarantined(tmp_path, m
     assert [row["status"] for row in rows] == ["ok", "ok", "quarantined", "ok"]
     assert "the process that read it ended" in rows[2]["error"]
     assert main(["jobs", "verify", str(tmp_path / "job")]) == 0
+
+
+def test_a_process_that_fails_says_so_by_its_status(tmp_path, model, capsys, monkeypatch):
+    save_lines(tmp_path / "lines", 2)
+
+    def lost(*arguments: object, **options: object) -> None:
+        raise RuntimeError("the device was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "run", lost)
+        patch.setattr(jobs, "retry_failed", lost)
+        for command in ("run", "retry-failed"):
+            assert run(model, tmp_path / "lines", tmp_path / "job", command=command) == 4
+            err = capsys.readouterr().err
+            assert "RuntimeError: " in err
+            assert "the same command goes on" in err
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 0
+
+
+def test_parts_that_are_lost_or_damaged_are_named_by_merge(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 8)
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 0
+    job, part = str(tmp_path / "job"), tmp_path / "job" / "parts" / "00000000.jsonl"
+    content = part.read_bytes()
+    capsys.readouterr()
+    part.write_bytes(content[:-20])
+    for options in (["--format", "csv"], ["--min-confidence", "0.5"]):
+        assert main(["jobs", "merge", job, *options]) == 2
+        assert f"error: {part}: is damaged (" in capsys.readouterr().err
+    part.unlink()
+    assert main(["jobs", "merge", job]) == 2
+    assert "is not complete, 1 of 2 units are left; `jobs run` goes on" in capsys.readouterr().err
+    part.mkdir()
+    assert main(["jobs", "merge", job]) == 2
+    assert f"error: {part}: cannot be read (" in capsys.readouterr().err
+    part.rmdir()
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 0
+    assert part.read_bytes() == content
 
 
 def test_figures_are_served_to_prometheus(tmp_path, model):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -159,6 +161,22 @@ def test_deaths_that_cannot_be_counted_are_told():
     check_decoded(found, [0])
     assert isinstance(found[1], Failure)
     assert "tried 3 times" in found[1].error
+
+
+def test_limits_that_others_have_set_are_kept():
+    """Only root may raise a hard limit, and clusters set some."""
+    code = """
+import resource
+from trocr_jax.jobs.decode_worker import _limit_memory
+limits = (resource.RLIMIT_AS, 1 << 36), (resource.RLIMIT_CORE, 0)
+for what, most in limits:
+    resource.setrlimit(what, (most, most))
+_limit_memory(1 << 40)
+assert [resource.getrlimit(what) for what, _ in limits] == [(1 << 36, 1 << 36), (0, 0)]
+_limit_memory(1 << 30)
+assert resource.getrlimit(resource.RLIMIT_AS)[0] < 1 << 32
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_message_that_comes_in_pieces_outlasts_a_timeout():

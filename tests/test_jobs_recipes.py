@@ -40,10 +40,12 @@ def test_the_job_of_kubernetes(place):
     (container,) = pod["containers"]
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in pod["volumes"]}
-    name, *arguments = container["command"]
+    name, *arguments = container["command"] + container["args"]
     assert name == "trocr-jax"
     assert all(isinstance(argument, str) for argument in arguments)
     assert float(arguments[arguments.index("--grace") + 1]) < pod["terminationGracePeriodSeconds"]
+    _, failed = spec["podFailurePolicy"]["rules"]
+    assert int(arguments[arguments.index("--stopped-status") + 1]) not in (0, *failed["onExitCodes"]["values"])
     arguments = [argument.replace("/shared", str(place)) for argument in arguments]
     arguments[arguments.index("--decoders") + 1] = "1"
     assert main([*arguments, "--model", str(place / "tiny"), "--max-new-tokens", "12"]) == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from train.data.render import Renderer
 from trocr_jax.errors import ImageError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
-from trocr_jax.jobs.sources import Source, describe, from_description, open_source
+from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source
 
 COUNT = 5
 PROCESSOR = ImageProcessor(height=16, width=64, keep_aspect_ratio=True)
@@ -154,6 +156,93 @@ def test_a_gone_source_is_told_from_a_gone_image(named: bool, lines: list[Path],
     lines[0].parent.rename(tmp_path / "elsewhere")
     with pytest.raises(SourceError, match="has gone"):
         decode("b", str(lines[1]))
+
+
+def test_an_image_is_not_missed_where_its_folder_has_gone(lines: list[Path], tmp_path: Path):
+    """Paths of a manifest may be on another disk than the manifest."""
+    manifest = tmp_path / "lists" / "list.jsonl"
+    manifest.parent.mkdir()
+    manifest.write_text("".join(json.dumps({"path": str(path)}) + "\n" for path in lines))
+    decode = Decoder(open_source([str(manifest)]), PROCESSOR)
+    for path in lines[:-1]:
+        path.unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        decode("a", str(lines[0]))
+    lines[-1].unlink()  # as of a disk that is not mounted
+    with pytest.raises(SourceError, match=f"{lines[0].parent}: it is empty or closed; bring it back, or delete it"):
+        decode("a", str(lines[0]))
+    lines[0].parent.rmdir()
+    with pytest.raises(ImageError, match="no such file"):
+        decode("a", str(lines[0]))
+
+
+def test_a_folder_that_cannot_be_read_is_named(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    closed = lines[0].parent / "closed"
+    closed.mkdir()
+    (lines[0].parent / "a.tar").write_bytes(bytes(1024))
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read what is closed
+    for kind in ("folder", "tar", "huggingface"):
+        with pytest.raises(SourceError, match=r"cannot be read \(Permission denied\)"):
+            list(open_source([str(lines[0].parent)], kind).inputs())
+    decode = Decoder(open_source([str(closed)], "folder"), PROCESSOR)
+    with pytest.raises(SourceError, match="it is empty or closed"):
+        decode("a", str(closed / "a.png"))
+
+
+def test_a_tar_archive_is_read_to_its_end_or_refused(lines: list[Path], tmp_path: Path):
+    path = tmp_path / "lines.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for line in lines[:3]:
+            archive.add(line, line.name)
+    third = next(input for number, input in enumerate(open_source([str(path)]).inputs()) if number == 2)
+    header = third.place[1] - tarfile.BLOCKSIZE
+    content = bytearray(path.read_bytes())
+    content[header : header + 8] = b"damaged!"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=f"lines.tar: .*no header at byte {header}, and not the end.*copy a damaged"):
+        list(open_source([str(path)]).inputs())
+    path.write_bytes(content[:header])  # without the empty blocks that an end should have
+    assert len(list(open_source([str(path)]).inputs())) == 2
+
+
+def test_links_in_a_tar_archive_are_refused(lines: list[Path], tmp_path: Path):
+    (tmp_path / "again.png").hardlink_to(lines[0])
+    with tarfile.open(tmp_path / "lines.tar", "w") as archive:
+        archive.add(lines[0], "line.png")
+        archive.add(tmp_path / "again.png", "again.png")
+    with pytest.raises(SourceError, match=r"lines.tar: again.png is a link to line.png.*--hard-dereference"):
+        list(open_source([str(tmp_path / "lines.tar")]).inputs())
+
+
+def test_row_groups_that_cannot_be_held_are_refused(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = parquet_images(lines, tmp_path)
+    monkeypatch.setattr(images_in_parquet, "GROUP_BYTES", 1000)
+    with pytest.raises(SourceError, match=r"images.parquet: the images of its row group 0 are .*row_group_size=1"):
+        list(source.inputs())
+
+
+def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path], tmp_path: Path):
+    source = parquet_images(lines, tmp_path)
+    inputs = list(source.inputs())
+    content = bytearray((tmp_path / "images.parquet").read_bytes())
+    content[4:12] = bytes(8)  # the header of the first page
+    (tmp_path / "images.parquet").write_bytes(content)
+    decode = Decoder(source, PROCESSOR)
+    with pytest.raises(ImageError, match=r"images.parquet#0: "):
+        decode(inputs[0].id, inputs[0].place)
+    assert decode(inputs[-1].id, inputs[-1].place).expected > 0
+    source = tiff(lines, tmp_path)
+    (input, *_) = source.inputs()
+    (tmp_path / "pages.tif").write_bytes(b"no TIFF any more")
+    with pytest.raises(ImageError, match=r"pages.tif#1: "):
+        Decoder(source, PROCESSOR)(input.id, input.place)
 
 
 def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], tmp_path: Path):

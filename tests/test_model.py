@@ -294,12 +294,20 @@ def test_too_many_tokens_for_the_position_table_are_refused() -> None:
     model = trocr_jax.TrOCR(FAMILIES["base, large"])
     with pytest.raises(DecodeError, match=r"max_new_tokens is 65.*64"):
         trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3)), trocr_jax.DecodeConfig(max_new_tokens=65))
+    with pytest.raises(DecodeError, match=r"65 tokens: the model has 64 positions"):
+        model(jnp.zeros((1, 32, 48, 3)), jnp.zeros((1, 65), jnp.int32))
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 48, 3), (1, 32, 48, 1)])
 def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match=r"multiple of the patch size|channels"):
         trocr_jax.TrOCR(FAMILIES["base, large"]).encode(jnp.zeros(shape))
+
+
+def test_integers_are_no_pixels_without_what_scales_them() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    with pytest.raises(ImageError, match=r"pixels are uint8: .*give integers together with the image_processor"):
+        trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3), jnp.uint8), trocr_jax.DecodeConfig(max_new_tokens=5))
 
 
 def test_relative_positions_refuse_another_size(tmp_path: Path) -> None:

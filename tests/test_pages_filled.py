@@ -187,9 +187,33 @@ def test_a_job_fills_its_pages_in(tmp_path, capsys):
     assert f"{source / 'c.xml'}: has 2 lines, and the job 0 of them" in err
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["b.xml"]
     assert main(["jobs", "merge", job, "--format", "pages", "--output", str(source)]) == 2
-    assert "holds the pages that were read; give another folder" in capsys.readouterr().err
+    assert "holds pages that were read, or lies among them; give a folder outside" in capsys.readouterr().err
     assert main(["jobs", "merge", job, "--format", "pages"]) == 2
     assert "needs --output FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sources", "refused"),
+    [
+        (["scans"], ["scans/page", "scans/page/new", "scans/new", "."]),
+        (["scans/*.xml", "scans/page/*.xml"], ["scans/page", "scans", "."]),
+    ],
+)
+def test_copies_never_take_the_place_of_what_was_read(tmp_path, monkeypatch, capsys, sources, refused):
+    model = save_tiny(tmp_path / "tiny")
+    save_pages(tmp_path / "scans")
+    (tmp_path / "scans" / "a.xml").write_bytes((tmp_path / "scans" / "page" / "a.xml").read_bytes())  # of one name
+    monkeypatch.chdir(tmp_path)
+    fixed = ["--source", "pages", "--model", str(model), "--max-new-tokens", "4", "--decoders", "1"]
+    assert main(["jobs", "run", *sources, "--output", "job", *fixed]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("scans/**/*.xml")}
+    for target in refused:
+        assert main(["jobs", "merge", "job", "--format", "pages", "--output", target]) == 2
+        assert f"error: {target}: holds pages that were read, or lies among them" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["jobs", "merge", "job", "--format", "pages", "--output", "out"]) == 0
+    assert len(list(tmp_path.glob("out/**/*.xml"))) == len(before) == 4
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_page_that_is_no_xml_is_named_before_anything_is_read(tmp_path, capsys):

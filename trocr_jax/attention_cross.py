@@ -1,6 +1,6 @@
 """What cross-attention reads, computed once for a whole search and never changed: `KeyColumns`, the keys and values of
 the memory, or the memory itself, by XLA's products (`Absorbed`) or by a kernel (`OnePass`, `OnePassHopper`). All give
-the same numbers but for rounding; generation.py chooses.
+the same numbers but for rounding; generation_plan.py chooses.
 
 B batch, K hypotheses of one image, S memory, M width of the memory, D width, N heads, H head width.
 """

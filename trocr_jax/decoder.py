@@ -42,6 +42,7 @@ from trocr_jax.attention_cross import (
 from trocr_jax.attention_heads import read_by_heads
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
 from trocr_jax.config import DecoderConfig
+from trocr_jax.errors import DecodeError
 
 POSITION_OFFSET = 2  # rows that BART's position table keeps in front of the first position
 
@@ -197,9 +198,12 @@ class Decoder(nnx.Module):
         return self._logits(x, dtype=dtype)
 
     def embed(self, tokens: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """tokens [B, T] int32, the start token in front -> what the first layer reads: [B, T, D]."""
+        """tokens [B, T] int32, the start token in front -> what the first layer reads: [B, T, D].
+        Raises DecodeError for more tokens than the model has learned positions."""
         length = tokens.shape[1]
         rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
+        if self.config.learned_positions and length > self.config.max_position_embeddings:
+            raise DecodeError(f"{length} tokens: the model has {self.config.max_position_embeddings} positions")
         if not self.config.learned_positions:
             mask = (tokens != self.pad_token_id).astype(jnp.int32)
             rows = jnp.cumsum(mask, axis=1) * mask + self.pad_token_id

@@ -92,6 +92,11 @@ class Encoder(nnx.Module):
 
     def _grid(self, pixels: jax.Array) -> tuple[int, int]:
         (_, height, width, channels), (ph, pw) = pixels.shape, self.config.patch_size
+        if not jnp.issubdtype(pixels.dtype, jnp.floating):
+            raise ImageError(
+                f"pixels are {pixels.dtype}: the model reads floats in [-1, 1]; give integers together with the "
+                "image_processor that scales them"
+            )
         if channels != self.config.num_channels:
             raise ImageError(f"pixels have {channels} channels; the model reads {self.config.num_channels}")
         if height % ph or width % pw:

@@ -1,4 +1,4 @@
-"""From pixels to token ids: the one file that knows both the model and the searches."""
+"""From pixels to token ids: this and its side files know both the model and the searches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def generate(
     Returns token_ids [B, R, L] int32 with R = num_return_sequences and L = max_new_tokens, scores [B, R] and more.
     Compiles once for each shape of `pixels`, number of beams and of tokens, and set of processors; other numbers in
     `config` compile nothing.
-    Raises DecodeError if the model cannot do what `config` asks for, before anything is compiled.
+    Raises DecodeError if the model cannot do what `config` asks for, ImageError for pixels that it cannot read, before
+    anything is compiled.
     """
     split = split_of(model, pixels)
     config = DecodeConfig() if config is None else config

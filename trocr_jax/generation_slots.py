@@ -1,7 +1,7 @@
 """Refilled slots: a batch whose lines come and go. A line that has ended leaves its slot to one that waits, so that
 short lines do not wait for long ones (the "continuous batching" of servers of language models: Yu et al. 2022, "Orca").
 
-All shapes are fixed: S slots, G lines that are encoded together. Whatever the lines are, four programs are compiled:
+All shapes are fixed: B slots, G lines that are encoded together. Whatever the lines are, four programs are compiled:
 `encode` reads lines, `enter` moves some into slots, `run` takes all slots some steps further, `leave` tells what was
 found in some. The searches are those of `generate`, one in each slot, with a position, processor state and random key
 of its own; what `generate` finds is found here, but for rounding. `generation_refill` is the host's part.
@@ -27,8 +27,8 @@ from trocr_jax.model import TrOCR
 
 
 class Lines(NamedTuple):
-    """What of G lines, or of the lines in S slots, the search reads. memory: [S, …] leaves: keys and values of every
-    layer, or the memory of the encoder alone. keys [S]: random keys."""
+    """What of G lines, or of the lines in B slots, the search reads. memory: [B, …] leaves: keys and values of every
+    layer, or the memory of the encoder alone. keys [B]: random keys."""
 
     memory: Any
     keys: jax.Array
@@ -36,8 +36,8 @@ class Lines(NamedTuple):
 
 class Slots(NamedTuple):
     """place: int32 scalar, where all slots write into their caches next. searches: the state of each slot's search, a
-    batch of one, without the cache; leaves [S, …]. active [S] bool: slots whose line has not ended. cache: of the
-    model, leaves [S, K, …]. lines: in the slots."""
+    batch of one, without the cache; leaves [B, …]. active [B] bool: slots whose line has not ended. cache: of the
+    model, leaves [B, K, …]. lines: in the slots."""
 
     place: jax.Array
     searches: Any
@@ -68,7 +68,7 @@ class Flat:
 
 
 class Ran(NamedTuple):
-    """slots: afterwards. active [S]: a copy that outlives them. steps int32 scalar: taken."""
+    """slots: afterwards. active [B]: a copy that outlives them. steps int32 scalar: taken."""
 
     slots: Slots
     active: jax.Array
@@ -262,5 +262,5 @@ def _cross(lines: Lines, projections: Cross | None) -> Cross:
 
 
 def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """mask [S] for leaves [S, …]."""
+    """mask [B] for leaves [B, …]."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)

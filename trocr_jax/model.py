@@ -45,8 +45,10 @@ class TrOCR(nnx.Module):
         remat: bool = False,
         micro_batch: int | None = None,
     ) -> jax.Array:
-        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. `remat`: of training.
-        micro_batch: images that go through the encoder at a time, all if none; a divisor of B."""
+        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. Raises ImageError for
+        pixels that are no floats, or of a size that the model cannot take.
+        remat: of training, the backward pass computes each layer again. micro_batch: images that go through the encoder
+        at a time, all if none; a divisor of B."""
         memory = self.encoder(pixels, dtype=dtype, remat=remat, micro_batch=micro_batch)
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 

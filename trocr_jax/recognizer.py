@@ -326,9 +326,8 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
-        _ = (
-            self._spellings_if_known
-        )  # of a large vocabulary it takes a while: better before than beside the first batch
+        # Of a large vocabulary it takes a while: better before than beside the first batch.
+        _ = self._spellings_if_known
         with closing_pool(self._lanes, "lane") as pool, self._sending() as send:
             lanes = Lanes(
                 self._programs(decode, image_processor),

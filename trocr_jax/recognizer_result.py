@@ -34,10 +34,9 @@ class Recognition:
     length_penalty, otherwise their sum. token_ids: the end token included, nothing behind it. token_log_probs: one for
     each of them, after processors and constraints. truncated: the text met `max_new_tokens` before its end.
     model_log_probs: the same before processors, what the model itself thinks; confidences are made of these.
-    spellings: the bytes of each token, None for special ones; None for a tokenizer whose
-    spelling is not known. alternatives: all texts that were found
-    (`num_return_sequences`), best score first and `text` among them. calibration: of the model, if its folder has one.
-    attention: where the model looked, if it was asked for.
+    spellings: the bytes of each token, None for special ones; None for a tokenizer whose spelling is not known.
+    alternatives: all texts that were found (`num_return_sequences`), best score first and `text` among them.
+    calibration: of the model, if its folder has one. attention: where the model looked, if it was asked for.
     """
 
     text: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,9 +186,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(command, Run):
             stop = Stop()
             with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
-                from trocr_jax.cli.jobs_run import run
-
-                return run(command, stop)
+                return _run(command, stop)
         from trocr_jax.cli.jobs import look
 
         return look(command)
@@ -198,6 +197,20 @@ def main(args: Sequence[str] | None = None) -> int:
         _end_by(signal.SIGINT)
     except BrokenPipeError:
         _end_by(signal.SIGPIPE)
+
+
+def _run(command: Run, stop: Stop) -> int:
+    """`jobs run`. What nobody foresaw is told apart, by the exit status, from what another try would not change."""
+    from trocr_jax.cli.jobs_run import FAILED, run
+
+    try:
+        return run(command, stop)
+    except (TrOCRError, BrokenPipeError):
+        raise
+    except Exception:  # noqa: BLE001  whatever a device or a library raises
+        traceback.print_exc()
+        print("trocr-jax: what is committed is safe; the same command goes on", file=sys.stderr)
+        return FAILED
 
 
 def parse(args: Sequence[str]) -> Command:

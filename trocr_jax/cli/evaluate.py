@@ -24,7 +24,6 @@ from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate as score
 from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.job import Job, read_success
-from trocr_jax.jobs.rows import decode as decode_rows
 from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.page import page
@@ -148,7 +147,7 @@ def _outcomes(source: str, samples: Samples) -> list[Outcome]:
         raise DataError(
             f"{source}: this job is not complete; go on with it by `jobs run`, or evaluate what `jobs merge` gives"
         )
-    rows = (row for unit in range(len(job.units)) for row in decode_rows(job.read_part(unit)))
+    rows = (row for unit in range(len(job.units)) for row in job.rows(unit))
     return match(rows, samples.samples, Path(source))
 
 

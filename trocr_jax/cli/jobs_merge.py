@@ -11,17 +11,17 @@ from trocr_jax.cli.options import check_share
 from trocr_jax.cli.output import format_of, needs_review, open_bytes, open_values
 from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.job import Job, read_success
-from trocr_jax.jobs.rows import decode
 
 
 def merge(job: Job, command: Merge) -> int:
     """Returns the exit status. Raises JobError for a job that is not complete, unless that is asked for."""
     check_share("min_confidence", command.min_confidence)
     units = sorted(job.done())
-    if read_success(job.store) is None and not command.incomplete:
+    left = len(job.units) - len(units)
+    if (read_success(job.store) is None or left) and not command.incomplete:
+        what = f"{left} of {len(job.units)} units are left" if left else "every unit is read, but not yet confirmed"
         raise JobError(
-            f"{command.job}: is not complete, {len(job.units) - len(units)} of {len(job.units)} units are left; "
-            "`jobs run` goes on with it, --incomplete merges what there is"
+            f"{command.job}: is not complete, {what}; `jobs run` goes on with it, --incomplete merges what there is"
         )
     if command.format == "pages":
         return _pages(job, command, units)
@@ -31,12 +31,12 @@ def merge(job: Job, command: Merge) -> int:
     if format == "jsonl" and command.min_confidence is None:  # as the parts are
         with open_bytes(command.output) as write:
             for unit in units:
-                write(job.read_part(unit))
+                write(job.part(unit))
     else:
         columns = job.plan.configuration["columns"] + ["review"] * (command.min_confidence is not None)
         with open_values(command.output, format, columns) as put:
             for unit in units:
-                for row in decode(job.read_part(unit)):
+                for row in job.rows(unit):
                     if command.min_confidence is not None:
                         row["review"] = needs_review(row["confidence"], command.min_confidence)
                     put(row)

@@ -27,6 +27,8 @@ from trocr_jax.jobs.rows import COLUMNS, Counts
 from trocr_jax.jobs.stop import Stop, Stopped
 from trocr_jax.jobs.store import open_store
 
+FAILED = 4
+"""Exit status after an error that is none of the user's, such as a device that fails."""
 NOT_PLANNED = "stopped before the job was planned: the same command does it"
 
 
@@ -43,6 +45,8 @@ def run(command: Run, stop: Stop) -> int:
     check_options(command)
     _check_engine(command)
     resources_of(command)  # before anything is loaded
+    if not 0 <= command.resources.stopped_status <= 255:
+        raise JobError(f"--stopped-status {command.resources.stopped_status}: give an exit status from 0 to 255")
     if isinstance(command, RetryFailed):
         if command.plan_only:
             raise JobError("--plan-only is for `jobs run`: lines are read once more of a job that is planned")
@@ -51,15 +55,15 @@ def run(command: Run, stop: Stop) -> int:
         ran = (_run_on_ray if command.engine == "ray" else _run_here)(command, stop)
     except Stopped:
         _say_what_is_left(command)
-        return 0
+        return command.resources.stopped_status
     if ran is None:
-        return 0
+        return command.resources.stopped_status if stop.requested.is_set() else 0
     if command.resources.stats:
         print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
         why = "stopped" if stop.requested.is_set() else "nothing left to do here"
         _say(f"{command.output}: {why}; {_left(ran.job)}")
-        return 0
+        return command.resources.stopped_status if stop.requested.is_set() else 0
     _say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
 

@@ -149,9 +149,8 @@ def _jsonl(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
 @contextmanager
 def _csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[Values]:
     line = io.StringIO()
-    writer = csv.writer(
-        line
-    )  # it quotes the characters of its line end only: "\r\n" has both, whatever ends a line here
+    # It quotes the characters of its line end only: "\r\n" has both, whatever ends a line here.
+    writer = csv.writer(line)
 
     def put(values: Any) -> None:
         writer.writerow(values)

@@ -49,8 +49,8 @@ class Automaton:
 @pytree
 @dataclass(frozen=True)
 class TableAutomaton(Automaton):
-    """For few states. classes [V] int32: tokens that no state tells apart are one class; table [S, C] int32: the next
-    state; distance [S] int32: see TokenArcs. S and C are padded to powers of two, at least SMALLEST."""
+    """For few states. classes [V] int32: tokens that no state tells apart are one class; table [Q, C] int32: the next
+    state; distance [Q] int32: see TokenArcs. Q and C are padded to powers of two, at least SMALLEST."""
 
     classes: jax.Array
     table: jax.Array
@@ -68,11 +68,11 @@ class TableAutomaton(Automaton):
 @pytree
 @dataclass(frozen=True)
 class SparseAutomaton(Automaton):
-    """For many states: the arcs of TokenArcs, padded to powers of two, and rows [D, V] int16 of the distances behind
+    """For many states: the arcs of TokenArcs, padded to powers of two, and rows [R, V] int16 of the distances behind
     each token for the states with most arcs and for those that lend theirs.
 
-    row [S] int32: the row in `dense` that holds all of a state's arcs, or those of its base; row 0 is empty.
-    ends [S] int32: where the arcs end that are in no dense row.
+    row [Q] int32: the row in `dense` that holds all of a state's arcs, or those of its base; row 0 is empty.
+    ends [Q] int32: where the arcs end that are in no dense row.
     """
 
     offsets: jax.Array

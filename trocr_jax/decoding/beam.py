@@ -21,6 +21,7 @@ from trocr_jax.decoding.beam_state import (
     Ending,
     Hypotheses,
     best,
+    check_returned,
     first_beams,
     last_token,
 )
@@ -58,7 +59,7 @@ def beam_search(
     cache: with axes [B, K]. processor acts on log-probabilities. early_stopping: True stops an image at K finished
     texts; False when the best running one, at its present length, is no better than the worst finished one; "never"
     when it could not be at any length. keys [B]: continuations are drawn at random without replacement (beam sampling)
-    instead of the best taken.
+    instead of the best taken. Raises DecodeError for more texts than beams.
     """
     search = beam_search_loop(
         step,
@@ -91,6 +92,7 @@ def beam_search_loop(
     keys: jax.Array | None,
 ) -> Search:
     """The loop of `beam_search`, not yet run."""
+    check_returned(num_return_sequences, num_beams)
     ending = Ending(special.end, max_new_tokens, length_penalty, early_stopping)
     start = jnp.full((batch, num_beams, 1), special.start, jnp.int32)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trocr_jax.decoding.types import Decoded, lengths
+from trocr_jax.errors import DecodeError
 
 EarlyStopping = bool | Literal["never"]
 NEGATIVE = np.float32(-1e9)  # the score of a place that holds no hypothesis: transformers' constant
@@ -42,6 +43,12 @@ class Ending(NamedTuple):
     max_new_tokens: int
     length_penalty: float | jax.Array
     early_stopping: EarlyStopping
+
+
+def check_returned(count: int, beams: int) -> None:
+    """Raises DecodeError unless `beams` hypotheses of an image give `count` texts."""
+    if not 1 <= count <= beams:
+        raise DecodeError(f"num_return_sequences is {count}: {beams} beams give at least 1 text and at most {beams}")
 
 
 def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int) -> Decoded:

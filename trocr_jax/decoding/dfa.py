@@ -13,8 +13,8 @@ LIMIT = 1 << 25  # states: what a few gigabytes hold
 
 
 class Dfa(NamedTuple):
-    """offsets [S + 1] int64: the arcs of state s are offsets[s] to offsets[s + 1], sorted by symbol; symbols [A] uint8
-    and targets [A] int32 of each arc; accepting [S] bool. State 0 is the start; an absent arc leads nowhere."""
+    """offsets [Q + 1] int64: the arcs of state s are offsets[s] to offsets[s + 1], sorted by symbol; symbols [A] uint8
+    and targets [A] int32 of each arc; accepting [Q] bool. State 0 is the start; an absent arc leads nowhere."""
 
     offsets: np.ndarray
     symbols: np.ndarray

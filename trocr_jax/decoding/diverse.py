@@ -16,9 +16,19 @@ import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
 from trocr_jax.decoding.beam import beam_search_has_unfinished_sequences, continue_beams, log_softmax
-from trocr_jax.decoding.beam_state import Beams, EarlyStopping, Ending, Hypotheses, best, first_beams, last_token
+from trocr_jax.decoding.beam_state import (
+    Beams,
+    EarlyStopping,
+    Ending,
+    Hypotheses,
+    best,
+    check_returned,
+    first_beams,
+    last_token,
+)
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, take
+from trocr_jax.errors import DecodeError
 
 
 class DiverseState(NamedTuple):
@@ -50,6 +60,7 @@ def diverse_beam_search(
     """The `num_return_sequences` best texts of each of `batch` images, from all groups.
 
     num_beams: hypotheses of all groups together, a multiple of num_beam_groups. The rest as for `beam_search`.
+    Raises DecodeError for beams that cannot be shared out evenly, or more texts than beams.
     """
     search = diverse_beam_search_loop(
         step,
@@ -84,6 +95,9 @@ def diverse_beam_search_loop(
     processor: Processor,
 ) -> Search:
     """The loop of `diverse_beam_search`, not yet run."""
+    check_returned(num_return_sequences, num_beams)
+    if num_beam_groups < 1 or num_beams % num_beam_groups:
+        raise DecodeError(f"num_beam_groups is {num_beam_groups}: {num_beams} beams cannot be divided evenly")
     ending = Ending(special.end, max_new_tokens, length_penalty, early_stopping)
     size = num_beams // num_beam_groups
     rows = [slice(g * size, (g + 1) * size) for g in range(num_beam_groups)]  # of each group among the K

@@ -109,8 +109,8 @@ class NoRepeatNGram:
 class SequenceBias:
     """Adds a bias to the token that completes a sequence. Made by `sequence_bias` or `bad_words`.
 
-    token_ids [N, M] int32: N sequences of at most M tokens, aligned to the right, -1 in front. biases [N] f32. Other
-    sequences compile anew only if N or M is another.
+    token_ids [P, M] int32: P sequences of at most M tokens, aligned to the right, -1 in front. biases [P] f32. Other
+    sequences compile anew only if P or M is another.
     """
 
     token_ids: np.ndarray | jax.Array

@@ -21,8 +21,8 @@ BLOCK = 1 << 19  # states expanded at once: bounds memory
 
 
 class TokenArcs(NamedTuple):
-    """offsets [S + 1] int64, tokens and targets [A] int32: arcs by state, sorted by token. base [S] int32: the state
-    whose arcs this one has besides its own, or DEAD, which lends none. distance [S] int32: least number of tokens to an
+    """offsets [Q + 1] int64, tokens and targets [A] int32: arcs by state, sorted by token. base [Q] int32: the state
+    whose arcs this one has besides its own, or DEAD, which lends none. distance [Q] int32: least number of tokens to an
     accepted end, the end token counted; NEVER if more than allowed. States: DEAD (what a forbidden token leads to),
     FINISHED, START, others."""
 
@@ -120,7 +120,7 @@ def _spell(dfa: Dfa, trie: _Trie, states: np.ndarray, arcs: np.ndarray) -> np.nd
 
 
 def _shared(dfa: Dfa) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which byte arcs are kept in a bundle instead of with their states [A] bool; the bundle of each state [S] or -1;
+    """Which byte arcs are kept in a bundle instead of with their states [A] bool; the bundle of each state [Q] or -1;
     the one arc of each bundle; and whether the states of a bundle accept."""
     degree = np.diff(dfa.offsets)
     pair = dfa.targets.astype(np.int64) * 256 + dfa.symbols

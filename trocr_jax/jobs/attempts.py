@@ -68,6 +68,14 @@ class Attempts:
         yield from self._pieces(Task.stretch(task.unit, first, half), 1)
         yield from self._pieces(Task.stretch(task.unit, first + half, count - half), 1)
 
+    def forgive(self) -> set[int]:
+        """Lets every line be tried again. Returns those that ended a whole process, of which one death stays noted."""
+        deaths = {key: reasons[-1:] for key, reasons in self._deaths.items() if key.endswith("+1")}
+        if deaths != self._deaths:
+            self._deaths = deaths
+            self._store.replace(self._name, orjson.dumps(deaths))
+        return {int(key.partition("+")[0]) for key in deaths}
+
     def _add(self, key: str, reason: str) -> int:
         with self._lock:  # several images may kill their workers at a time
             self._deaths.setdefault(key, []).append(reason)
@@ -78,11 +86,6 @@ class Attempts:
 def quarantine(reasons: Sequence[str]) -> Failure:
     """The failure of an image that killed what read it, each time for one of these reasons."""
     return Failure("quarantined", f"{reasons[-1]}; tried {len(reasons)} times")
-
-
-def clear(job: Job, unit: int) -> None:
-    """Forgets the counters of a unit."""
-    job.store.remove(f"{FOLDER}/{unit_name(unit)}.json")
 
 
 def _key(task: Task) -> str:

@@ -29,8 +29,9 @@ LEAST_ROOM = 1 << 20
 """Bytes without which no image can be decoded: a plain line of 1,000 x 100 pixels in RGB, and what it is made into."""
 
 OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-OF_ITS_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
-"""Errors that a file has by its name, whatever becomes of its source: it is too long, a circle of links, a socket."""
+OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
+"""Errors that a file has whatever becomes of its source: a name that is too long, a circle of links, a socket; and, of
+libraries that read it and not of the system, damage."""
 
 
 class Limits(NamedTuple):
@@ -81,7 +82,7 @@ class Decoder:
         except SourceError:
             raise
         except OSError as error:
-            if isinstance(error, OF_A_FILE) or error.errno in OF_ITS_NAME:
+            if isinstance(error, OF_A_FILE) or error.errno in OF_ITSELF:
                 self.source.check()
                 raise ImageError(f"{id}: {_why(error)}") from error
             raise SourceError(f"{id}: {_why(error)}; see to the source and run the job again") from error
@@ -142,8 +143,10 @@ def _answer(decoder: Decode, id: str, place: Any, room: np.ndarray) -> tuple[str
         return "pixels", float(expected)
     except SourceError as error:
         return "source", str(error)
-    except (ImageLimitError, MemoryError) as error:
-        return "quarantined", str(error) or f"{id}: took more memory than it may"
+    except ImageLimitError as error:
+        return "quarantined", str(error)
+    except MemoryError as error:
+        return "quarantined", f"{id}: took more memory than --decode-memory allows ({error or 'MemoryError'})"
     except ImageError as error:
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001  whatever a damaged archive or picture makes its reader raise
@@ -157,8 +160,9 @@ def _limit_memory(more: int) -> None:
             now = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
         now = 2 << 30
-    resource.setrlimit(resource.RLIMIT_AS, (now + more, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
+    for what, limit in ((resource.RLIMIT_AS, now + more), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(what)[1]  # which only root may raise
+        resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def main() -> None:

@@ -37,7 +37,11 @@ def network(path: str) -> Iterator[None]:
     none that helps, which need not be one (botocore, aiohttp). A local path is left alone."""
     try:
         yield
-    except (OSError, TrOCRError, ValueError, NotImplementedError):
+    except OSError as error:
+        if type(error) is OSError and error.errno is None and is_url(path):  # not of damage, as it would be of a file
+            raise OSError(errno.EIO, str(error)) from error
+        raise
+    except (TrOCRError, ValueError, NotImplementedError):
         raise
     except Exception as error:
         if not is_url(path):
@@ -57,14 +61,26 @@ def open_file(path: str) -> IO[bytes]:
 
 
 def read(path: str) -> bytes:
-    """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end."""
+    """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end;
+    SourceError if there is no file because its folder has gone, as `has_gone` says."""
     if is_url(path):
         with network(path):
             return cast(bytes, file_system(path).cat_file(path))
-    with open(path, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise PermissionError(f"{path}: is not a regular file")
-        return file.read()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise PermissionError(f"{path}: is not a regular file")
+            return file.read()
+    except (FileNotFoundError, PermissionError) as error:
+        folder = os.path.dirname(path)
+        while folder and not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if has_gone(folder or os.curdir):
+            raise SourceError(
+                f"{path}: cannot be read, nor anything else in {folder or os.curdir}: it is empty or closed; bring it "
+                "back, or delete it if its images are gone for good, and run the job again"
+            ) from error
+        raise
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
@@ -79,6 +95,20 @@ def read_range(path: str, start: int, length: int) -> bytes:
     if len(found) != length:
         raise FileNotFoundError(f"{path}: ends before byte {start + length}")
     return found
+
+
+def has_gone(path: str) -> bool:
+    """Whether a file or folder is not there any more. So are those that cannot be read, and an empty folder, which is
+    what a disk that is not mounted leaves. Raises SourceError if a URL cannot be reached."""
+    if is_url(path):
+        return not exists(path)
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None or not os.access(path, os.X_OK)
+    except NotADirectoryError:
+        return not os.access(path, os.R_OK)
+    except OSError:
+        return True
 
 
 def exists(path: str) -> bool:
@@ -126,6 +156,17 @@ def join(folder: str, path: str) -> str:
 
 def parent(path: str) -> str:
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+
+
+def below(folder: str) -> Iterator[str]:
+    """Every file in a local folder and those below. Raises SourceError for a folder that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    with listing(folder):
+        for parent, _, names in os.walk(folder, onerror=refuse):
+            yield from (os.path.join(parent, name) for name in names)
 
 
 def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:

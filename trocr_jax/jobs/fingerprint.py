@@ -51,8 +51,8 @@ def short(value: Any) -> str:
 
 
 def describe(value: Any) -> Any:
-    """A configuration as JSON values: a dataclass by its name and those of its fields that are not at their defaults,
-    an array by its checksum, a lexicon by that of its words. Raises JobError for what cannot be told apart by value."""
+    """A configuration as JSON values: a dataclass by its name and the fields that it is made of, an array by its
+    checksum, a lexicon by that of its words. Raises JobError for what cannot be told apart by value."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Lexicon):

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from trocr_jax import checkpoint
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, TrOCRError
+from trocr_jax.jobs.attempts import Attempts
 from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
 from trocr_jax.jobs.finish import finish, sweep
 from trocr_jax.jobs.job import SUCCESS, Job, Task
 from trocr_jax.jobs.planning import check_same, make_plan, read_plan
 from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
-from trocr_jax.jobs.rows import decode as decode_rows
 from trocr_jax.jobs.sources import Source
 from trocr_jax.jobs.sources import describe as describe_source
 from trocr_jax.jobs.stop import Stop
@@ -94,7 +94,7 @@ def plan(
             "columns": list(choices.columns),
             "software": software(),
         }
-        if recognizer.cross_attention == "kernel":  # plans from before there was a choice go on
+        if recognizer.cross_attention != "auto":  # plans from before there was a choice go on
             configuration["cross_attention"] = recognizer.cross_attention
         if recognizer.sharing > 1:  # they sum in another order
             configuration["devices_of_a_model"] = recognizer.sharing
@@ -140,26 +140,30 @@ def retry_failed(
     decoder: Decode | None = None,
     prepare: Callable[[Worker], None] = lambda worker: None,
 ) -> Counts | None:
-    """Reads the lines of committed units that have no text once more, quarantined ones too. Arguments and result as
-    for `run`. No other process may work on the job meanwhile."""
-    from trocr_jax.jobs.attempts import clear
-
+    """Reads the lines of committed units that have no text once more, quarantined ones too, those that ended a whole
+    process last and each by itself. Arguments and result as for `run`, but that no share of lines without a text stops
+    it. No other process may work on the job meanwhile."""
     stop = Stop() if stop is None else stop
     resources = Resources() if resources is None else resources
+    dangerous: list[Task] = []
 
     def tasks() -> Iterator[Task]:
         for unit in sorted(job.done()):
             if stop.requested.is_set():
                 return
-            part = decode_rows(job.read_part(unit))
-            if lines := [number for number, row in enumerate(part) if row["status"] != "ok"]:
-                clear(job, unit)
-                yield Task(unit, lines)
+            lines = [number for number, row in enumerate(job.rows(unit)) if row["status"] != "ok"]
+            ended = Attempts(job, unit).forgive() if lines else set()
+            dangerous.extend(Task(unit, [line]) for line in lines if line in ended)
+            if harmless := [line for line in lines if line not in ended]:
+                yield Task(unit, harmless)
 
     with writing(job.store.root):
         job.store.remove(SUCCESS)
         with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
             worker.again(tasks())
+            for task in dangerous:
+                if not stop.requested.is_set():
+                    worker.again([task])
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 

@@ -16,6 +16,8 @@ from trocr_jax.jobs.store import Store, open_store
 
 PARTS, PARTIAL, LEASES, ATTEMPTS, EVENTS, SUCCESS = "parts", "partial", "leases", "attempts", "events", "_SUCCESS"
 
+_MEND = "delete what there is of it and run the job again, which reads its lines once more"
+
 
 class Task(NamedTuple):
     """Lines of a unit to read in one go, by their numbers in it: nearly always all of them."""
@@ -108,7 +110,7 @@ class Job:
 
     def amend(self, task: Task, rows: Sequence[Row]) -> None:
         """Puts rows that were read again in the place of those that a committed unit has."""
-        part = decode(self.read_part(task.unit))
+        part = self.rows(task.unit)
         for line, row in zip(task.lines, rows, strict=True):
             part[line] = row
         self.store.replace(part_name(task.unit), encode(part), durable=True)
@@ -125,6 +127,23 @@ class Job:
     def read_part(self, unit: int) -> bytes:
         """Raises FileNotFoundError for a unit that is not committed."""
         return self.store.read(part_name(unit))
+
+    def part(self, unit: int) -> bytes:
+        """`read_part` for those who need it. Raises JobError that names a part which is not there or cannot be read."""
+        try:
+            return self.read_part(unit)
+        except OSError as error:
+            raise JobError(f"{self._name(unit)}: cannot be read ({error.strerror or error}); {_MEND}") from error
+
+    def rows(self, unit: int) -> list[Row]:
+        """The rows of a committed unit. Raises JobError that names a part which is not there or damaged."""
+        try:
+            return decode(self.part(unit))
+        except ValueError as error:
+            raise JobError(f"{self._name(unit)}: is damaged ({error}); {_MEND}") from error
+
+    def _name(self, unit: int) -> str:
+        return f"{self.store.root}/{part_name(unit)}"
 
 
 def _partial_name(task: Task) -> str:

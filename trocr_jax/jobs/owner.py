@@ -13,7 +13,8 @@ FIRST_NAMESPACE = "4026531836"
 
 
 class Owner(NamedTuple):
-    """A process. host: its name, with the number of the namespace of processes if that is not the first, since a
+    """A process. host: its name, with a part of the number that Linux gives each boot, since machines made from one
+    image may have one name, and with the number of the namespace of processes if that is not the first, since a
     container may have the name of its host and sees only its own processes. started: the ticks since boot at which it
     began (Linux), which tell it from a later process with the same number; 0 where they are not known."""
 
@@ -43,7 +44,15 @@ def me() -> Owner:
 @cache
 def _owner(pid: int) -> Owner:
     host = re.sub(r"[^\w-]", "-", socket.gethostname()) or "host"
-    return Owner(host + _namespace(), pid, _started(pid) or 0)
+    return Owner(host + _boot() + _namespace(), pid, _started(pid) or 0)
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"-{file.read(8)}"
+    except OSError:
+        return ""
 
 
 def _namespace() -> str:

@@ -13,7 +13,7 @@ from trocr_jax.datasets.pages import Line, outline_of, parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
 from trocr_jax.errors import DataError, JobError
 from trocr_jax.jobs.job import Job
-from trocr_jax.jobs.rows import Row, decode
+from trocr_jax.jobs.rows import Row
 from trocr_jax.jobs.sources import Input, from_description
 from trocr_jax.jobs.sources.pages import Pages, line_id
 
@@ -31,18 +31,18 @@ def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Fi
     """The pages of which these units have lines, one after another, and of a job with all its units those that have no
     lines. A copy has the place below `folder` that its file has below the folder that holds all of them.
 
-    Raises JobError if the source of the job is another than pages, or the copies would take the place of the files;
-    SourceError if the source has gone.
+    Raises JobError if the source of the job is another than pages, or `folder` lies in a folder of it or holds pages of
+    it, which copies could take the place of; SourceError if the source has gone.
     """
     source = from_description(job.plan.configuration["source"])
     if not isinstance(source, Pages):
         raise JobError(f"{job.store.root}: its source is {source.kind}; only pages (PAGE XML, ALTO) can be filled in")
     target, units = folder.resolve(), list(units)
     files = {path: Path(path).resolve() for path in source.files()}
-    files = {path: place for path, place in files.items() if target == place.parent or target not in place.parents}
+    folders = [Path(path).resolve() for path in source.paths if os.path.isdir(path)]
+    if any(map(target.is_relative_to, folders)) or any(place.is_relative_to(target) for place in files.values()):
+        raise JobError(f"{folder}: holds pages that were read, or lies among them; give a folder outside of the source")
     root = Path(os.path.commonpath([place.parent for place in files.values()])) if files else target
-    if root == target:
-        raise JobError(f"{folder}: holds the pages that were read; give another folder")
     complete = len(units) == len(job.units)
     seen = set[str]()
     for path, rows in _by_page(job, units):
@@ -58,7 +58,7 @@ def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[I
     """Lines of a page come one after another, but may be in several units."""
     page, found = None, list[tuple[Input, Row]]()
     for unit in units:
-        for input, row in zip(job.inputs(job.whole(unit)), decode(job.read_part(unit)), strict=True):
+        for input, row in zip(job.inputs(job.whole(unit)), job.rows(unit), strict=True):
             if page is not None and input.place[0] != page:
                 yield page, found
                 found = []

@@ -94,6 +94,7 @@ class Worker:
                 self.job.commit(task, rows)
                 claims.settle(task)
                 self._committed(task, count(rows))
+                self._check_rate()
         return self.total.minus(before)
 
     def again(self, tasks: Iterable[Task]) -> Counts:
@@ -109,6 +110,8 @@ class Worker:
         self.total = self.total.plus(counts)
         self._write("commit", task, **counts._asdict())
         self.on_commit(task, counts)
+
+    def _check_rate(self) -> None:
         bad, limit = self.total.failed + self.total.quarantined, self._resources.max_error_rate
         if self.total.lines >= LEAST_LINES and bad > limit * self.total.lines:
             raise JobError(

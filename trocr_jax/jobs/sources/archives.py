@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
@@ -18,8 +18,7 @@ def shards(paths: tuple[str, ...], *suffixes: str) -> Iterator[str]:
             yield from files.images(argument, frozenset(suffixes))
             continue
         if os.path.isdir(argument):
-            walk = (os.path.join(folder, name) for folder, _, names in os.walk(argument) for name in names)
-            found = sorted(path for path in walk if path.lower().endswith(suffixes))
+            found = sorted(path for path in files.below(argument) if path.lower().endswith(suffixes))
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             found = sorted(glob.glob(argument, recursive=True))
         else:
@@ -35,5 +34,11 @@ def check_paths(paths: tuple[str, ...]) -> None:
         root = argument
         while any(character in root for character in "*?["):
             root = files.parent(root)
-        if root and not files.exists(root):
+        if root and files.has_gone(root):
             raise SourceError(f"{root}: the source of this job has gone; bring it back and run the job again")
+
+
+def check_folders(paths: Iterable[str]) -> None:
+    """As `check_paths`, of folders that files are in. Those of HTTP, which need not tell of a folder, are left out: a
+    server that does not answer is told of by what is read from it."""
+    check_paths(tuple(dict.fromkeys(path for path in paths if not path.startswith(("http://", "https://")))))

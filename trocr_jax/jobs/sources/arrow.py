@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from trocr_jax.errors import SourceError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths
 from trocr_jax.jobs.sources.images_in_parquet import encoded, image_column
@@ -26,15 +27,15 @@ class Arrow:
     def inputs(self) -> Iterator[Input]:
         for folder in self.paths:
             found = sorted(
-                os.path.join(parent, name)
-                for parent, _, names in os.walk(folder)
-                for name in names
-                if name.endswith(".arrow") and not name.startswith("cache-")
+                path
+                for path in files.below(folder)
+                if path.endswith(".arrow") and not os.path.basename(path).startswith("cache-")
             )
             if not found:
                 raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
             for path in found:
-                table = _open(path)
+                with files.listing(path):
+                    table = _open(path)
                 image_column(path, table.schema.names, self.image_column)
                 for row in range(table.num_rows):
                     yield Input(f"{path}#{row}", [path, row])

@@ -10,7 +10,7 @@ from typing import ClassVar
 from trocr_jax.image_paths import SUFFIXES
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.archives import check_folders, check_paths
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Folder:
 
     def check(self) -> None:
         # An image that is named is a line that may be missing; the source is the folder that it is in.
-        check_paths(tuple(dict.fromkeys(files.parent(path) if _is_image(path) else path for path in self.paths)))
+        check_paths(tuple(path for path in self.paths if not _is_image(path)))
+        check_folders(files.parent(path) for path in self.paths if _is_image(path))
 
 
 def _is_image(path: str) -> bool:

@@ -13,6 +13,9 @@ from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths, shards
 from trocr_jax.jobs.sources.parquet import open_parquet
 
+GROUP_BYTES = 512 << 20
+"""Images of a row group at most: to read one of them, all are; two groups are kept while a third is read, within the
+2 GiB that a process which decodes has by default."""
 IMAGE_COLUMNS = ("image", "img", "picture", "image_bytes", "bytes")
 
 
@@ -29,10 +32,12 @@ class ImagesInParquet:
         for path in shards(self.paths, ".parquet"):
             with files.listing(path):
                 table = _open(path)
-                image_column(path, table.schema_arrow.names, self.image_column)
+                column = image_column(path, table.schema_arrow.names, self.image_column)
             number = 0
             for group in range(table.num_row_groups):
-                for row in range(table.metadata.row_group(group).num_rows):
+                found = table.metadata.row_group(group)
+                _check_size(path, group, found, column)
+                for row in range(found.num_rows):
                     yield Input(f"{path}#{number}", [path, group, row])
                     number += 1
 
@@ -44,6 +49,18 @@ class ImagesInParquet:
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _check_size(path: str, number: int, group: Any, column: str) -> None:
+    """Raises SourceError for a group of rows whose images no process that decodes has room for."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+    if size > GROUP_BYTES:
+        raise SourceError(
+            f"{path}: the images of its row group {number} are {size >> 20} MiB, and are read together; write it again "
+            f"with groups of at most {GROUP_BYTES >> 20} MiB, such as parquet.write_table(table, path, "
+            f"row_group_size={max(group.num_rows * GROUP_BYTES // size // 2, 1)})"
+        )
 
 
 def image_column(path: str, present: list[str], wanted: str | None) -> str:
@@ -65,7 +82,7 @@ def encoded(value: Any, name: str) -> bytes:
 
 @lru_cache(4)
 def _open(path: str) -> Any:
-    return open_parquet(files.open_file(path), path)
+    return open_parquet(files.open_file(path) if files.is_url(path) else path, path)
 
 
 @lru_cache(2)

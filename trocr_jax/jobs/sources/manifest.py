@@ -14,7 +14,7 @@ import orjson
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.archives import check_folders
 from trocr_jax.jobs.sources.parquet import read_columns
 
 PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
@@ -52,7 +52,7 @@ class Manifest:
         return files.read(place)
 
     def check(self) -> None:
-        check_paths(tuple(files.parent(name) if self.root is None else self.root for name in self.paths))
+        check_folders(files.parent(name) if self.root is None else self.root for name in self.paths)
 
     def _rows(self, name: str, root: str, pairs: Iterator[tuple[Any, Any]]) -> Iterator[Input]:
         join = files.join

@@ -41,10 +41,20 @@ def _members(archive: str) -> Iterator[Input]:
         with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
+                if os.path.splitext(member.name)[1].lower() not in SUFFIXES:
+                    continue
+                if member.islnk() or member.issym():
+                    raise SourceError(
+                        f"{archive}: {member.name} is a link to {member.linkname}; write the archive with the files "
+                        "themselves (tar --dereference --hard-dereference)"
+                    )
+                if member.isfile():
                     yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
+            file.seek(tar.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"no header at byte {tar.offset}, and not the end")
     except tarfile.TarError as error:
         raise SourceError(
-            f"{archive}: cannot be read as an uncompressed tar archive ({error}); a compressed one has to be "
-            "unpacked first, since its members cannot be found without reading all before them"
+            f"{archive}: cannot be read as an uncompressed tar archive ({error}); copy a damaged one again; a "
+            "compressed one has to be unpacked first, since its members cannot be found without reading all before them"
         ) from error
