@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
 
@@ -31,7 +33,8 @@ def test_a_collective_would_be_seen():
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, object]]:
     command = [sys.executable, "-m", "tests.test_collectives"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = programs.environment()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert finished.returncode == 0, finished.stderr
     result: dict[str, dict[str, object]] = json.loads(finished.stdout.splitlines()[-1])
     return result

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import programs
 from trocr_jax import recognizer_lanes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,8 @@ def test_every_image_is_read_once_and_on_its_device(shares: int, each: int, line
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.test_lanes_mesh"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = programs.environment()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert finished.returncode == 0, finished.stderr
     result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+
+from tests import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = 48  # of an epoch, which is three steps of 16
@@ -25,12 +25,10 @@ def start(folder: Path, *options: str, processes: int, devices: int) -> list[sub
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "TOY_CACHE": str(jax.config.jax_compilation_cache_dir),  # type: ignore[attr-defined]
-    }
+    environment = programs.environment(devices=devices)
+    environment["TOY_CACHE"] = environment.pop("JAX_COMPILATION_CACHE_DIR")
     command = [sys.executable, "-m", "scripts.toy_training", str(folder), "--batch", "16", "--epoch", str(LINES)]
-    command += ["--log-samples", *options]
+    command += ["--log-samples", "--short", "--save-every", "100000", *options]
     group: Sequence[list[str]] = [[]]
     if processes > 1:
         group = [
@@ -68,13 +66,13 @@ def samples(folder: Path) -> dict[int, list[int]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(folder, "--steps", "20", "--short", "--eval-every", "20", processes=1, devices=8))
+    finish(start(folder, "--steps", "20", "--eval-every", "20", processes=1, devices=8))
     return folder
 
 
 @pytest.mark.parametrize("mesh", ["", "data=2,fsdp=2,model=2"])
 def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: Path, mesh: str) -> None:
-    options = ("--steps", "20", "--short", "--eval-every", "20", "--mesh", mesh)
+    options = ("--steps", "20", "--eval-every", "20", "--mesh", mesh)
     finish(start(tmp_path, *options, processes=2, devices=4))
     found, expected = losses(tmp_path), losses(alone)
     assert list(found) == list(range(1, 21))
@@ -87,7 +85,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: P
 
 def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: Path, alone: Path) -> None:
     for until, processes in ((7, 4), (13, 2), (20, 1)):
-        options = ("--steps", "20", "--short", "--until", str(until))
+        options = ("--steps", "20", "--until", str(until))
         finish(start(tmp_path, *options, processes=processes, devices=4 // processes))
     taken = samples(tmp_path)
     assert sorted(taken) == list(range(1, 21))
@@ -97,7 +95,7 @@ def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: 
 
 
 def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
-    running = start(tmp_path, "--steps", "100000", "--short", "--save-every", "100000", processes=2, devices=1)
+    running = start(tmp_path, "--steps", "100000", processes=2, devices=1)
     began = time.monotonic()
     while len(samples(tmp_path)) < 3:
         assert time.monotonic() - began < 300
@@ -112,8 +110,7 @@ def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    options = ("--steps", "100000", "--short", "--save-every", "100000", "--workers", "1")
-    (running,) = start(tmp_path, *options, processes=1, devices=1)
+    (running,) = start(tmp_path, "--steps", "100000", "--workers", "1", processes=1, devices=1)
     began = time.monotonic()
     while not samples(tmp_path):
         assert time.monotonic() - began < 300

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
+from tests import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_no_shared_memory_is_left_over(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.test_training_workers", str(tmp_path)]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}  # type: ignore[attr-defined]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | cache)
+    environment = programs.environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2 False", "8 True"]
     assert "leaked" not in done.stderr, done.stderr

@@ -1,0 +1,18 @@
+"""Tests that are programs of their own, since devices that a CPU pretends to be have to exist before jax is used."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+
+def environment(*, devices: int | None = None) -> dict[str, str]:
+    """For a program that is compared with another one like it, or whose compiled text is read: LLVM optimises little,
+    which takes a third less time, and what is compiled is kept with that of the tests. devices: if the program does not
+    ask for them itself."""
+    flags = ["--xla_backend_optimization_level=0"]
+    if devices is not None:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
+    cache = str(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
+    return os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_COMPILATION_CACHE_DIR": cache}
