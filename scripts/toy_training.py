@@ -122,6 +122,7 @@ class Options:
     coordinator: str | None = None
     log_samples: bool = False
     short: bool = False  # the second stage alone, without CTC, which takes long to compile
+    output: Path | None = None  # writes the model there, as all processes of a run do together
     state: Path | None = None  # writes the final parameters and optimiser state there, bit for bit
 
 
@@ -160,6 +161,10 @@ def train_toy(options: Options, stop: Stop) -> int:
         stop=stop,
         log_samples=options.log_samples,
     )
+    if options.output is not None and outcome.finished:
+        from train.export import export
+
+        export(what, options.folder, options.output)
     if options.state is not None and outcome.finished:
         options.state.write_text(json.dumps(digest(what, options.folder)), encoding="utf-8")
     sys.stderr.flush()

@@ -195,6 +195,17 @@ def test_built_records_are_held_to_a_limit(folder: Path) -> None:
         within(source, TextLimit(1))
 
 
+def test_what_was_built_within_the_limit_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = character_tokenizer("nilsgeapr thofm")
+    source = records.open(build(Folder(source=folder), folder / "out", limit=TextLimit(12, toy, "toy")).folder, "train")
+    monkeypatch.setattr(source, "record", lambda index: pytest.fail("was read"))
+    for longest in 12, 14, None:
+        assert within(source, TextLimit(longest, toy, "toy")) == (source, [])
+    monkeypatch.undo()
+    for limit in TextLimit(5, toy, "toy"), TextLimit(12, toy, "another"):
+        assert not source.built_within(limit)
+
+
 def test_a_change_of_the_data_is_named(folder: Path) -> None:
     def stream(source: Pictures, weight: float = 1.0) -> dict[str, Any]:
         return fingerprint(Stream([(Numbers("a", 9), 2.0), (source, weight)], seed=1))

@@ -158,6 +158,9 @@ def test_a_run_ends_when_its_score_has_long_not_become_better(tmp_path: Path) ->
 
     assert run(patience=2) == Outcome(4, finished=True, compiling=False)
     assert run(patience=2) == Outcome(4, finished=True, compiling=False)  # and stays so
+    ended = replace(SHORT, eval_every=1, keep_best=1, patience=2)
+    assert export(ended, tmp_path, tmp_path / "best") == 2
+    assert export(ended, tmp_path, tmp_path / "last", step=4) == 4
     assert read == [1, 2, 3, 4]
     assert run(patience=3) == Outcome(6, finished=True, compiling=False)
     assert read == [1, 2, 3, 4, 5, 6]

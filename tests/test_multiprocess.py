@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 
 from tests import programs
+from train import processes
+from trocr_jax.errors import ConfigError, DataError
+from trocr_jax.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = 48  # of an epoch, which is three steps of 16
@@ -72,7 +76,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("mesh", ["", "data=2,fsdp=2,model=2"])
 def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: Path, mesh: str) -> None:
-    options = ("--steps", "20", "--eval-every", "20", "--mesh", mesh)
+    options = ("--steps", "20", "--eval-every", "20", "--mesh", mesh, "--output", str(tmp_path / "model"))
     finish(start(tmp_path, *options, processes=2, devices=4))
     found, expected = losses(tmp_path), losses(alone)
     assert list(found) == list(range(1, 21))
@@ -81,12 +85,14 @@ def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: P
     assert {len(row["samples"]) for row in shared} == {8}  # half of each batch is read here
     assert error_rates(tmp_path) == error_rates(alone)  # of six lines, which do not divide over the devices
     assert len(error_rates(alone)) == 1
+    assert (tmp_path / "model" / "generation_config.json").exists()  # which is written last
+    assert Recognizer.from_pretrained(tmp_path / "model").tokenizer is not None
 
 
 def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: Path, alone: Path) -> None:
-    for until, processes in ((7, 4), (13, 2), (20, 1)):
+    for until, count in ((7, 4), (13, 2), (20, 1)):
         options = ("--steps", "20", "--until", str(until))
-        finish(start(tmp_path, *options, processes=processes, devices=4 // processes))
+        finish(start(tmp_path, *options, processes=count, devices=4 // count))
     taken = samples(tmp_path)
     assert sorted(taken) == list(range(1, 21))
     assert sorted(number for step in taken.values() for number in step) == list(range(20 * 16))
@@ -124,6 +130,38 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() - began < 60
         time.sleep(0.1)
+
+
+def test_processes_that_are_no_one_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"without it every process would train a run of its own"):
+        processes.initialize(None, process=1, processes=4)
+    with pytest.raises(ConfigError, match="auto finds them by itself"):
+        processes.initialize("auto", processes=4)
+
+
+def test_processes_with_other_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = {"data": ["a"]}, {"data": ["b"]}
+    gathered = [np.frombuffer(hashlib.sha256(json.dumps(d, sort_keys=True).encode()).digest(), np.uint8)
+                for d in (one, one, other)]  # fmt: skip
+    monkeypatch.setattr("jax.process_count", lambda: 3)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", lambda mine: np.stack(gathered))
+    with pytest.raises(DataError, match=r"processes \[2\] have another recipe or other data than process 0"):
+        processes.check_same(one)
+
+
+def test_a_signal_to_all_leaves_workers_to_the_one_that_started_them() -> None:
+    """Which needs batches until all processes have agreed to stop."""
+    code = """
+import os, signal, sys, time
+from train import input
+input.LAST_SECONDS = float(sys.argv[1])
+input._end_with_parent(0, 1)
+os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(3)
+"""
+    for seconds, status in ("60", 0), ("0.2", 1):
+        assert subprocess.run([sys.executable, "-c", code + "\nos._exit(0)", seconds], cwd=ROOT).returncode == status
 
 
 def children(pid: int) -> list[int]:

@@ -14,6 +14,7 @@ from tests.test_render import create
 from train.codec import codec
 from train.data import records
 from train.data.__main__ import main
+from train.data.checks import TextLimit
 from train.data.parts import Built, Data
 from train.data.render import Renderer
 from train.data.sources import Synthetic as OnTheFly
@@ -21,6 +22,8 @@ from train.data.text import ALPHABET
 from train.input import FIRST_CHARACTER_ID, Examples, batches, in_order
 from train.lines import open_lines
 from train.recipe import Recipe, Stage, spans
+from trocr_jax.errors import DataError
+from trocr_jax.tokenizer import character_tokenizer
 
 COUNT, HELDOUT, MAX_CHARS = 12, 5, 14
 STYLES = ("printed", "colour")
@@ -75,6 +78,22 @@ def test_training_reads_the_same_examples_from_both(built: Path) -> None:
             np.testing.assert_array_equal(pixels, wanted.pixels)
             np.testing.assert_array_equal(labels, wanted.labels)
     assert sorted(texts[:COUNT]) == sorted(texts[COUNT:]) == sorted(expected)
+
+
+def test_a_text_beyond_the_limit_of_its_reader_is_said_anew() -> None:
+    drawn = create("train")
+    plain = [drawn.line(index, max_chars=MAX_CHARS) for index in range(40)]
+    short = TextLimit(8, character_tokenizer("".join(ALPHABET)), "characters")  # of tokens: the start and end too
+    limited = OnTheFly(drawn, MAX_CHARS, short)
+    for index, line in enumerate(plain):
+        found = limited[index]
+        assert short.refusal(found.text) is None
+        if short.refusal(line.text) is None:
+            np.testing.assert_array_equal(found.image, line.image)
+    assert any(short.refusal(line.text) for line in plain)
+    with pytest.raises(DataError, match=r"line 0 of the renderer: none of 1000 texts can be used; .*no token for"):
+        OnTheFly(drawn, MAX_CHARS, TextLimit(8, character_tokenizer("\u0e01"), "of one letter"))[0]
+    assert limited.fingerprint() != OnTheFly(drawn, MAX_CHARS).fingerprint()
 
 
 def two_epochs() -> Recipe:

@@ -111,6 +111,16 @@ def test_a_damaged_state_makes_room_and_is_not_counted(copy: Path) -> None:
     assert restored(copy) == 4
 
 
+def test_damage_to_an_older_state_stops_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "00000002" / manifest.NAME).write_text("{}")
+    with Checkpoints(copy, run=RUN, keep=Keep(last=2, best=1)) as checkpoints:
+        assert checkpoints.restore(like()) is not None
+        assert checkpoints.best_step() is None
+        checkpoints.save(state(4))
+    assert steps(copy) == [3, 4]
+    assert "00000002" in capsys.readouterr().err
+
+
 def test_a_damaged_step_is_written_anew(copy: Path) -> None:
     (copy / "00000003" / manifest.NAME).write_text("{}")
     with Checkpoints(copy, run=RUN) as checkpoints:

@@ -17,8 +17,9 @@ from PIL import Image
 
 from scripts.toy_training import Bars, FewBars, recipe
 from train import progress
+from train.curves import read_log
 from train.loop import train
-from train.progress import Progress
+from train.progress import Progress, before_and_after
 from train.recipe import Stage, check
 from train.worst import CELL, Misread, grid, worst
 from trocr_jax.errors import ConfigError
@@ -107,6 +108,15 @@ def test_without_tensorboard_it_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"\[tensorboard\]"):
         Progress(TOY, tmp_path, tensorboard=True)
+
+
+def test_a_row_that_was_cut_short_costs_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 0, "cer": 0.5, "wer": 0.9}\n{"step": 1, "los')  # as on a full disk
+    with Progress(recipe(), tmp_path) as progress:
+        progress.evaluation(2, {"cer": 0.25, "wer": 0.5})
+    assert before_and_after(tmp_path) == "CER before 50.00 %, after 25.00 %; WER before 90.00 %, after 50.00 %"
+    assert [row["step"] for row in read_log(log)] == [0, 2]
 
 
 def test_which_lines_are_worst() -> None:

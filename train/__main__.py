@@ -98,11 +98,13 @@ def run(
             tensorboard=tensorboard,
             profile=_range(profile),
         )
-        if outcome.finished and jax.process_index() == 0:
-            if (found := before_and_after(folder)) is not None:
-                print(found)
-            if output is not None:
-                print(f"{output}: step {write(what, folder, output)}")
+        if outcome.finished:
+            step = None if output is None else write(what, folder, output)  # all processes restore what is written
+            if jax.process_index() == 0:
+                if (found := before_and_after(folder)) is not None:
+                    print(found)
+                if step is not None:
+                    print(f"{output}: step {step}")
         if outcome.compiling:  # a thread of XLA that nobody waits for
             sys.stderr.flush()
             os._exit(0)
@@ -122,7 +124,8 @@ def export(
         recipe: the recipe that was trained.
         output: the model folder.
         folder: the run; runs/RECIPE by default.
-        step: of the checkpoint; the newest by default.
+        step: of the checkpoint; by default the one with the best score if the recipe ends when scores no longer become
+            better, else the newest.
         chosen: as for run.
     """
     from train.export import export as write

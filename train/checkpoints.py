@@ -171,9 +171,9 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what `Keep` does not name, what is damaged, and what was never written to its end."""
+        best = {self._folder / f"{step:08d}" for _, step in sorted(self._scored())[: self._keep.best]}
         whole = sorted(self._whole() - self._damaged)
-        kept = set(whole[-max(self._keep.last, 1) :])
-        kept |= {self._folder / f"{step:08d}" for _, step in sorted(self._scored())[: self._keep.best]}
+        kept = best | set(whole[-max(self._keep.last, 1) :])
         if self._keep.every:
             kept |= {path for path in whole if int(path.name) % self._keep.every == 0}
         for path in self._folder.glob("[0-9]" * 8):
@@ -182,7 +182,13 @@ class Checkpoints:
 
     def _scored(self) -> list[tuple[float, int]]:
         """Metric and step of each undamaged state that has been evaluated."""
-        found = [manifest.read(path) for path in self._whole() - self._damaged]
+        found = []
+        for path in sorted(self._whole() - self._damaged):
+            try:
+                found.append(manifest.read(path))
+            except CheckpointError as error:
+                print(f"damaged checkpoint, its score does not count: {error}", file=sys.stderr, flush=True)
+                self._damaged.add(path)
         return [(m.metrics[self._keep.metric], m.step) for m in found if self._keep.metric in (m.metrics or {})]  # type: ignore[index]
 
     def _whole(self) -> set[Path]:

@@ -23,6 +23,8 @@ def read_log(path: Path) -> list[dict[str, float]]:
         try:
             row = {name: value for name, value in json.loads(line).items() if type(value) in (int, float)}
         except (ValueError, AttributeError):
+            if line.startswith("{"):  # cut short by a kill or a full disk
+                continue
             raise DataError(f"{path}:{number}: not a row of a training log") from None
         if "step" not in row:
             raise DataError(f"{path}:{number}: has no step; give the log.jsonl of a run")

@@ -23,15 +23,23 @@ from trocr_jax.tokenizer import save_tokenizer
 
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
     """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
-    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's."""
+    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's.
+
+    step: of the checkpoint; if none, that with the best score of a recipe with `patience`, which goes on behind it, and
+    the newest of the others. In a run of several processes all of them have to call; the first writes.
+    """
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     with Checkpoints(folder / "checkpoints", run={"recipe": describe_recipe(recipe)}) as checkpoints:
+        if step is None and recipe.patience:
+            step = checkpoints.best_step()
         found = checkpoints.restore(like, step=step)
     if found is None:
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     state = found[0]
+    if jax.process_index() > 0:
+        return int(state.step)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
     save_huggingface(with_params(recipe.config, params), output)
     save_tokenizer(tokenizer_of(recipe), output)

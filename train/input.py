@@ -8,7 +8,9 @@ global index too, but with nothing to save and nothing to restore.
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ import grain
 import jax
 import numpy as np
 from absl import flags
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 from PIL import Image
 
 from train.data.encode import pixels
@@ -26,6 +29,9 @@ from train.data.line import ENDLESS, DataError, Line, Source
 from train.recipe import Recipe, StageSpan
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
+
+LAST_SECONDS = 60.0
+"""That a worker process goes on after SIGTERM."""
 
 IGNORED = -100  # label of a position that does not count
 FIRST_CHARACTER_ID = 4  # behind <s>, <pad>, </s>, <unk>: trocr_jax.tokenizer.character_tokenizer
@@ -193,8 +199,25 @@ def batches(
     return iter(iterable)
 
 
+def release(data: grain.DatasetIterator[Samples]) -> None:
+    """Closes what `batches` gave, and frees what it had made ahead, which may lie in shared memory. The caller has let
+    go of the last batch."""
+    data.close()
+    # Grain 0.2.18 keeps its last batch in a cycle of frames. If that is collected while its thread deletes arrays, both
+    # close the same file, and what comes second fails before the memory is given back.
+    pool, SharedMemoryArray._del_thread_pool = SharedMemoryArray._del_thread_pool, None
+    if pool is not None:
+        pool.close()
+        pool.join()
+    gc.collect()
+
+
 def _end_with_parent(number: int, workers: int) -> None:
-    """Ends this worker process soon after the one that started it, which has no last word if it was killed."""
+    """Ends this worker process soon after the one that started it, which has no last word if it was killed. A signal to
+    the whole process group is the parent's to obey: it needs a batch or two more until all processes have agreed to
+    stop, and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(LAST_SECONDS, os._exit, [1]).start())
     parent = os.getppid()
 
     def watch() -> None:

@@ -84,7 +84,7 @@ def _part(part: Part, folder: Path, limit: TextLimit, *, seed: int, held_out: bo
         from train.data.render import Renderer
 
         renderer = Renderer.create("heldout" if held_out else "train", seed=seed, style=part.style)
-        return Synthetic(renderer, (limit.length or 2) - 1)
+        return Synthetic(renderer, (limit.length or 2) - 1, limit)
     if isinstance(part, Built):
         if not (folder / part.name).is_dir():
             raise DataError(

@@ -3,7 +3,6 @@ Stopped anywhere, by whatever means, it goes on as if nothing had happened."""
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +21,10 @@ from train.checkpoints import Checkpoints, Keep
 from train.codec import codec
 from train.data.line import Line, Source
 from train.flight import Flight
-from train.input import Batch, Examples, Samples, batches, in_order, rows_of
+from train.input import Batch, Examples, Samples, batches, in_order, release, rows_of
 from train.objective import Losses
 from train.optimizer import optimizer as make_optimizer
-from train.processes import Stop, compile_unless
+from train.processes import Stop, check_same, compile_unless
 from train.progress import Progress
 from train.recipe import Recipe, Stage, check, spans
 from train.scoring import Evaluate, Scorer
@@ -82,6 +81,7 @@ def train(
     optimizer = make_optimizer(recipe)
     keep = Keep(last=recipe.keep_last, best=recipe.keep_best, every=recipe.keep_every)
     description = describe(recipe, lines)
+    check_same(description)
     with ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
         stack.enter_context(jax.set_mesh(mesh))
@@ -166,9 +166,8 @@ def train(
                     if ended := given_up(recipe, step, checkpoints):
                         break
             flight.land()
-            data.close()  # what was made ahead lies in shared memory
             samples = None
-            gc.collect()  # Grain 0.2.18 leaves its last batch, in shared memory too, in a cycle of frames
+            release(data)
             if step < min(span.last_step, last):
                 break
         if step:

@@ -4,6 +4,8 @@ takes seconds: signals are noted from before that on."""
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
+
+from trocr_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import jax
@@ -21,7 +25,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def initialize(coordinator: str | None, *, process: int | None = None, processes: int | None = None) -> None:
     """Joins the processes of a run, before any device is used. `coordinator` is HOST:PORT of process 0, "auto" where
-    jax finds it by itself (Slurm, Open MPI, Kubernetes, Cloud TPU), none for a run of one process."""
+    jax finds it by itself (Slurm, Open MPI, Kubernetes, Cloud TPU), none for a run of one process. Raises ConfigError
+    for numbers of processes that would mean nothing."""
+    if coordinator in (None, "auto") and (process, processes) != (None, None):
+        raise ConfigError(
+            "--process and --processes are for --coordinator HOST:PORT; "
+            + ("auto finds them by itself" if coordinator else "without it every process would train a run of its own")
+        )
     if coordinator is None:
         return
     import jax
@@ -31,6 +41,25 @@ def initialize(coordinator: str | None, *, process: int | None = None, processes
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, processes, process)
+
+
+def check_same(description: Any) -> None:
+    """Raises DataError, in every process, unless what decides the result of a run, its recipe and its data, as JSON
+    values, is the same in all of them."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    mine = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).digest()
+    all_of_them = np.asarray(multihost_utils.process_allgather(np.frombuffer(mine, np.uint8)))
+    others = [i for i, found in enumerate(all_of_them) if found.tobytes() != all_of_them[0].tobytes()]
+    if others:
+        raise DataError(
+            f"processes {others} have another recipe or other data than process 0: typefaces, word lists, files; make "
+            "them the same, since every process draws its own part of each batch"
+        )
 
 
 class Stop:

@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ class Progress:
         self._recipe, self._folder, self._profile = recipe, folder, profile
         self._speaks = jax.process_index() == 0
         self._board: Any = _board(folder / "tensorboard") if tensorboard and self._speaks else None
-        self._log = (folder / "log.jsonl").open("a", encoding="utf-8") if self._speaks else None
+        self._log = _open_log(folder / "log.jsonl") if self._speaks else None
         device_peak = peak(jax.devices()[0])
         self._peak = None if device_peak is None else device_peak * jax.device_count()
         self._profiling, self._wanted = False, False
@@ -148,10 +148,25 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
+def _open_log(path: Path) -> TextIO:
+    """To be written on; a row that a full disk or a kill has cut short stays a line of its own."""
+    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    file = path.open("a", encoding="utf-8")
+    if cut:
+        file.write("\n")
+    return file
+
+
+def log_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log; what was cut short is left out."""
+    for row in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            yield json.loads(row)
+
+
 def before_and_after(folder: Path) -> str | None:
     """What the first and the last evaluation in log.jsonl of a run found, as a sentence; none if there were not two."""
-    rows = [json.loads(row) for row in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = {row["step"]: row for row in rows if "cer" in row}
+    found = {row["step"]: row for row in log_rows(folder / "log.jsonl") if "cer" in row}
     if len(found) < 2:
         return None
     first, last = found[min(found)], found[max(found)]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
-from train.data.checks import is_grey
+from train.data.checks import TextLimit, is_grey
 from train.data.line import DataError, Line
 from trocr_jax.datasets.base import Record
 from trocr_jax.errors import ImageError
@@ -38,6 +38,12 @@ class Records:
         except ImageError as error:
             raise ImageError(f"{self.folder}: record {index} ({record.id}) of {self.split}: {error}") from None
         return Line(np.asarray(image.convert("L") if is_grey(record.image) else image), record.text)
+
+    def built_within(self, limit: TextLimit) -> bool:
+        """Whether the build has kept every text within `limit` already, by the same tokenizer."""
+        longest, name = self._details.get("max_length"), self._details.get("tokenizer")
+        fits = limit.length is None or (longest is not None and longest <= limit.length)
+        return fits and name is not None and name == limit.tokenizer_name
 
     def record(self, index: int) -> Record:
         """The record as stored. Raises IndexError outside 0 to len - 1."""

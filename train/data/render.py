@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
+from train.data.checks import TextLimit, normal_text
 from train.data.corpus import LANGUAGES, Corpus, Split, load_corpus
 from train.data.fonts import STYLES, Face, Style, find_faces
+from train.data.line import DataError
 from train.data.line import Line as Line
 from train.data.page import Placed, print_line
 from train.data.styles import LOOKS
+
+MOST_TEXTS = 1000
+"""That are said for one line before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +50,28 @@ class Renderer:
             split=split, seed=seed, faces=faces, cumulative_weights=cumulative, corpus=load_corpus(split), style=style
         )
 
-    def line(self, index: int, *, max_chars: int = 40) -> Line:
-        """The line of this index, of 1 to `max_chars` characters; the same for every call and every process.
+    def line(self, index: int, *, max_chars: int = 40, limit: TextLimit | None = None) -> Line:
+        """The line of this index, of 1 to `max_chars` characters and within `limit`; the same for every call and every
+        process.
 
         Raises:
           ValueError: max_chars is below 1.
+          DataError: hardly any text is within the limit.
         """
-        return self.placed_line(index, max_chars=max_chars)[0]
+        return self.placed_line(index, max_chars=max_chars, limit=limit)[0]
 
-    def placed_line(self, index: int, *, max_chars: int = 40) -> tuple[Line, Placed]:
+    def placed_line(self, index: int, *, max_chars: int = 40, limit: TextLimit | None = None) -> tuple[Line, Placed]:
         """The same line, and where its words and characters stand in the image before `scene` bends it. Raises as
         `line` does."""
         rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}")
-        while True:
-            drawn = self._draw(LOOKS[self.style].say(self.corpus, rng, max_chars=max_chars), rng)
-            if drawn is not None:
+        refused = ""
+        for _ in range(MOST_TEXTS):
+            text = LOOKS[self.style].say(self.corpus, rng, max_chars=max_chars)
+            if limit is not None and (why := limit.refusal(normal_text(text))):
+                refused = why
+            elif (drawn := self._draw(text, rng)) is not None:
                 return drawn
+        raise DataError(f"line {index} of the renderer: none of {MOST_TEXTS} texts can be used; the last: {refused}")
 
     def draw(self, text: str, rng: Random) -> Line | None:
         """Prints and finishes a given text; None if it leaves no ink, or no face has all of it."""

@@ -52,18 +52,20 @@ class Synthetic:
 
     renderer: Renderer
     max_chars: int
+    limit: TextLimit | None = None  # of what reads them; a text beyond it is said anew
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> Line:
-        return self.renderer.line(int(index), max_chars=self.max_chars)
+        return self.renderer.line(int(index), max_chars=self.max_chars, limit=self.limit)
 
     def fingerprint(self) -> dict[str, Any]:
         """Lines are the same only with the same typefaces and texts installed."""
         faces = [(Path(face.path).name, face.weight, "".join(sorted(face.characters))) for face in self.renderer.faces]
         corpus = self.renderer.corpus
-        return {
+        limit = {} if self.limit is None else {"limit": [self.limit.length, self.limit.tokenizer_name]}
+        return limit | {
             "kind": "synthetic",
             "seed": self.renderer.seed,
             "split": self.renderer.split,
@@ -189,6 +191,8 @@ def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[
     """The records whose text a run can use, and those left out. Reads every record unless the build already kept the
     limit. Raises DataError where none can be used."""
     if limit.tokenizer is None and (limit.length is None or source.longest_characters <= limit.length):
+        return source, []
+    if source.built_within(limit):
         return source, []
     good, bad = [], []
     for index in range(len(source)):
