@@ -12,9 +12,11 @@ def test_the_figures_of_several_processes_are_added_up() -> None:
     other.line(2)
     one.steps, other.steps = 5, 2
     one.waited, other.waited = 1.0, 3.0
+    one.busy, other.busy = 3.0, 4.0
     both = Gauge(1)
     both.assume([one.counters(), other.counters()])
-    assert (both.size, both.lines, both.failed, both.tokens, both.steps, both.waited) == (4, 4, 1, 10, 7, 2.0)
+    assert (both.size, both.lines, both.failed, both.tokens, both.steps) == (4, 4, 1, 10, 7)
+    assert (both.waited, both.busy) == (2.0, 3.5)
 
 
 def test_counters_that_arrive_late_do_not_count() -> None:

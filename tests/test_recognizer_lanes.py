@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,11 +18,12 @@ from PIL import Image
 from tests.compilations import count_compilations, nothing_kept
 from tests.tiny import save_lines, save_tiny
 from train.data.render import Renderer
-from trocr_jax import recognizer_lanes, recognizer_lengths
+from trocr_jax import recognizer_busy, recognizer_lanes, recognizer_lengths
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_lengths import LengthGuess
 
 SIZE = 4
@@ -206,6 +209,39 @@ def test_the_memory_tells_the_length(monkeypatch):
     best = np.sort(lengths.reshape(-1, 128), axis=1).reshape(-1, 16).max(axis=1).sum()
     assert taken[0] <= unsorted
     assert best <= taken[1] <= 0.9 * unsorted
+
+
+def test_a_device_is_busy_while_results_are_not_there(monkeypatch):
+    now, seconds, waiting = [0.0], list[float](), list[Any]()
+    monkeypatch.setattr(recognizer_busy, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("jax.block_until_ready", lambda found: found)
+    watcher: Any = SimpleNamespace(submit=lambda function, found: waiting.append(partial(function, found)))
+    busy = Busy(watcher, seconds.append)  # programs return at once
+    for moment in (0.0, 1.0):
+        now[0] = moment
+        assert busy.run(lambda given: given, moment) == moment
+    for moment in (3.0, 5.0):
+        now[0] = moment
+        waiting.pop(0)()
+        assert sum(seconds) == moment
+    now[0] = 100.0  # nothing to do until then
+    busy.run(lambda: 0)
+    now[0] = 101.0
+    waiting.pop(0)()
+    assert sum(seconds) == 6.0
+
+    def lasting(inner: Any = None) -> None:
+        now[0] += 2
+        if inner is not None:
+            busy.run(inner)
+
+    busy, seconds[:] = Busy(None, seconds.append), []  # programs return with their results
+    busy.run(partial(lasting, lasting))
+    assert sum(seconds) == 4.0
+    with pytest.raises(ZeroDivisionError):
+        busy.run(lambda: 1 / 0)
+    busy.run(lasting)
+    assert sum(seconds) == 6.0
 
 
 def test_a_guess_is_the_ridge_regression_of_the_lines():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -328,7 +329,7 @@ class Recognizer:
         drawn = decode.do_sample and decode.num_beams == 1
         # Of a large vocabulary it takes a while: better before than beside the first batch.
         _ = self._spellings_if_known
-        with closing_pool(self._lanes, "lane") as pool, self._sending() as send:
+        with self._watching() as watcher, closing_pool(self._lanes, "lane") as pool, self._sending() as send:
             lanes = Lanes(
                 self._programs(decode, image_processor),
                 pool,
@@ -338,6 +339,7 @@ class Recognizer:
                 shares=self.devices,
                 guess=self._lengths,
                 work=self.work,
+                watcher=watcher,
                 keep_pixels=image_sizes is not None,
             )
             with closing(lanes.read(series)) as found:
@@ -363,7 +365,7 @@ class Recognizer:
             decode, self.model.config, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype
         )
         # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
-        ended: Callable[[Any], Any] = jax.block_until_ready if self._on_cpu and self._lanes > 1 else _at_once
+        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes_wait else _at_once
 
         def at_once(pixels: jax.Array) -> Decoded:
             found: Decoded = ended(
@@ -409,6 +411,18 @@ class Recognizer:
             return
         with closing_pool(1, "send") as pool:
             yield lambda filled: pool.submit(put, filled).result
+
+    @contextmanager
+    def _watching(self) -> Iterator[ThreadPoolExecutor | None]:
+        if self._lanes_wait:
+            yield None
+            return
+        with closing_pool(1, "busy") as pool:
+            yield pool
+
+    @property
+    def _lanes_wait(self) -> bool:
+        return self._on_cpu and self._lanes > 1
 
     @property
     def _on_cpu(self) -> bool:

@@ -24,6 +24,7 @@ from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ImageError
 from trocr_jax.generation_stages import Encoded
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_lengths import LengthGuess
 
 WINDOW = 8
@@ -85,10 +86,15 @@ class _Window(NamedTuple):
 
 @dataclass
 class Work:
-    """What has been searched so far. steps: of the batches; those of a batch are the tokens of its longest line."""
+    """What has been searched so far. steps: of the batches; those of a batch are the tokens of its longest line. busy:
+    seconds in which the device had a program to run, those apart in which the programs were compiled."""
 
     batches: int = 0
     steps: int = 0
+    busy: float = 0.0
+
+    def was_busy(self, seconds: float) -> None:
+        self.busy += seconds
 
 
 class Lanes:
@@ -105,14 +111,16 @@ class Lanes:
         shares: int,
         guess: LengthGuess | None,
         work: Work,
+        watcher: ThreadPoolExecutor | None,
         keep_pixels: bool,
     ) -> None:
         """send: pixels, before the program that reads them begins. sizes: of the batches that are compiled, ascending.
         shares: of a batch, on devices of their own. guess: what is learnt for windows; without one every batch is read
-        as it comes. work: is counted on."""
+        as it comes. work: is counted on. watcher: see `Busy`."""
         self._programs, self._pool, self._send = programs, pool, send
         self._lanes, self._sizes, self._shares = lanes, sizes, shares
         self._work, self._keep_pixels = work, keep_pixels
+        self._busy = Busy(watcher, work.was_busy)
         self._whole = min(WINDOW, WINDOW_LINES * shares // sizes[-1])  # batches of a window
         self._guess = guess if self._whole > 1 and sizes[-1] > 1 else None
         self._compiled: set[Any] = set()
@@ -182,11 +190,13 @@ class Lanes:
         self._reading.append(future)
         return given._replace(generated=future)
 
-    def _encode(self, sent: Callable[[], Any]) -> Encoded:
-        return self._programs.encode(sent())
+    def _encode(self, run: Callable[..., Any], sent: Callable[[], Any]) -> Encoded:
+        found: Encoded = run(self._programs.encode, sent())
+        return found
 
-    def _generate(self, sent: Callable[[], Any]) -> Decoded:
-        return self._programs.generate(sent())
+    def _generate(self, run: Callable[..., Any], sent: Callable[[], Any]) -> Decoded:
+        found: Decoded = run(self._programs.generate, sent())
+        return found
 
     def _filled(self, pixels: list[np.ndarray]) -> np.ndarray:
         """A copy in a room whose last batch has been read."""
@@ -201,11 +211,12 @@ class Lanes:
         return np.stack(pixels, out=room)
 
     def _run(self, program: Any, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """On a lane; the first time here, since two lanes would compile the same program."""
+        """function(run, *arguments) on a lane, where run(program, …) counts its time; the first time here, since two
+        lanes would compile the same program."""
         if program in self._compiled:
-            return self._pool.submit(function, *arguments)
+            return self._pool.submit(function, self._busy.run, *arguments)
         future: Future[Any] = Future()
-        future.set_result(function(*arguments))
+        future.set_result(function(_uncounted, *arguments))
         self._compiled.add(program)
         return future
 
@@ -247,8 +258,9 @@ class Lanes:
         found = self._run("decode", self._decode, everything, batch.filled)
         searches.append(_Search(batch.rows, batch.places, found))
 
-    def _decode(self, everything: Callable[[], Encoded], rows: np.ndarray) -> Decoded:
-        return self._programs.decode(everything(), rows)
+    def _decode(self, run: Callable[..., Any], everything: Callable[[], Encoded], rows: np.ndarray) -> Decoded:
+        found: Decoded = run(self._programs.decode, everything(), rows)
+        return found
 
     def _go_on(self, count: int) -> None:
         """Begins so many searches, if so many wait."""
@@ -329,6 +341,10 @@ def _means(staged: list[_Given]) -> np.ndarray:
     """Of the memory of their images [n, D]."""
     found = [(given.encoded.result().means, given.lines) for given in staged if given.encoded is not None]
     return np.concatenate([np.asarray(means)[:lines] for means, lines in found])
+
+
+def _uncounted(program: Callable[..., Any], *arguments: Any) -> Any:
+    return program(*arguments)
 
 
 def _same(encoded: Encoded) -> Encoded:

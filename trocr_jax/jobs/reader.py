@@ -144,6 +144,7 @@ class Reader:
                 rows[place] = row(id, known, columns=self._columns, **self._names)
                 self.gauge.line(len(outcome.token_ids) if isinstance(outcome, Recognition) else None)
                 self.gauge.batches, self.gauge.steps = work.batches - before.batches, work.steps - before.steps
+                self.gauge.busy = work.busy - before.busy
                 if len(rows) == len(task.lines):
                     yield Read(task, [rows[place] for place in range(len(rows))])
                     rows = {}
