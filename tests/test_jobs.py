@@ -188,7 +188,7 @@ def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, line
     reasons = {
         "segfault": r"signal 11 \(SIGSEGV\); tried 3 times",
         "hang": "did not end within 2 s; tried 3 times",
-        "hungry": "took more memory than it may",
+        "hungry": "took more memory than --decode-memory allows",
         "vast": "40000|exceeds limit",
     }
     for name, reason in reasons.items():

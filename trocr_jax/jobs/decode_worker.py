@@ -146,7 +146,8 @@ def _answer(decoder: Decode, id: str, place: Any, room: np.ndarray) -> tuple[str
     except ImageLimitError as error:
         return "quarantined", str(error)
     except MemoryError as error:
-        return "quarantined", f"{id}: took more memory than --decode-memory allows ({error or 'MemoryError'})"
+        why = f" ({error})" if str(error) else ""
+        return "quarantined", f"{id}: took more memory than --decode-memory allows{why}"
     except ImageError as error:
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001  whatever a damaged archive or picture makes its reader raise
