@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -150,7 +151,12 @@ def _board(folder: Path) -> Any:
 
 def _open_log(path: Path) -> TextIO:
     """To be written on; a row that a full disk or a kill has cut short stays a line of its own."""
-    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    cut = False
+    if path.is_file():
+        with path.open("rb") as before:
+            size = before.seek(0, os.SEEK_END)
+            before.seek(max(size - 1, 0))
+            cut = before.read() not in (b"", b"\n")
     file = path.open("a", encoding="utf-8")
     if cut:
         file.write("\n")
