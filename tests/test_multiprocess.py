@@ -157,11 +157,12 @@ from train import input
 input.LAST_SECONDS = float(sys.argv[1])
 input._end_with_parent(0, 1)
 os.kill(os.getpid(), signal.SIGINT)
-os.kill(os.getpid(), signal.SIGTERM)
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(3)
 """
     for seconds, status in ("60", 0), ("0.2", 1):
-        assert subprocess.run([sys.executable, "-c", code + "\nos._exit(0)", seconds], cwd=ROOT).returncode == status
+        assert subprocess.run([sys.executable, "-c", code, seconds], cwd=ROOT, timeout=40).returncode == status
 
 
 def children(pid: int) -> list[int]:

@@ -217,7 +217,9 @@ def _end_with_parent(number: int, workers: int) -> None:
     the whole process group is the parent's to obey: it needs a batch or two more until all processes have agreed to
     stop, and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(LAST_SECONDS, os._exit, [1]).start())
+    end = threading.Timer(LAST_SECONDS, os._exit, [1])
+    end.daemon = True  # a worker that is told to end before does not wait for it
+    signal.signal(signal.SIGTERM, lambda *_: None if end.is_alive() else end.start())
     parent = os.getppid()
 
     def watch() -> None:
