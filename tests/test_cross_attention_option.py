@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
-from trocr_jax import attention_cross, generation, generation_plan, jobs, recognizer
+from trocr_jax import attention_cross, generation, generation_plan, jobs, recognizer_devices
 from trocr_jax.cli import decode as cli_decode
 from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
@@ -37,7 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return read_memory(query, memory, interpret=True)
 
     monkeypatch.setattr(attention_cross, "read_memory", interpreted)
-    for module in (generation_plan, recognizer, cli_decode):
+    for module in (generation_plan, recognizer_devices, cli_decode):
         monkeypatch.setattr(module, "placed_on", lambda mesh: V5E)
     monkeypatch.setattr(generation, "placed_as", lambda pixels, split=None: V5E)
     return shapes

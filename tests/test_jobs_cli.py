@@ -79,6 +79,11 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert [(row["id"], row["text"]) for row in alone] == [(row["id"], row["text"]) for row in rows]
 
     save_lines(lines, 6)
+    stop = jobs.Stop()
+    stop.request()
+    again: Any = parse(["jobs", "retry-failed", str(lines), "--output", str(job)])
+    assert run_command(again, stop) == 0
+    assert "stopped; lines that have no text may be left: the same command reads" in capsys.readouterr().err
     assert run(model, lines, job, command="retry-failed") == 0
     assert "complete. 6 lines: 6 read" in capsys.readouterr().err
 

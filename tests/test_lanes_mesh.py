@@ -128,9 +128,9 @@ def main() -> None:
             recognizer_lanes.WINDOW = window
             result[mesh][beams] = own
     recognizer = Recognizer(tiny_model(7), character_tokenizer(ALPHABET), processor, mesh=make_mesh("data=8"))
-    split, flat = recognizer._split, Flat(recognizer.model)
+    split, flat = recognizer._on.split, Flat(recognizer.model)
     shape, numbers = plan(DecodeConfig(max_new_tokens=20), recognizer.model.config, placed=placed_on(split))
-    given = jax.device_put(np.stack(pixels[:16]), recognizer._batch_sharding)
+    given = jax.device_put(np.stack(pixels[:16]), recognizer._on.batch_sharding)
     options: dict[str, Any] = {"shape": shape, "dtype": jnp.dtype("float32"), "split": split}
     encode = partial(generation_stages.encode.lower, flat, given, numbers, image_processor=processor, **options)
     encoded = generation_stages.encode(flat, given, numbers, image_processor=processor, **options)

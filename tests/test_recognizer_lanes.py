@@ -24,6 +24,7 @@ from trocr_jax.errors import ImageError
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_busy import Busy
+from trocr_jax.recognizer_devices import Devices
 from trocr_jax.recognizer_lengths import LengthGuess
 
 SIZE = 4
@@ -119,7 +120,7 @@ def test_programs_are_started_and_pixels_sent_in_other_threads(model, pixels, ea
     """As for an accelerator, whose results nobody waits for before the next program is started."""
     decode = DecodeConfig(max_new_tokens=12)
     expected = results(as_they_come(model, pixels, decode))
-    monkeypatch.setattr(Recognizer, "_on_cpu", False)
+    monkeypatch.setattr(Devices, "_on_cpu", False)
     put, threads = jax.device_put, set[str]()
 
     def watched(*arguments: Any, **options: Any) -> Any:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -26,22 +25,18 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
 from trocr_jax.decoding.types import Decoded, Processor, Special
 from trocr_jax.errors import DecodeError, ImageError, TokenizerError
-from trocr_jax.generation import generate, stream
-from trocr_jax.generation_plan import CrossAttention, check_cross_attention, compute_dtype, placed_on, plan
-from trocr_jax.generation_slots import Flat
-from trocr_jax.generation_split import Split
-from trocr_jax.generation_stages import Encoded, encode, together
-from trocr_jax.generation_stages import decode as decode_rows
+from trocr_jax.generation import stream
+from trocr_jax.generation_plan import CrossAttention, compute_dtype
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
-from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised, threads
-from trocr_jax.recognizer_lanes import Lanes, Programs, Send, Work
+from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised
+from trocr_jax.recognizer_devices import Devices
+from trocr_jax.recognizer_lanes import Lanes, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
-from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings
 from trocr_jax.tokenizer import decode as decode_text
 from trocr_jax.tokenizer import load_tokenizer
 from trocr_jax.tokenizer_spelling import Spellings, spellings
@@ -79,20 +74,15 @@ class Recognizer:
         devices (`sharding.make_mesh("data=4,model=2")`); without it every device has them all. calibration: what
         confidences mean; the model's own if none. cross_attention: as for `generate`; raises DecodeError if the devices
         or the model cannot do it."""
-        self._split = _split(mesh)
-        check_cross_attention(cross_attention, placed_on(self._split), model.config)
+        self.dtype = compute_dtype(dtype)
+        self._on = Devices(mesh, dtype=self.dtype, cross_attention=cross_attention)
+        self.model = self._on.put(model)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.dtype = compute_dtype(dtype)
         self.mesh = mesh
+        self.devices = self._on.shares
         self.cross_attention = cross_attention
         self.calibration = calibration
-        self.devices, self._batch_sharding = 1, None
-        if self._split is not None:
-            own = self._split.mesh
-            self.devices, self._batch_sharding = own.shape["data"], batch_sharding(own)
-            model = jax.device_put(model, generation_shardings(model, own))
-        self.model = model
         self.work = Work()
         self._lengths = LengthGuess()
         self._constraints: dict[Any, Processor] = {}
@@ -114,9 +104,9 @@ class Recognizer:
         generation_config.json are not used: a search has those of its DecodeConfig. mesh, cross_attention: as above.
         Raises CheckpointError, ConfigError or TokenizerError naming the file and what to do.
         """
-        check_cross_attention(cross_attention, placed_on(_split(mesh)))  # before anything is fetched
-        folder = checkpoint.resolve(name_or_path, revision=revision)
         dtype = compute_dtype(dtype)
+        Devices(mesh, dtype=dtype, cross_attention=cross_attention)  # said before anything is fetched
+        folder = checkpoint.resolve(name_or_path, revision=revision)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
         calibration = Calibration.from_folder(folder)
@@ -230,7 +220,7 @@ class Recognizer:
     @property
     def sharing(self) -> int:
         """How many devices share the model."""
-        return 1 if self._split is None else self._split.sharing
+        return self._on.sharing
 
     @property
     def default_batch_size(self) -> int:
@@ -293,8 +283,7 @@ class Recognizer:
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
         decode = replace(decode, choose="score", constraint=None)
-        placed = placed_on(self._split)
-        plan(decode, ids, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype)
+        self._on.plan(decode, ids)
         for fusion in decode.processors:
             if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
                 raise DecodeError(
@@ -329,12 +318,13 @@ class Recognizer:
         drawn = decode.do_sample and decode.num_beams == 1
         # Of a large vocabulary it takes a while: better before than beside the first batch.
         _ = self._spellings_if_known
-        with self._watching() as watcher, closing_pool(self._lanes, "lane") as pool, self._sending() as send:
+        on = self._on
+        with on.watching() as watcher, closing_pool(on.lanes, "lane") as pool, on.sending() as send:
             lanes = Lanes(
-                self._programs(decode, image_processor),
+                on.programs(self.model, decode, image_processor),
                 pool,
                 send,
-                lanes=self._lanes,
+                lanes=on.lanes,
                 sizes=sizes,
                 shares=self.devices,
                 guess=self._lengths,
@@ -359,83 +349,6 @@ class Recognizer:
                     for error in one.errors:
                         yield next(of_images) if error is None else error
 
-    def _programs(self, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
-        flat, placed = Flat(self.model), placed_on(self._split)
-        shape, numbers = plan(
-            decode, self.model.config, placed=placed, cross_attention=self.cross_attention, dtype=self.dtype
-        )
-        # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
-        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes_wait else _at_once
-
-        def at_once(pixels: jax.Array) -> Decoded:
-            found: Decoded = ended(
-                generate(
-                    self.model,
-                    pixels,
-                    decode,
-                    dtype=self.dtype,
-                    image_processor=image_processor,
-                    cross_attention=self.cross_attention,
-                )
-            )
-            return found
-
-        def encoded(pixels: jax.Array) -> Encoded:
-            found: Encoded = ended(
-                encode(
-                    flat,
-                    pixels,
-                    numbers,
-                    shape=shape,
-                    dtype=self.dtype,
-                    image_processor=image_processor,
-                    split=self._split,
-                )
-            )
-            return found
-
-        def decoded(lines: Encoded, rows: np.ndarray) -> Decoded:
-            found: Decoded = ended(
-                decode_rows(flat, lines, rows, numbers, shape=shape, dtype=self.dtype, split=self._split)
-            )
-            return found
-
-        return Programs(at_once, encoded, partial(together, split=self._split), decoded)
-
-    @contextmanager
-    def _sending(self) -> Iterator[Send]:
-        """Pixels go to an accelerator in a thread of their own, while it is busy; on a CPU there is nothing to send."""
-        put = partial(jax.device_put, device=self._batch_sharding)
-        if self._on_cpu:
-            yield lambda filled: partial(put, filled)
-            return
-        with closing_pool(1, "send") as pool:
-            yield lambda filled: pool.submit(put, filled).result
-
-    @contextmanager
-    def _watching(self) -> Iterator[ThreadPoolExecutor | None]:
-        if self._lanes_wait:
-            yield None
-            return
-        with closing_pool(1, "busy") as pool:
-            yield pool
-
-    @property
-    def _lanes_wait(self) -> bool:
-        return self._on_cpu and self._lanes > 1
-
-    @property
-    def _on_cpu(self) -> bool:
-        return jax.default_backend() == "cpu"
-
-    @property
-    def _lanes(self) -> int:
-        """How many threads start programs: on a CPU two batches are read at the same time, since the steps of one do
-        not keep two cores busy (benchmarks/README.md). On a GPU XLA looks after every step of a search whether there is
-        another one; the thread that waits for it may be the one that started the search, and a second one gives the
-        device what comes next. Devices of a mesh are given one program after the other, all in the same order."""
-        return 2 if self.mesh is None and threads() > 1 else 1
-
     def _found(self, decoded: Decoded, *, drawn: bool, choose: Literal["score", "mbr"]) -> list[Recognition]:
         texts = decode_text(self.tokenizer, decoded.token_ids)
         each = decoded.token_ids.shape[1]
@@ -457,11 +370,3 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
-
-
-def _at_once(arrays: Any) -> Any:
-    return arrays
-
-
-def _split(mesh: Mesh | None) -> Split | None:
-    return None if mesh is None else Split(generation_mesh(mesh), "data")

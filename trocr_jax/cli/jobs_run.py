@@ -62,7 +62,7 @@ def run(command: Run, stop: Stop) -> int:
         print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
         why = "stopped" if stop.requested.is_set() else "nothing left to do here"
-        _say(f"{command.output}: {why}; {_left(ran.job)}")
+        _say(f"{command.output}: {why}; {_left(command, ran.job)}")
         return command.resources.stopped_status if stop.requested.is_set() else 0
     _say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
@@ -202,11 +202,13 @@ def _say_what_is_left(command: Run) -> None:
     """By a command that was stopped before it read anything."""
     with writing(command.output):
         planned = read_plan(open_store(command.output)) is not None
-        _say(f"{command.output}: {f'stopped; {_left(Job.open(command.output))}' if planned else NOT_PLANNED}")
+        _say(f"{command.output}: {f'stopped; {_left(command, Job.open(command.output))}' if planned else NOT_PLANNED}")
 
 
-def _left(job: Job) -> str:
+def _left(command: Run, job: Job) -> str:
     units = len(job.units)
+    if isinstance(command, RetryFailed) and len(job.done()) == units:
+        return "lines that have no text may be left: the same command reads them once more"
     return f"{units - len(job.done())} of {units} units are left: the same command goes on with them"
 
 
