@@ -36,6 +36,7 @@ from trocr_jax.decoding.types import Decoded
 from trocr_jax.generation_stages import Encoded
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.worker import Worker
+from trocr_jax.recognizer_devices import Devices
 from trocr_jax.recognizer_lanes import Programs, Send
 from trocr_jax.tokenizer import load_tokenizer
 
@@ -79,13 +80,13 @@ class Device:
         return self._free
 
 
-class Fed(trocr_jax.Recognizer):
-    """A recognizer whose programs are those of `device`, `seconds` a batch."""
+class Simulated(Devices):
+    """Whose programs are those of `device`, `seconds` a batch."""
 
     device: Device
     seconds: float
 
-    def _programs(self, decode: Any, image_processor: Any) -> Programs:
+    def programs(self, model: Any, decode: Any, image_processor: Any) -> Programs:
         rng, device, length = np.random.default_rng(0), self.device, decode.max_new_tokens
         nothing = np.zeros(0)
 
@@ -118,12 +119,18 @@ class Fed(trocr_jax.Recognizer):
         return Programs(generate, encode, together, search)
 
     @contextmanager
-    def _sending(self) -> Iterator[Send]:
+    def sending(self) -> Iterator[Send]:
         def send(pixels: np.ndarray) -> Callable[[], tuple[int, float]]:
             sent = len(pixels), self.device.send(pixels)
             return lambda: sent
 
         yield send
+
+
+class Fed(trocr_jax.Recognizer):
+    """A recognizer on such devices."""
+
+    _on: Simulated
 
 
 def recognizer(folder: Path, tokens: int) -> Fed:
@@ -142,7 +149,9 @@ def recognizer(folder: Path, tokens: int) -> Fed:
     model = trocr_jax.TrOCR(config)
     write_tokenizer(VOCABULARY, folder)
     trocr_jax.checkpoint.save_huggingface(model, folder)
-    return Fed(model, load_tokenizer(folder), ImageProcessor(height=SIDE, width=SIDE))
+    fed = Fed(model, load_tokenizer(folder), ImageProcessor(height=SIDE, width=SIDE))
+    fed._on = Simulated(None, dtype=fed.dtype, cross_attention=fed.cross_attention)
+    return fed
 
 
 def main(
@@ -173,14 +182,14 @@ def main(
         place = Path(temporary)
         (place / "model").mkdir()
         reads = recognizer(place / "model", tokens)
-        reads.seconds = milliseconds / 1e3
+        reads._on.seconds = milliseconds / 1e3
         manifest = place / "lines.jsonl"
         manifest.write_text("".join(f'{{"path": "scans/line-{i:07}.png"}}\n' for i in range(lines)))
         decode = trocr_jax.DecodeConfig(max_new_tokens=tokens, min_new_tokens=tokens)
         choices = jobs.Choices(unit_size=unit_batches * batch, batch_size=batch)
         print(f"{os.cpu_count()} cores, {decoders} decoders, batches of {batch}, {milliseconds:g} ms each", flush=True)
         for number in range(rounds):
-            reads.device = Device(1e9 * gigabytes)
+            reads._on.device = Device(1e9 * gigabytes)
             workers: list[Worker] = []
             folder = str(place / f"job-{number}")
             begun, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
@@ -198,7 +207,7 @@ def main(
             )
             ended = time.monotonic()
             own, all_threads = time.thread_time() - own, time.process_time() - all_threads
-            shown(reads.device.programs, begun, planned, ended, lines)
+            shown(reads._on.device.programs, begun, planned, ended, lines)
             print(f"  µs of the processor a line: {1e6 * all_threads / lines:.0f}, main thread {1e6 * own / lines:.0f}")
             print(f"  {workers[0].reader.gauge.stats()}", flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +24,10 @@ import trocr_jax
 from scripts.parity import random_oracle
 from scripts.parity_decoding import Sides, Tally, compare, let_texts_end, random_images
 from tests.compilations import count_compilations
-from tests.small_models import FAMILIES
+from tests.small_models import FAMILIES, save_transformers, transformers_model
 from tests.tiny import tiny_model
 from tests.toy import END, SPECIAL, START, VOCABULARY, toy
-from trocr_jax import attention_cross, generation, generation_plan
+from trocr_jax import DecodeConfig, attention_cross, checkpoint, generation, generation_plan
 from trocr_jax.decoding import Context, Decoded, beam_search, sample
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.errors import DecodeError
@@ -334,3 +336,39 @@ def test_more_beams_than_tokens_are_refused_before_anything_is_compiled() -> Non
     with count_compilations() as found, pytest.raises(DecodeError, match=f"num_beams is {beams}"):
         trocr_jax.generate(model, pixels, trocr_jax.DecodeConfig(num_beams=beams, max_new_tokens=9))
     assert found == []
+
+
+@pytest.mark.skipif(
+    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24),
+    reason="transformers before 5.24 lets the beams end that were drawn first, not the best of them",
+)
+def test_beams_are_drawn_as_those_of_transformers(tmp_path: Path) -> None:
+    """Equal in distribution: how many of a thousand searches end at once, and their mean score."""
+    count = 1000
+    options = {"num_beams": 2, "do_sample": True, "top_k": 0, "max_new_tokens": 5, "early_stopping": True}
+    options |= {"sequence_bias": [[[2], 4.0]]}
+    model = checkpoint.load(save_transformers("base", tmp_path))
+    pixels = np.random.default_rng(5).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        theirs = transformers_model("base").generate(
+            torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).repeat(count, 1, 1, 1),
+            return_dict_in_generate=True, output_scores=True, decoder_start_token_id=2,
+            eos_token_id=2, pad_token_id=1, **options,
+        )  # fmt: skip
+    shape, numbers = generation_plan.plan(DecodeConfig(**options), model.config)
+    keys = jax.random.split(jax.random.key(1), count)
+
+    @jax.jit
+    def draw(memory: jax.Array, keys: jax.Array) -> Decoded:
+        return generation.decode(model, jnp.repeat(memory, count, axis=0), numbers, shape, jnp.dtype("float32"), keys)
+
+    ours = draw(model.encode(jnp.asarray(pixels)), keys)
+    ended = (theirs.sequences[:, 1] == 2).double().mean().item()
+    scores = theirs.sequences_scores.numpy()
+    # Four standard deviations of the difference of two shares and of two means.
+    share = 4 * math.sqrt(ended * (1 - ended) * 2 / count)
+    assert np.mean(np.asarray(ours.lengths) == 1) == pytest.approx(ended, abs=share)
+    assert np.mean(ours.scores) == pytest.approx(
+        float(scores.mean()), abs=4 * float(scores.std()) * math.sqrt(2 / count)
+    )

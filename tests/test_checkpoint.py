@@ -1,5 +1,6 @@
 """Weights in and out, with transformers and torch as oracles."""
 
+import dataclasses
 import json
 import shutil
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from trocr_jax.checkpoint.parameters import _abstract_model, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
+from trocr_jax.model import TrOCR
 
 
 def used(path):
@@ -348,6 +350,29 @@ def test_safetensors_written_here_are_read_by_the_reference(tmp_path):
     assert_identical(load_file(path), arrays)
     assert_identical({name: tensor.read() for name, tensor in read_safetensors(path).items()}, arrays)
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_deep_encoder_without_biases_of_queries(tmp_path):
+    """Thirteen tensors a layer, and nearly nothing else."""
+    config = FAMILIES["base"]
+    encoder = dataclasses.replace(config.encoder, num_layers=9)
+    model = TrOCR(
+        dataclasses.replace(config, encoder=encoder, decoder=dataclasses.replace(config.decoder, num_layers=1))
+    )
+    checkpoint.save_huggingface(model, tmp_path / "model")
+    checkpoint.save_native(model, tmp_path / "native")
+    for folder in ("model", "native"):
+        assert checkpoint.load(tmp_path / folder).config.encoder.num_layers == 9
+
+
+def test_a_calibration_of_other_weights_is_removed(base, tmp_path):
+    folder, model = tmp_path / "model", checkpoint.load(base)
+    checkpoint.save_huggingface(model, folder)
+    (folder / "calibration.json").write_text("{}")
+    checkpoint.save_huggingface(model, folder, assets=folder)
+    assert (folder / "calibration.json").exists()
+    checkpoint.save_huggingface(model, folder)
+    assert not (folder / "calibration.json").exists()
 
 
 def test_assets_go_along(base, tmp_path):

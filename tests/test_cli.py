@@ -21,6 +21,7 @@ from trocr_jax.cli import Transcribe, main, parse
 from trocr_jax.cli.decode import check_options, decode_config
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import DecodeError
 from trocr_jax.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -272,6 +273,11 @@ def test_a_generation_config_is_honoured_when_asked_for(model, recognizer, tmp_p
     found = asked(recognizer, "--model", str(folder), "--generation-config", "--length-penalty", "0.5")
     assert found == DecodeConfig(num_beams=3, length_penalty=0.5, max_new_tokens=10)
     assert asked(recognizer, "--model", str(folder)) == DecodeConfig(max_new_tokens=32)
+    with pytest.raises(DecodeError, match="--n-best 4 needs --num-beams 4"):
+        asked(recognizer, "--model", str(folder), "--generation-config", "--n-best", "4")
+    for option in (["--length-penalty", "2"], ["--early-stopping", "true"], ["--seed", "3"], ["--mbr"]):
+        with pytest.raises(DecodeError, match=f"{option[0]} needs"):
+            asked(recognizer, "--generation-config", *option)
 
 
 def test_a_language_model_and_the_columns_asked_for(model, lines, tmp_path, capfd):

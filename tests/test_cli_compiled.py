@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from trocr_jax.cli.compiled import FOLDER, keep_programs
 SAMPLE = Path(__file__).parents[1] / "samples" / "line_1.png"
 
 
-def start(tmp_path: Path, **environment: str) -> str:
+def start(tmp_path: Path, *, warning: str = "", **environment: str) -> str:
     """What `transcribe` prints, started where the user's caches are in `tmp_path`."""
     inherited = {name: value for name, value in os.environ.items() if name != FOLDER}
     done = subprocess.run(
@@ -25,6 +26,7 @@ def start(tmp_path: Path, **environment: str) -> str:
         text=True,
     )
     assert "cache" not in done.stderr  # progress may be there
+    assert warning in done.stderr
     return done.stdout
 
 
@@ -48,6 +50,18 @@ def test_the_folder_is_below_the_home_of_the_user(tmp_path: Path, monkeypatch: p
     for name in (FOLDER, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     keep_programs()
     assert Path(os.environ[FOLDER]).parent == tmp_path / ".cache" / "trocr_jax"
     monkeypatch.delenv(FOLDER)
+
+
+def test_programs_that_are_cut_off_are_made_anew(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    (folder,) = (tmp_path / "trocr_jax").iterdir()
+    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
+    largest = max(whole, key=lambda path: whole[path])
+    largest.write_bytes(largest.read_bytes()[:1000])
+    assert start(tmp_path, warning="a compiled program is damaged; what is kept there is made anew") == first
+    assert largest.stat().st_size > 1000
+    assert start(tmp_path) == first

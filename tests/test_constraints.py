@@ -24,7 +24,7 @@ from trocr_jax.decoding import automaton as automaton_module
 from trocr_jax.decoding.automaton import Automaton, SparseAutomaton, TableAutomaton
 from trocr_jax.decoding.constraints import All, Characters, Constraint, Lexicon, Prefix, Regex
 from trocr_jax.decoding.lexicon import from_words
-from trocr_jax.decoding.processors import chain
+from trocr_jax.decoding.processors import Normalize, chain
 from trocr_jax.errors import DecodeError, TokenizerError
 from trocr_jax.tokenizer import character_tokenizer, decode, load_tokenizer
 from trocr_jax.tokenizer_spelling import Spellings, spellings
@@ -409,9 +409,13 @@ def test_a_score_of_minus_infinity_says_that_other_processors_left_nothing() -> 
         texts = search(tables, found, samples=samples)
         assert np.asarray(texts.scores == -np.inf).all()
         assert not np.isnan(texts.token_log_probs).any()
+        texts = search(tables, chain(found, Normalize()), samples=samples)
+        assert np.asarray(texts.scores == -np.inf).all()
     beams = search(tables, found, beams=4)
     assert np.asarray(beams.scores <= -1e9).all()  # empty places, as in transformers
     assert np.asarray(beams.token_ids == SPECIAL.pad).all()
+    assert np.asarray(beams.token_log_probs == -np.inf).all()
+    assert np.asarray(beams.model_log_probs == -np.inf).all()
 
 
 def test_specs_are_hashable_and_files_are_read(tmp_path) -> None:

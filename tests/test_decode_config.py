@@ -61,6 +61,7 @@ PUBLISHED = {
         {"epsilon_cutoff": 1, "do_sample": True},
         {"eta_cutoff": -1, "do_sample": True},
         {"do_sample": 1},
+        {"constraint": "[0-9]+"},
         {"early_stopping": 1},
         {"renormalize_logits": None},
         {"choose": "worst"},

@@ -16,6 +16,8 @@ from scipy.special import ndtr
 from tests.tiny import tiny_model
 from trocr_jax import DecodeConfig, attention, generate
 from trocr_jax.attention import attend, gelu, on_chip
+from trocr_jax.decoding import beam
+from trocr_jax.decoding.beam_state import first_beams
 from trocr_jax.decoding.top_k import in_blocks, in_rows, row_by_row, top_k_indices, top_k_of_images
 
 needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
@@ -45,6 +47,18 @@ def test_blocks_are_looked_through_with_most_scores_barred() -> None:
     x = jnp.full((2, 3000), -jnp.inf).at[:, 2999].set(-1.0).at[0, 7].set(-2.0)
     assert in_blocks(x, 2)[:, 0].tolist() == [2999, 2999]
     assert int(in_blocks(x, 2)[0, 1]) == 7
+
+
+def test_what_is_barred_is_no_score_of_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best score in the last block, which is padded, and fewer tokens possible than are looked for."""
+    x = jnp.full((2, 64_044 * 3), -jnp.inf).at[0, -1].set(-1.0)
+    assert int(in_blocks(x, 6).max()) < x.shape[1]
+    monkeypatch.setattr(beam, "top_k_of_images", lambda x, k, *, rows: in_blocks(x.reshape(-1, rows * x.shape[1]), k))
+    v, running = 1_068, first_beams(2, 3, 4, pad=1).running._replace(scores=jnp.zeros((2, 3)))
+    log_probs = jnp.full((2, 3, v), -jnp.inf).at[1].set(-0.5).at[0, 2, v - 1].set(-2.0)
+    found = beam.get_top_k_continuations(running, log_probs, log_probs, position=jnp.int32(0))
+    assert found.scores[0].tolist() == [-2.0] + [-np.inf] * 5
+    assert int(found.beam_indices[..., 0].max()) < 3
 
 
 def test_gelu_is_exact() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 import threading
 import warnings
 
@@ -285,6 +286,33 @@ def test_wide_modes_are_scaled_by_the_smallest_full_scale(values, full):
     assert image.mode in ("I", "F")
     np.testing.assert_array_equal(opened(image), expected)
     np.testing.assert_array_equal(opened(encoded(image, "TIFF")), expected)
+
+
+def tiff(rows: bytes, width: int, bits: int, *, photometric: int, kind: int = 1) -> bytes:
+    """One row, by TIFF 6.0. kind: of the samples, 1 whole numbers, 3 floats."""
+    short, long = 3, 4
+    tags = [(256, long, width), (257, long, 1), (258, short, bits), (259, short, 1), (262, short, photometric)]
+    tags += [(273, long, 8), (277, short, 1), (278, long, 1), (279, long, len(rows)), (339, short, kind)]
+    entries = b"".join(struct.pack("<HHII", tag, of, 1, value) for tag, of, value in tags)
+    rows += b"\0" * (len(rows) % 2)
+    ahead = struct.pack("<2sHI", b"II", 42, 8 + len(rows)) + rows
+    return ahead + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tiff_says_how_many_bits_there_are_and_what_zero_is():
+    twelve = [0, 1000, 2048, 4095]
+    packed = int("".join(f"{value:012b}" for value in twelve), 2).to_bytes(6, "big")
+    expected = np.rint(np.array(twelve) * 255 / 4095).astype(np.uint8)
+    assert opened(tiff(packed, 4, 12, photometric=1))[0, :, 0].tolist() == expected.tolist()
+    sixteen = np.array([0, 257, 30000, 65535], "<u2")
+    expected = np.rint(sixteen / 257).astype(np.uint8)
+    assert opened(tiff(sixteen.tobytes(), 4, 16, photometric=1))[0, :, 0].tolist() == expected.tolist()
+    assert opened(tiff(sixteen.tobytes(), 4, 16, photometric=0))[0, :, 0].tolist() == (255 - expected).tolist()
+    floats = np.array([0, 0.25, 1.02, 1.0], "<f4")  # more than white, as resizing leaves it
+    expected = np.rint(np.minimum(floats, 1) * np.float32(255)).astype(np.uint8)
+    for photometric, values in ((1, expected), (0, 255 - expected)):
+        found = opened(tiff(floats.tobytes(), 4, 32, photometric=photometric, kind=3))
+        assert found[0, :, 0].tolist() == values.tolist()
 
 
 def test_cmyk():

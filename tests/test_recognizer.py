@@ -28,7 +28,7 @@ from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.confidence import minimum_bayes_risk
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.decoding.constraints import Characters, Lexicon, Regex
+from trocr_jax.decoding.constraints import All, Characters, Lexicon, Regex
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError, ImageError
@@ -246,6 +246,27 @@ def test_a_constraint_is_compiled_once_for_each_recognizer(recognizer, lines, mo
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("choose", ["score", "mbr"])
+def test_a_place_without_a_text_is_no_alternative(recognizer, lines, choose):
+    """Of two words one dies in the middle, by an option that the constraint knows nothing of."""
+    decode = dataclasses.replace(BEAMS, constraint=Lexicon(["aaa", "bc"], separator=None), choose=choose)
+    result, *_ = recognizer(lines[0], dataclasses.replace(decode, no_repeat_ngram_size=2))
+    assert [(one.text, one.probability) for one in result.alternatives] == [("bc", 1.0)]
+    assert result.text == "bc"
+    assert result.confidence > 0
+    banned = [[recognizer.tokenizer.convert_tokens_to_ids("b")]]
+    result, *_ = recognizer(lines[0], dataclasses.replace(decode, no_repeat_ngram_size=2, bad_words_ids=banned))
+    assert (result.text, result.confidence, len(result.alternatives)) == ("", 0.0, 1)
+    assert result.score <= -1e9
+
+
+def test_a_lexicon_that_was_written_anew_is_read_anew(recognizer, lines, tmp_path):
+    for word in ("abc", "quiz"):
+        (tmp_path / "words.txt").write_text(word)
+        words = All(Lexicon(tmp_path / "words.txt", separator=None))
+        assert recognizer(lines[0], dataclasses.replace(SHORT, constraint=words))[0].text == word
+
+
 def test_a_language_model_over_the_tokens(recognizer, lines, tmp_path):
     words = ["<s>", "</s>", *(token for token in recognizer.tokens if token not in (None, " ", "</s>", "<unk>"))]
     log_probs = {word: -0.1 if word == "q" else -9.0 for word in words}
@@ -378,7 +399,7 @@ def test_the_default_is_what_the_model_can_if_that_is_less_than_128_tokens(recog
         used.append(config)
         return original(model, pixels, config, **rest)
 
-    monkeypatch.setattr("trocr_jax.recognizer.generate", watched)
+    monkeypatch.setattr("trocr_jax.recognizer_devices.generate", watched)
     recognizer(lines[0])
     assert used == [DecodeConfig(max_new_tokens=tiny_config().decoder.max_position_embeddings)]
 

@@ -50,6 +50,7 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         recipe.config, codec(recipe).encode, width=width, max_tokens=max_tokens, processor=recipe.processor
     )
     _write(output / "preprocessor_config.json", examples.processor.to_dict())
+    (output / "processor_config.json").unlink(missing_ok=True)  # of a model that was there before, and would win
     settings = {
         "bos_token_id": recipe.config.bos_token_id,
         "decoder_start_token_id": recipe.config.decoder_start_token_id,

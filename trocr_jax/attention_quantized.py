@@ -64,8 +64,10 @@ def widened(weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Ar
 
 
 def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    """x [B, T, D], weights [D, F] in a byte, scale [F] or [] -> [B, T, F] in `out`, in the form that suits the platform
-    and the compute type `dtype`."""
+    """x [B, T, D], weights [D, F] in a byte, scale [F] or [] -> [B, T, F] in `out`, in f32 instead of f16, in the form
+    that suits the platform and the compute type `dtype`."""
+    if jnp.dtype(out) == jnp.float16:
+        out = jnp.float32  # a sum may be a thousand times as large as it is with its scale
     if weights.dtype == jnp.float8_e4m3fn and jnp.dtype(dtype).itemsize == 2 and multiplies_float8():
         return both_float8(x, weights, scale, out=out)
     return jax.lax.platform_dependent(

@@ -5,7 +5,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
@@ -28,9 +28,11 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
     [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA) of uint8, uint16 (0 to 65535), bool or floats in 0..1.
 
     EXIF orientation is applied; alpha and transparent colours are laid over white; of several frames or pages the first
-    is read; 16-bit values become round(value / 257); 32-bit and float files are scaled by the smallest of 1 (floats
-    only), 255, 65535 and 2^31 - 1 that holds their largest value, negative values being black; other modes are
-    converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are decoded.
+    is read; 16-bit values become round(value / 257), those of a TIFF with fewer bits are scaled by these; 32-bit and
+    float files are scaled by the smallest of 1 (floats only, which may overshoot it by a half), 255, 65535 and
+    2^31 - 1 that holds their largest value, negative values being black; a TIFF whose zero is white is inverted; other
+    modes are converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are
+    decoded.
     Raises ImageError naming the source and what to do; ImageLimitError for one that is too large.
     """
     image = open_picture(source, max_pixels=max_pixels)
@@ -121,7 +123,7 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             "crop it, or raise max_pixels if you trust it"
         )
     image.load()
-    return _plain(_upright(image))
+    return _plain(_upright(image), getattr(image, "tag_v2", {}))
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -163,11 +165,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """In mode L or RGB, never the image itself."""
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF 6.0, which Pillow heeds in no grey wider than 8 bits
+
+
+def _plain(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """In mode L or RGB, never the image itself. tags: of a TIFF."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        grey = _from_16_bits(values) if values.dtype.kind == "u" else _from_wide(values)
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        grey = _from_16_bits(values, bits) if values.dtype.kind == "u" else _from_wide(values)
+        if tags.get(_PHOTOMETRIC) == 0:  # its zero is white
+            grey = np.uint8(255) - grey
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             grey = np.where(values == transparent, np.uint8(255), grey)
@@ -180,12 +188,14 @@ def _plain(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _from_16_bits(values: np.ndarray) -> np.ndarray:
-    """round(value / 257): 0..65535 to 0..255."""
+def _from_16_bits(values: np.ndarray, bits: int = 16) -> np.ndarray:
+    """0 to 2^bits - 1, 65535 at most, to 0..255, rounded."""
+    full = 2**bits - 1
     wide = values.astype(np.uint32)
-    wide += 128
-    wide //= 257
-    return wide.astype(np.uint8)
+    wide *= 255
+    wide += full // 2
+    wide //= full
+    return np.minimum(wide, 255, out=wide).astype(np.uint8)
 
 
 def _from_wide(values: np.ndarray) -> np.ndarray:
@@ -194,8 +204,8 @@ def _from_wide(values: np.ndarray) -> np.ndarray:
         raise ValueError("it holds values that are not finite")
     largest = float(values.max())
     scales = (255, 65535, 2**31 - 1) if values.dtype.kind == "i" else (1, 255, 65535, 2**31 - 1)
-    full = next((scale for scale in scales if largest <= scale), largest)
-    grey = np.maximum(values, 0).astype(np.float32)
+    full = next((scale for scale in scales if largest <= (1.5 if scale == 1 else scale)), largest)
+    grey = np.clip(values, 0, full).astype(np.float32)
     grey *= np.float32(255 / full)
     return np.rint(grey, out=grey).astype(np.uint8)
 

@@ -252,7 +252,7 @@ class Recognizer:
             decode,
             dtype=self.dtype,
             image_processor=self.image_processor,
-            cross_attention=self.cross_attention,
+            cross_attention=self.cross_attention if self.mesh is None else "products",
         ):
             (text,) = decode_text(self.tokenizer, found.token_ids[:, 0])
             if text != shown:
@@ -296,7 +296,7 @@ class Recognizer:
         return decode, choose
 
     def _constraint(self, spec: constraints.Constraint, max_new_tokens: int) -> Processor:
-        ids, key = self.model.config, (spec, max_new_tokens)
+        ids, key = self.model.config, (spec, constraints.versions(spec), max_new_tokens)
         if key not in self._constraints:
             special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
             compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)

@@ -54,9 +54,10 @@ class Recognition:
     def confidence(self) -> float:
         """How probable it is that the whole text is right, for a model with a calibration. Otherwise the geometric mean
         of the probabilities of the tokens, the end token too."""
-        if self.calibration is not None:
-            return self.calibration.line(math.fsum(self.model_log_probs))
-        return line_confidence(self.model_log_probs)
+        log_prob = math.fsum(self.model_log_probs)
+        if log_prob == -math.inf:  # no text was found
+            return 0.0
+        return line_confidence(self.model_log_probs) if self.calibration is None else self.calibration.line(log_prob)
 
     @cached_property
     def characters(self) -> tuple[Confidence, ...]:
@@ -130,6 +131,8 @@ def recognition(
     if len(texts) > 1:
         order = np.argsort(-np.asarray(found.scores), kind="stable").tolist()
         weights = [0.0] * len(texts) if drawn else found.token_log_probs.sum(axis=-1).tolist()
+        if not drawn:  # places of beams that found fewer texts
+            order = [i for i in order if weights[i] > -math.inf] or order[:1]
         listed = alternatives(
             [texts[i] for i in order], [float(found.scores[i]) for i in order], [weights[i] for i in order]
         )

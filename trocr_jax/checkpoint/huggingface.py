@@ -60,7 +60,8 @@ def save_huggingface(
 ) -> None:
     """Writes a folder that transformers loads with `VisionEncoderDecoderModel.from_pretrained`.
 
-    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. The encoder's pooler,
+    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. A calibration of
+    weights that were there before is removed. The encoder's pooler,
     which TrOCR does not use, is not written (nor is it in the published folders): transformers says that it makes a
     new one. Raises CheckpointError if the folder cannot be written, or the model is quantised.
     """
@@ -86,6 +87,8 @@ def save_huggingface(
     write_safetensors(folder / "model.safetensors", specs, read)
     write_json(folder / "config.json", config.to_huggingface(dtype=dtypes.pop() if len(dtypes) == 1 else "float32"))
     copied = [] if assets is None else copy_assets(Path(assets), folder)
+    if "calibration.json" not in copied:  # of other weights
+        (folder / "calibration.json").unlink(missing_ok=True)
     if "generation_config.json" not in copied:
         names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
         write_json(folder / "generation_config.json", {name: getattr(config, name) for name in names})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import warnings
 from pathlib import Path
+from typing import Any
 
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+_DAMAGED = "Error reading persistent compilation cache entry"  # what jax says
 
 
 def keep_programs() -> None:
@@ -16,16 +20,29 @@ def keep_programs() -> None:
     if FOLDER in os.environ:
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ[FOLDER] = str(caches / "trocr_jax" / f"compiled-{_processor()}")
+    folder = caches / "trocr_jax" / f"compiled-{_processor()}"
+    os.environ[FOLDER] = str(folder)
     os.environ.setdefault(LEAST, "0.1")
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, *where: Any, **options: Any) -> None:
+        if str(message).startswith(_DAMAGED):  # a full disk, or a process that was killed; jax never replaces it
+            for kept in folder.glob("*-cache"):
+                kept.unlink(missing_ok=True)
+            message = f"{folder}: a compiled program is damaged; what is kept there is made anew"
+        shown(message, *where, **options)
+
+    warnings.showwarning = show
 
 
 def _processor() -> str:
-    """Of this machine: a home folder may be shared by machines that do not run each other's programs."""
+    """Of this machine: a home folder may be shared by machines that do not run each other's programs, or that have
+    another number of cores, for which programs are divided."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     flags = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    text = "\n".join([platform.machine(), platform.processor(), *flags])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = "\n".join([platform.machine(), platform.processor(), str(cores), *flags])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

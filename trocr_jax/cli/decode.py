@@ -29,20 +29,8 @@ def check_options(command: Reading) -> None:
     language_model = given(command.language_model)
     if command.search.fairseq and command.search.generation_config:
         raise DecodeError("--fairseq and --generation-config exclude each other: each says where to start from")
-    beams = search.get("num_beams", DecodeConfig.fairseq().num_beams if command.search.fairseq else 1)
     if not command.search.generation_config:  # it may give what is missing here
-        if not command.sampling.sample and sampling:
-            raise DecodeError(f"{flag(next(iter(sampling)))} needs --sample: nothing is drawn without it")
-        for name in _OF_BEAMS:
-            if name in search and beams == 1:
-                raise DecodeError(f"{flag(name)} needs --num-beams above 1: there is one hypothesis without it")
-        texts = search.get("n_best", 1)
-        if texts > max(beams, 1) and (beams > 1 or not sampling):
-            raise DecodeError(f"--n-best {texts} needs --num-beams {texts} or more, or --sample with one beam")
-        if command.score.mbr and texts == 1:
-            raise DecodeError("--mbr needs --n-best above 1: there is one text to choose from without it")
-        if "diversity_penalty" in search and "num_beam_groups" not in search:
-            raise DecodeError("--diversity-penalty needs --num-beam-groups: one group has no other to differ from")
+        _check_effect(command, DecodeConfig.fairseq() if command.search.fairseq else DecodeConfig(max_new_tokens=1))
     if "num_beam_groups" in search and sampling.get("sample"):
         raise DecodeError("--num-beam-groups and --sample exclude each other: groups of beams are not drawn")
     if language_model and command.language_model.lm is None:
@@ -51,6 +39,24 @@ def check_options(command: Reading) -> None:
         DecodeConfig.fairseq(**_options(command))
     elif not command.search.generation_config:
         DecodeConfig(**_options(command))
+
+
+def _check_effect(command: Reading, start: DecodeConfig) -> None:
+    """Raises DecodeError for options that change nothing. start: what holds where an option is not given."""
+    search, sampling = given(command.search), given(command.sampling)
+    beams, texts = search.get("num_beams", start.num_beams), search.get("n_best", start.num_return_sequences)
+    drawn = command.sampling.sample or start.do_sample
+    if sampling and not drawn:
+        raise DecodeError(f"{flag(next(iter(sampling)))} needs --sample: nothing is drawn without it")
+    for name in _OF_BEAMS:
+        if name in search and beams == 1:
+            raise DecodeError(f"{flag(name)} needs --num-beams above 1: there is one hypothesis without it")
+    if texts > max(beams, 1) and (beams > 1 or not drawn):
+        raise DecodeError(f"--n-best {texts} needs --num-beams {texts} or more, or --sample with one beam")
+    if command.score.mbr and texts == 1:
+        raise DecodeError("--mbr needs --n-best above 1: there is one text to choose from without it")
+    if "diversity_penalty" in search and search.get("num_beam_groups", start.num_beam_groups) == 1:
+        raise DecodeError("--diversity-penalty needs --num-beam-groups: one group has no other to differ from")
 
 
 def devices(command: Reading) -> Mesh | None:
@@ -82,6 +88,7 @@ def decode_config(command: Reading, recognizer: Recognizer) -> DecodeConfig:
         options["processors"] = (ShallowFusion(lm, asked.get("lm_weight", 0.5), asked.get("length_bonus", 0.0)),)
     if command.search.generation_config:
         folder = checkpoint.resolve(command.model, revision=command.revision)
+        _check_effect(command, DecodeConfig.from_generation_config(folder))
         return DecodeConfig.from_generation_config(folder, **options)
     if command.search.fairseq:
         return DecodeConfig.fairseq(**options)

@@ -167,6 +167,9 @@ def get_top_k_continuations(
         noise = jax.vmap(lambda key: jax.random.gumbel(key, (k * v,), jnp.float32))(here)
         ranks = scores + noise.reshape(b * k, v)
     indices = top_k_of_images(ranks, 2 * k, rows=k)  # [B, 2K]
+    if keys is not None:  # the first K may end: the best of those drawn, as in transformers since 5.24
+        _, order = jax.lax.top_k(jnp.take_along_axis(scores.reshape(b, k * v), indices, axis=1), 2 * k)
+        indices = jnp.take_along_axis(indices, order, axis=1)
     parents, tokens = indices // v, (indices % v).astype(jnp.int32)
 
     def written(values: jax.Array) -> jax.Array:  # [B, K, V] or [B K, V] -> [B, 2K]

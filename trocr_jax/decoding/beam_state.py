@@ -55,10 +55,11 @@ def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int) -> 
     """The first `count` of hypotheses [B, K] that stand best first."""
     found = jax.tree.map(lambda x: x[:, :count], finished)
     length, ended = lengths(found.token_ids, end)
+    empty = found.beam_indices[:, :, :1] < 0  # without a first token
     return Decoded(
         token_ids=found.token_ids,
-        token_log_probs=found.log_probs,
-        model_log_probs=found.model_log_probs,
+        token_log_probs=jnp.where(empty, -jnp.inf, found.log_probs),
+        model_log_probs=jnp.where(empty, -jnp.inf, found.model_log_probs),
         beam_indices=found.beam_indices,
         scores=found.scores,
         lengths=jnp.minimum(length, position),

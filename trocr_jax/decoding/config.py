@@ -124,6 +124,11 @@ class DecodeConfig:
             raise DecodeError(f'early_stopping is {self.early_stopping!r}: give True, False or "never"')
         if self.choose not in ("score", "mbr"):
             raise DecodeError(f'choose is {self.choose!r}: give "score" or "mbr"')
+        if self.constraint is not None and not callable(self.constraint):
+            from trocr_jax.decoding.constraints import is_spec
+
+            if not is_spec(self.constraint):
+                raise DecodeError(f"constraint is {self.constraint!r}: give Regex(…), Characters(…) or another of them")
         if self.cache_dtype not in (None, "int8"):
             raise DecodeError(f'cache_dtype is {self.cache_dtype!r}: give "int8", or leave it out for the compute type')
         if self.seed >= 1 << 32:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -111,6 +112,17 @@ class All(Constraint):
 def is_spec(x: object) -> bool:
     """Whether x is a constraint that is still to be compiled."""
     return isinstance(x, Constraint)
+
+
+def versions(spec: Constraint) -> tuple[tuple[int, int], ...]:
+    """When each file that a constraint names was last written, in ns, and its size in bytes."""
+    if isinstance(spec, All):
+        return tuple(version for own in spec.constraints for version in versions(own))
+    if isinstance(spec, Lexicon) and isinstance(spec.words, (str, os.PathLike)):
+        with suppress(OSError):  # which `compile` tells of
+            found = os.stat(spec.words)
+            return ((found.st_mtime_ns, found.st_size),)
+    return ()
 
 
 def compile(spec: Constraint, spellings: Sequence[bytes | None], *, special: Special, max_new_tokens: int) -> Automaton:

@@ -235,7 +235,8 @@ class Normalize:
     """Log-probabilities again, after others have changed them."""
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
-        return jax.nn.log_softmax(scores, axis=-1)
+        possible = scores.max(axis=-1, keepdims=True) > -jnp.inf  # any token at all
+        return jnp.where(possible, jax.nn.log_softmax(scores, axis=-1), scores)
 
 
 def _rows(scores: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -116,7 +116,7 @@ def sample_search(
         scores = processor(logits, context)
         log_probs = jax.nn.log_softmax(scores, axis=-1)
         token = jnp.where(state.finished, special.pad, choose(log_probs, state.position))  # [B, K]
-        nothing_left = ~state.finished & (pick(scores, token) == -jnp.inf)  # log_probs are NaN there
+        nothing_left = ~state.finished & ~(pick(scores, token) > -jnp.inf)  # log_probs are NaN there
 
         def written(log_probs: jax.Array) -> jax.Array:
             return jnp.where(state.finished, jnp.float32(0), pick(log_probs, token))

@@ -49,5 +49,9 @@ def in_blocks(x: jax.Array, k: int) -> jax.Array:
     count = -(-c // BLOCK)
     x = jnp.pad(x, ((0, 0), (0, count * BLOCK - c)), constant_values=-jnp.inf).reshape(b, count, BLOCK)
     _, blocks = jax.lax.top_k(x.max(axis=-1), k)  # [B, k]
-    inside = in_rows(jnp.take_along_axis(x, blocks[:, :, None], axis=1).reshape(b, k * BLOCK), k)
-    return jnp.take_along_axis(blocks, inside // BLOCK, axis=1) * BLOCK + inside % BLOCK
+    places = (blocks[:, :, None] * BLOCK + jnp.arange(BLOCK)[None, None, :]).reshape(b, k * BLOCK)
+    largest = jnp.take_along_axis(x, blocks[:, :, None], axis=1).reshape(b, k * BLOCK)
+    found = jnp.take_along_axis(places, in_rows(largest, k), axis=1)
+    # Where fewer than k are above -inf padding may be found; then one of those that are not is there too.
+    smallest = jnp.argmin(jnp.where(places < c, largest, jnp.inf), axis=1, keepdims=True)
+    return jnp.where(found < c, found, jnp.take_along_axis(places, smallest, axis=1))

@@ -57,7 +57,8 @@ class Special(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a search found, best first. R texts an image.
+    """What a search found, best first. R texts an image, of which beams may find fewer: the places left have pads,
+    log-probabilities of -inf and scores of -1e9.
 
     token_ids [B, R, L] int32: start token left out, end token kept, pad behind it.
     token_log_probs [B, R, L] f32: of each token after processors, as transformers' compute_transition_scores; 0 behind
