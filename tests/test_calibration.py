@@ -156,11 +156,15 @@ def test_a_model_folder_keeps_its_calibration(tmp_path):
     assert result.confidence == pytest.approx(math.exp(math.fsum(result.model_log_probs) / 3))
 
 
-def test_a_native_folder_keeps_a_true_manifest(tmp_path, capsys):
-    folder = tmp_path / "lines"
+def two_hundred_lines(folder: Path) -> Path:
     folder.mkdir()
     names = [path.name for path in save_lines(folder, 4)] * 50
     (folder / "labels.csv").write_text("image,text\n" + "".join(f"{name},x\n" for name in names))
+    return folder
+
+
+def test_a_native_folder_keeps_a_true_manifest(tmp_path, capsys):
+    folder = two_hundred_lines(tmp_path / "lines")
     model = save_tiny(tmp_path / "native", native=True)
     assert main(["calibrate", str(folder), "--model", str(model), "--method", "temperature"]) == 0
     assert "calibration error on these same lines" in capsys.readouterr().out
@@ -173,3 +177,42 @@ def test_a_native_folder_keeps_a_true_manifest(tmp_path, capsys):
     (model / FILE).write_text("other")
     with pytest.raises(CheckpointError, match=f"changed since it was saved: {FILE}"):
         checkpoint.put_file(model, FILE, "{}")
+
+
+def test_a_calibration_does_not_change_a_blob_of_the_hub(tmp_path):
+    lines, model = two_hundred_lines(tmp_path / "lines"), save_tiny(tmp_path / "model")
+    old = Calibration(Temperature(3.0), Temperature(1.0), Temperature(1.0)).to_json()
+    (tmp_path / "blob").write_text(old)
+    (model / FILE).symlink_to(tmp_path / "blob")
+    assert main(["calibrate", str(lines), "--model", str(model), "--method", "temperature"]) == 0
+    assert (tmp_path / "blob").read_text() == old
+    assert (model / FILE).read_text() != old
+    assert not (model / FILE).is_symlink()
+
+
+def test_a_calibration_is_written_whole_or_not_at_all(tmp_path, capsys, monkeypatch):
+    lines, model = two_hundred_lines(tmp_path / "lines"), save_tiny(tmp_path / "model")
+    command = ["calibrate", str(lines), "--model", str(model), "--method", "temperature"]
+    other = tmp_path / "other.json"
+    other.write_text("before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fsync", full)
+        for path, output in ((model / FILE, []), (other, ["--output", str(other)])):
+            assert main([*command, *output]) == 2
+            message = f"{path}: cannot be written (No space left on device); name another file by --output"
+            assert message in capsys.readouterr().err
+    assert not (model / FILE).exists()
+    assert other.read_text() == "before"
+    assert main([*command, "--output", str(other)]) == 0
+    assert Calibration.from_folder(model) is None
+    assert json.loads(other.read_text())["fitted_on"].startswith("200 lines")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines", "model", "other.json"]
+
+
+def test_a_limit_below_one_is_refused(tmp_path, capsys):
+    assert main(["calibrate", str(tmp_path), "--limit", "0"]) == 2
+    assert "--limit is 0: give a number of lines" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows
+from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows, replace_file
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
 
@@ -196,3 +196,18 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path):
 def test_a_full_disk_is_named():
     with pytest.raises(OutputError, match="/dev/full: cannot be written"):
         write(Path("/dev/full"), "jsonl", SAMPLE)
+
+
+def test_a_replaced_link_leaves_what_it_points_to(tmp_path: Path):
+    (tmp_path / "blob").write_text("of other revisions too")
+    link = tmp_path / "file.json"
+    link.symlink_to("blob")
+    replace_file(link, b"new")
+    assert link.read_text() == "new"
+    assert not link.is_symlink()
+    assert stat.S_IMODE(link.stat().st_mode) == 0o644
+    assert (tmp_path / "blob").read_text() == "of other revisions too"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder: cannot be written"):
+        replace_file(tmp_path / "folder", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob", "file.json", "folder"]

@@ -18,7 +18,8 @@ from train.data.build import Built, build
 from train.data.builders import DATASETS, Folder, HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
 from train.data.checks import TextLimit
 from train.data.line import DataError
-from trocr_jax.datasets.base import Dataset
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of
+from trocr_jax.datasets.pages import parse_page
 from trocr_jax.tokenizer import character_tokenizer
 
 
@@ -150,6 +151,37 @@ def test_lists_are_read_in_every_form(tmp_path: Path, name: str, content: str, s
     assert texts(build(Folder(source=tmp_path), tmp_path / "out"), split) == expected
 
 
+@pytest.mark.parametrize("name", ["train.tsv", "train.csv"])
+def test_a_row_with_more_columns_than_the_header_is_bad(tmp_path: Path, name: str) -> None:
+    rows = ["image,text", "0.png,a", "1.png,b, c", "2.png"]
+    write(tmp_path / name, "\n".join(rows).replace(",", "\t" if name == "train.tsv" else ","))
+    good, long, short = Folder(source=tmp_path).records()["train"]
+    assert isinstance(good, Record)
+    assert good.text == "a"
+    advice = "a text holds no tab" if name == "train.tsv" else "put a text with a comma into quotation marks"
+    assert long == Bad(f"{name}:3", f"3 columns, and the header has 2; {advice}")
+    assert isinstance(short, Bad)
+    assert "no a text" in short.reason
+
+
+ENDS = "a\u2028b\u0085c\x0cd"  # str.splitlines divides it
+
+
+def test_rows_end_at_newlines_alone(tmp_path: Path) -> None:
+    assert [rows_of(text) for text in ("", "\n", "a", "a\n", "a\n\nb\n")] == [[], [""], ["a"], ["a"], ["a", "", "b"]]
+    write(tmp_path / "text", f"{ENDS}\r\nb\rc\n".encode())
+    assert rows_of(read_text(tmp_path / "text")) == [ENDS, "b", "c"]
+    write(tmp_path / "in/train.tsv", f"0.png\t{ENDS}\r\n1.png\tx\r\n".encode())
+    write(tmp_path / "in/test.jsonl", f'{{"image": "0.png", "text": "{ENDS}"}}\n'.replace("\x0c", "").encode())
+    found = {split: list(own) for split, own in Folder(source=tmp_path / "in").records().items()}
+    assert [r.text for r in found["train"]] == [ENDS, "x"]  # type: ignore[union-attr]
+    assert [r.text for r in found["test"]] == [ENDS.replace("\x0c", "")]  # type: ignore[union-attr]
+    write(tmp_path / "sets/svt/gt.txt", f"1.png\t{ENDS}\n2.png {ENDS}\n".encode())
+    dataset = SceneText(source=tmp_path / "sets", partial=True)
+    assert dataset.published() == {"words of svt": (2, 647)}
+    assert [r.text for r in dataset.records()["svt"]] == [ENDS, ENDS]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -199,6 +231,13 @@ def test_iam(tmp_path: Path) -> None:
     assert (record.writer, record.page) == ("000", "a01-000u")
 
 
+def test_a_text_of_iam_ends_with_its_row(tmp_path: Path) -> None:
+    dataset = Iam(source=iam(tmp_path / "in").source, partial=True)
+    table = dataset.source / "ascii/lines.txt"
+    write(table, table.read_text().replace("any", "any\x0c\u2028more").encode())
+    assert [r.text for r in dataset.records()["train"] if isinstance(r, Record)][1] == "nominating any\x0c\u2028more"
+
+
 def test_iam_from_xml_and_by_the_other_partition(tmp_path: Path) -> None:
     dataset = iam(tmp_path / "in")
     lines = '<line id="a01-000u-00" text="says &amp;quot;A"/><line id="a01-000u-01" text="b"/>'
@@ -242,6 +281,14 @@ def test_sroie(tmp_path: Path) -> None:
     assert np.array_equal(source[0].image, np.broadcast_to(np.array([10, 20, 30], np.uint8), (20, 40, 3)))
     assert texts(built, "test") == ["CAFÉ"]
     assert set(quarantine(built)) == {"X1-002", "X1-003"}
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("latin-1", "CAF\xc9 \x85\x0c!"), ("utf-8-sig", "CAF\xc9 \u2028\x85!")])
+def test_a_row_of_sroie_ends_at_a_newline_alone(tmp_path: Path, encoding: str, text: str) -> None:
+    write(tmp_path / "test/img/X1.png", picture())
+    write(tmp_path / "test/box/X1.txt", f"0,0,9,0,9,9,0,9,{text}\r\n0,0,9,0,9,9,0,9,b\n\n".encode(encoding))
+    found = list(Sroie(source=tmp_path, only=("test",), partial=True).records()["test"])
+    assert [r.text for r in found] == [text, "b"]  # type: ignore[union-attr]
 
 
 def test_mjsynth(tmp_path: Path) -> None:
@@ -307,6 +354,28 @@ def test_scene_text_from_lists(tmp_path: Path) -> None:
     assert list(quarantine(built)) == ["gt.txt:2"]
 
 
+@pytest.mark.parametrize(
+    ("row", "image", "text"),
+    [
+        ('a.png\t12"', "a.png", '12"'),
+        ('a.png\t"12"', "a.png", '"12"'),
+        ("my img.png\thello", "my img.png", "hello"),
+        ("a.png\ta, b\tc", "a.png", "a, b\tc"),
+        ('a.png, "12\\""', "a.png", '12"'),
+        ('a.png, 12"', "a.png", '12"'),
+        ('a.png "12', "a.png", '"12'),
+        ('a.png "', "a.png", '"'),
+        ('a.png,"Genaxis, Theatre" ', "a.png", "Genaxis, Theatre"),
+    ],
+)
+def test_a_row_of_scene_text(tmp_path: Path, row: str, image: str, text: str) -> None:
+    write(tmp_path / "svt/gt.txt", f"{row}\n\tno picture\n")
+    assert list(SceneText(source=tmp_path).records()["svt"]) == [
+        Record(image, text, tmp_path / "svt" / image),
+        Bad("gt.txt:2", "not a picture and its text: '\\tno picture'"),
+    ]
+
+
 def test_scene_text_from_lmdb(tmp_path: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
     (tmp_path / "in/SVT").mkdir(parents=True)
@@ -362,6 +431,13 @@ ALTO = """<alto xmlns="http://www.loc.gov/standards/alto/ns-v4#"><Description><M
 <sourceImageInformation><fileName>gone.png</fileName></sourceImageInformation></Description><Layout><Page><PrintSpace>
 <TextBlock><TextLine ID="t1" HPOS="10" VPOS="10" WIDTH="40" HEIGHT="20"><String CONTENT="two"/><SP/><String
 CONTENT="wor"/><HYP CONTENT="-"/></TextLine></TextBlock></PrintSpace></Page></Layout></alto>"""
+
+
+def test_strings_of_alto_without_a_space_between_are_words() -> None:
+    parts = ("a", "b", "<SP/>", "c", "<HYP/>", "d")
+    line = "".join(part if part.startswith("<") else f'<String CONTENT="{part}"/>' for part in parts)
+    xml = f"<alto><TextLine>{line}</TextLine></alto>"
+    assert [line.text for line in parse_page(xml.encode())[1]] == ["a b c-d"]
 
 
 def test_pages(tmp_path: Path) -> None:
@@ -446,3 +522,9 @@ def test_every_data_set_says_where_its_files_come_from() -> None:
     kinds: list[type[Dataset]] = list(DATASETS.values())
     assert len({kind.name for kind in kinds}) == len(kinds) == 9
     assert all(kind.where.endswith(".") for kind in kinds)
+
+
+def test_a_quotation_mark_that_is_never_closed_is_told(tmp_path):
+    (tmp_path / "train.csv").write_text('image,text\n1.png,"Yes, he said\n2.png,plain\n', encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be divided into columns"):
+        list(Folder(source=tmp_path).records()["train"])

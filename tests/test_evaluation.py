@@ -14,7 +14,8 @@ from benchmarks.tables import table
 from scripts import score_check
 from tests.tiny import save_tiny
 from train.curves import plot_logs, read_log
-from trocr_jax.cli import main
+from trocr_jax.cli import Evaluate, main, parse
+from trocr_jax.cli.evaluate import _runs
 from trocr_jax.errors import DataError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
@@ -207,6 +208,35 @@ def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once
         open_results(path, samples)
 
 
+def test_a_row_of_results_ends_at_a_newline_alone(tmp_path):
+    text = "a\u2028b\u0085c"
+    rows = [json.dumps({"id": name, "text": text}, ensure_ascii=False) for name in ("1.png", "2.png")]
+    (tmp_path / "rows.jsonl").write_bytes("\r\n".join([*rows, ""]).encode())
+    samples = [Sample(name, "x", None) for name in ("1.png", "2.png")]
+    assert [o.text for o in open_results(tmp_path / "rows.jsonl", samples)] == [text, text]
+
+
+def test_a_list_has_no_splits(tmp_path, capsys):
+    path = folder_of(tmp_path / "a", {"1.png": "one"}) / "manifest.jsonl"
+    for command in (["evaluate", str(path), "--output", str(tmp_path / "out")], ["calibrate", str(path)]):
+        assert main([*command, "--split", "test"]) == 2
+        assert f"{path}: a list has no splits; leave --split test out" in capsys.readouterr().err
+
+
+def test_a_run_without_a_model_has_the_one_outside_and_its_revision():
+    def found(run: str) -> tuple[str, str | None]:
+        outside = ["--output", "out", "--model", "one", "--revision", "r1"]
+        command = parse(["evaluate", "samples", *outside, "--run", f"run: {run}"])
+        assert isinstance(command, Evaluate)
+        (options,) = _runs(command).values()
+        return options.model, options.revision
+
+    assert found("--num-beams 4") == ("one", "r1")
+    assert found("--revision r2") == ("one", "r2")
+    assert found("--model two") == ("two", None)
+    assert found("--model=two --revision=r2") == ("two", "r2")
+
+
 def test_results_of_pages_belong_to_references_by_page_and_line(tmp_path):
     ids = ["a/l0", "b/l0", "deep/b/l1"]
     samples = [Sample(name, "x", b"picture") for name in ids]
@@ -332,6 +362,8 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
         (["samples", "--min-confidence", "2"], "--min-confidence is 2"),
         (["samples", "--level", "95"], "--level is 95"),
         (["samples", "--protocol", "iam"], "iam is not complete"),
+        (["samples", "--protocol", "iam", "--split", "test"], "--protocol iam scores the test lines of its data set"),
+        (["samples", "--limit", "0"], "--limit is 0: give a number of lines"),
         (["samples", "--n-best", "3"], "--n-best 3 needs --num-beams"),
     ],
 )

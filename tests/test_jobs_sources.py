@@ -253,10 +253,11 @@ def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], t
             decode("a", str(path))
 
 
-def test_a_row_of_a_manifest_that_is_too_short_has_no_id_of_its_own(tmp_path: Path):
-    (tmp_path / "list.csv").write_text("path,id\na.png,1\nb.png\n")
-    found = list(open_source([str(tmp_path / "list.csv")]).inputs())
-    assert [input.id for input in found] == ["1", "b.png"]
+def test_quotation_marks_are_text_in_a_tsv_and_quote_in_a_csv(tmp_path: Path):
+    (tmp_path / "list.tsv").write_text('path\ttext\na.png\t"begins\nb.png\t12"\n\nc.png\t"\n')
+    (tmp_path / "list.csv").write_text('path,text\na.png,"a, ""b"""\n\nb.png,12"\n')
+    for name, expected in (("list.tsv", ["a.png", "b.png", "c.png"]), ("list.csv", ["a.png", "b.png"])):
+        assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
 
 
 @pytest.mark.parametrize(
@@ -265,6 +266,11 @@ def test_a_row_of_a_manifest_that_is_too_short_has_no_id_of_its_own(tmp_path: Pa
         ("list.jsonl", '{"text": "no path"}\n', r"no column path or image .* among \['text'\]"),
         ("list.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2 is no JSON"),
         ("list.csv", "path,id\n,1\n", "row 1 has no path"),
+        ("list.csv", "path,text\na.png,a\nb.png,b, c\n", "list.csv: row 2 has 3 columns, and the header 2; put a text"),
+        ("list.csv", "path,id\na.png,1\n\nb.png\n", "list.csv: row 2 has 1 columns, and the header 2; put a text"),
+        ("list.csv", 'path,text\na.png,a\nb.png,"b\nc.png,c\n', "list.csv: row 2 cannot be divided .*; put a text"),
+        ("list.csv", 'path,text\na.png,"a" b\nb.png,b\n', "list.csv: row 1 cannot be divided .*; put a text"),
+        ("list.tsv", "path\ttext\na.png\ta\tb\n", "list.tsv: row 1 has 3 columns, and the header 2; divide columns by"),
         ("lines.tar", "no archive", "uncompressed tar archive"),
         ("lines.zip", "no archive", "zip archive"),
         ("page.xml", "<a>", "is no XML"),

@@ -448,7 +448,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-from trocr_jax import recognizer as module
+from trocr_jax import DecodeConfig, Recognizer
+from trocr_jax import recognizer_devices as module
 
 encode, shards = module.encode, []
 
@@ -459,10 +460,10 @@ def watched(flat, pixels, *rest, **named):
 
 module.encode = watched
 folder, *lines = sys.argv[1:]
-decode = module.DecodeConfig(max_new_tokens=20)
+decode = DecodeConfig(max_new_tokens=20)
 texts = []
 for mesh in jax.make_mesh((4,), ("data",)), jax.sharding.Mesh(jax.devices(), ("data",)):  # explicit, automatic
-    recognizer = module.Recognizer.from_pretrained(folder, mesh=mesh)
+    recognizer = Recognizer.from_pretrained(folder, mesh=mesh)
     texts.append([found.text for found in recognizer(lines, decode, batch_size=6)])
 print(json.dumps({"texts": texts, "shards": shards}))
 """

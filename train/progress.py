@@ -165,7 +165,7 @@ def _open_log(path: Path) -> TextIO:
 
 def log_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a log; what was cut short is left out."""
-    for row in path.read_text(encoding="utf-8").splitlines():
+    for row in path.read_text(encoding="utf-8").split("\n"):
         with suppress(ValueError):
             yield json.loads(row)
 

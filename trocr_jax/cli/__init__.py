@@ -60,7 +60,7 @@ _SOURCES = (
 _RUN = (
     "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. "
     "May be given several times; the runs are compared on the same lines. Options outside do not count then, but "
-    "--model does."
+    "--model and its --revision do."
 )
 _PARTIAL = "Score a published data set although the number of its lines is another, or sets are missing."
 _FORM = "Bring both texts to this Unicode form first."

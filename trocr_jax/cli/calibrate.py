@@ -8,11 +8,12 @@ from pathlib import Path
 from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE
 from trocr_jax.cli import Calibrate
+from trocr_jax.cli.output import open_bytes, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, ImageError, OutputError
 from trocr_jax.evaluation.fitting import calibrate as fitted
 from trocr_jax.evaluation.fitting import judge
-from trocr_jax.evaluation.samples import open_samples
+from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
 
@@ -21,6 +22,7 @@ def calibrate(command: Calibrate) -> int:
     """Returns the exit status. Raises TrOCRError for a model, data set or output that cannot be used."""
     if len(command.sources) != 1:
         raise DataError("give one source: a folder of lines with a list of what they say, as for evaluate")
+    check_limit(command.limit)
     folder = checkpoint.resolve(command.model, revision=command.revision)
     samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
@@ -38,12 +40,15 @@ def calibrate(command: Calibrate) -> int:
     calibration = fitted(judged, method=command.method, fitted_on=f"{len(results)} lines of {samples.name}")
     path = Path(command.output) if command.output else folder / FILE
     try:
-        if command.output is None and checkpoint.is_native(folder):
+        if command.output:
+            with open_bytes(str(path.absolute())) as write:
+                write(calibration.to_json().encode())
+        elif checkpoint.is_native(folder):
             checkpoint.put_file(folder, FILE, calibration.to_json())
         else:
-            path.write_text(calibration.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from None
+            replace_file(path, calibration.to_json().encode())
+    except OutputError as error:
+        raise OutputError(f"{error}; name another file by --output") from None
     after = [calibration.line(p) for p in judged.line.log_probs]
     distance = expected_calibration_error(after, judged.line.right)
     print(

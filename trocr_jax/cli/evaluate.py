@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,13 +12,14 @@ import orjson
 from trocr_jax.cli import Evaluate, Transcribe, parse
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, given
+from trocr_jax.cli.output import replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
 from trocr_jax.evaluation.read import read
 from trocr_jax.evaluation.results import match, open_results
-from trocr_jax.evaluation.samples import open_samples
+from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.evaluation.scores import evaluate as score
 from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.job import Job, read_success
@@ -65,8 +64,8 @@ def evaluate(command: Evaluate) -> int:
         "scoring": scored - begun,
         "report": time.perf_counter() - scored,
     }
-    _write(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    _write(folder / "report.html", report.encode("utf-8", "backslashreplace"))
+    replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    replace_file(folder / "report.html", report.encode("utf-8", "backslashreplace"))
     if command.plot is not None:
         from trocr_jax.report.figures import plot_evaluation
 
@@ -90,11 +89,12 @@ def _check(command: Evaluate) -> None:
         raise DataError("--references is for finished runs: --protocol and --run read lines anew")
     if command.partial and command.protocol is None:
         raise DataError("--partial needs --protocol: other sources have no published number of lines")
+    if command.split is not None and command.protocol is not None:
+        raise DataError(f"--protocol {command.protocol} scores the test lines of its data set: leave --split out")
     if not 0 < command.level < 1:
         raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
     check_share("min_confidence", command.min_confidence)
-    if command.limit is not None and command.limit < 1:
-        raise DecodeError(f"--limit is {command.limit}: give a number of lines")
+    check_limit(command.limit)
 
 
 def _runs(command: Evaluate) -> dict[str, Transcribe]:
@@ -108,8 +108,7 @@ def _runs(command: Evaluate) -> dict[str, Transcribe]:
         if not colon or not name.strip():
             raise DecodeError(f"--run {text!r}: give a name, a colon and options, such as 'beams: --num-beams 4'")
         words = shlex.split(typed)
-        own = [] if any(word.split("=")[0] == "--model" for word in words) else ["--model", command.model]
-        run = parse(["transcribe", *own, *words])
+        run = parse(["transcribe", *_outer_model(command, words), *words])
         assert isinstance(run, Transcribe)
         if run.inputs or run.output is not None:
             raise DecodeError(f"--run {text!r}: inputs and --output are those of evaluate; give options of the search")
@@ -117,6 +116,15 @@ def _runs(command: Evaluate) -> dict[str, Transcribe]:
             raise DecodeError(f"--run {text!r}: the name {name.strip()!r} came before; give each run its own")
         found[name.strip()] = run
     return found
+
+
+def _outer_model(command: Evaluate, words: list[str]) -> list[str]:
+    """The model outside with its revision, for a run that names neither; a run with --model has its own."""
+    named = {word.split("=")[0] for word in words}
+    if "--model" in named:
+        return []
+    revision = [] if command.revision is None or "--revision" in named else ["--revision", command.revision]
+    return ["--model", command.model, *revision]
 
 
 def _samples(command: Evaluate) -> Samples:
@@ -178,14 +186,3 @@ def _described(run: Transcribe) -> str:
     """The options of a run that were given."""
     options = {k: v for group in _GROUPS for k, v in given(getattr(run, group)).items()}
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "greedy"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Complete or not at all. Raises OutputError."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error

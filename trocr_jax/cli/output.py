@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import orjson
@@ -78,6 +79,16 @@ def open_bytes(output: str | None) -> Iterator[Callable[[bytes], Any]]:
         yield file.write
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Complete or not at all. A link is replaced, and what it points to left as it is: in the cache of the hub that is
+    a file of other revisions too. Raises OutputError."""
+    try:
+        with _part(os.path.abspath(path), 0o644) as file:
+            file.write(content)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 @contextmanager
 def _open(output: str | None) -> Iterator[IO[bytes]]:
     name = "stdout" if output is None else output
@@ -107,13 +118,20 @@ def _file(name: str) -> Iterator[IO[bytes]]:
         with open(path, "wb") as file:
             yield file
         return
+    with _part(path, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask()) as file:
+        yield file
+
+
+@contextmanager
+def _part(path: str, mode: int) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place when the block ends without an exception."""
     with tempfile.NamedTemporaryFile(
         dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}.", suffix=".part", delete=False
     ) as file:
         try:
             yield file.file
             file.flush()
-            os.fchmod(file.fileno(), stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
             os.replace(file.name, path)
         except BaseException:

@@ -85,13 +85,21 @@ def split_name(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark. Raises DataError naming the file and the byte."""
+    """A text file in UTF-8, with or without a byte order mark; every line ends in \\n. Raises DataError naming the file
+    and the byte."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file (for example with iconv)") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def rows_of(text: str) -> list[str]:
+    """The rows of a text from `read_text`, divided at newlines alone: a row may hold what str.splitlines also takes for
+    the end of a line, such as U+0085, U+2028 or a form feed."""
+    rows = text.split("\n")
+    return rows if rows[-1] else rows[:-1]
 
 
 def images_in(folder: Path) -> dict[str, Path]:

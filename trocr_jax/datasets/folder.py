@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, split_name
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
 _SUFFIXES = (".jsonl", ".tsv", ".csv")
@@ -48,7 +48,11 @@ class Folder(Dataset):
     def read(self, path: Path) -> Iterator[Record | Bad]:
         """The rows of one list; its pictures are found from the source."""
         rows = _json_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
-        for number, row in rows:
+        for found in rows:
+            if isinstance(found, Bad):
+                yield found
+                continue
+            number, row = found
             image, text = _value(row, _IMAGE), _value(row, _TEXT)
             if image is None or text is None:
                 wanted = "a picture" if image is None else "a text"
@@ -63,7 +67,7 @@ def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(read_text(path).splitlines(), 1):
+    for number, row in enumerate(rows_of(read_text(path)), 1):
         if row.strip():
             try:
                 value = json.loads(row)
@@ -74,11 +78,15 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
-def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]] | Bad]:
     if path.suffix == ".tsv":  # a text may hold quotation marks
-        rows = [row.split("\t") for row in read_text(path).splitlines()]
+        rows = [row.split("\t") for row in rows_of(read_text(path))]
     else:
-        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+        try:
+            rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
+        except csv.Error as error:  # a quotation mark that is never closed would swallow rows
+            advice = 'close quotation marks, and write "" for one in a text'
+            raise DataError(f"{path}: cannot be divided into columns ({error}); {advice}") from None
     first = [name.strip().lower() for name in rows[0]] if rows else []
     header = first if set(first) & set(_IMAGE) and set(first) & set(_TEXT) else None
     for number, row in enumerate(rows, 1):
@@ -87,4 +95,9 @@ def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not header and len(row) != 2:
             what = "a tab" if path.suffix == ".tsv" else "a comma"
             raise DataError(f"{path}:{number}: {len(row)} columns instead of picture and text, divided by {what}")
-        yield number, dict(zip(header or ("image", "text"), row, strict=False))
+        columns = header or ["image", "text"]
+        if len(row) > len(columns):
+            advice = "a text holds no tab" if path.suffix == ".tsv" else "put a text with a comma into quotation marks"
+            yield Bad(f"{path.name}:{number}", f"{len(row)} columns, and the header has {len(columns)}; {advice}")
+        else:
+            yield number, dict(zip(columns, row, strict=False))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, read_text
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of
 from trocr_jax.errors import DataError
 
 # The files that each partition is published as: split -> names, the first that exists counts.
@@ -130,7 +130,7 @@ class Iam(Dataset):
             return texts, writers
         table = self._ascii()
         assert table is not None, "check was called"
-        for number, row in enumerate(read_text(table).splitlines(), 1):
+        for number, row in enumerate(rows_of(read_text(table)), 1):
             if row.startswith("#") or not row.strip():
                 continue
             fields = row.split(" ", 8)  # id, ok or err, grey level, components, x, y, w, h, words
@@ -138,7 +138,7 @@ class Iam(Dataset):
                 raise DataError(f"{table}:{number}: {len(fields)} fields instead of 9; unpack ascii.tgz again")
             texts[fields[0]] = fields[8].replace("|", " ")
         if forms := _first(self.source, ("ascii/forms.txt", "forms.txt")):
-            rows = (row.split() for row in read_text(forms).splitlines() if row.strip() and not row.startswith("#"))
+            rows = (row.split() for row in rows_of(read_text(forms)) if row.strip() and not row.startswith("#"))
             writers = {row[0]: row[1] for row in rows if len(row) > 1}
         return texts, writers
 

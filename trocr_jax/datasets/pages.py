@@ -122,12 +122,14 @@ def _alto(root: Element) -> tuple[str, list[Line]]:
     picture = next((e.text or "" for e in root.iter() if _local(e) == "fileName"), "").strip()
     lines = []
     for element in (e for e in root.iter() if _local(e) == "TextLine"):
-        parts = []
+        parts, before = list[str](), ""
         for child in element:
-            if _local(child) == "String":
-                parts.append(child.get("CONTENT", ""))
-            elif _local(child) in ("SP", "HYP"):
-                parts.append(" " if _local(child) == "SP" else child.get("CONTENT", "-"))
+            kind = _local(child)
+            if kind == "String":
+                parts += [" " if before == "String" else "", child.get("CONTENT", "")]  # some programs leave SP out
+            elif kind in ("SP", "HYP"):
+                parts.append(" " if kind == "SP" else child.get("CONTENT", "-"))
+            before = kind if kind in ("String", "SP", "HYP") else before
         polygon = next((e for e in element.findall("{*}Shape/{*}Polygon")), None)
         sides = [element.get(key) for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
         outline = _numbers("" if polygon is None else polygon.get("POINTS", ""))

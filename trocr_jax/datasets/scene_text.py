@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, split_name
+from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
 # Words of the test sets as they are published, by the name of the split.
@@ -20,7 +20,7 @@ _COUNTS = {
     "ic15_1811": 1811, "ic15_2077": 2077, "svtp": 645, "cute80": 288,
 }  # fmt: skip
 _LISTS = ("gt.txt", "labels.txt", "label.txt")
-_ROW = re.compile(r'^(?P<image>[^,\t]+?)(?:\t|,\s*|\s+)"?(?P<text>.*?)"?\s*$')
+_ROW = re.compile(r"(?P<image>[^,]+?)(?:,\s*|\s+)(?P<text>.*?)\s*")  # a row without a tab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def _count(folder: Path) -> int:
     if (folder / "data.mdb").is_file():
         with _open(folder) as environment, environment.begin() as data:
             return _samples(folder, data)
-    return sum(1 for row in read_text(_list_file(folder)).splitlines() if row.strip())
+    return sum(1 for row in rows_of(read_text(_list_file(folder))) if row.strip())
 
 
 def _open(folder: Path) -> Any:
@@ -103,11 +103,25 @@ def _list_file(folder: Path) -> Path:
 
 def _list(folder: Path) -> Iterator[Record | Bad]:
     path = _list_file(folder)
-    for number, row in enumerate(read_text(path).splitlines(), 1):
+    for number, row in enumerate(rows_of(read_text(path)), 1):
         if not row.strip():
             continue
-        match = _ROW.match(row)
-        if match is None:
+        image, text = _divided(row)
+        if not image:
             yield Bad(f"{path.name}:{number}", f"not a picture and its text: {row!r}")
         else:
-            yield Record(match["image"], match["text"], folder / match["image"])
+            yield Record(image, text, folder / image)
+
+
+def _divided(row: str) -> tuple[str, str]:
+    """Picture and text of a row; no picture where it cannot be divided."""
+    if "\t" in row:
+        image, _, text = row.partition("\t")
+        return image.strip(), text
+    match = _ROW.fullmatch(row)
+    if match is None:
+        return "", ""
+    text = match["text"]
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('\\"', '"')
+    return match["image"], text

@@ -4,6 +4,7 @@ Counts: 626 receipts for training and 361 for the test of task 1 and 2. Copies w
 task 3.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +108,9 @@ class Sroie(Dataset):
 
 def _rows(path: Path) -> list[str]:
     """The lines of a box file; some of the official files are Latin-1."""
-    raw = path.read_bytes()
+    rows = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()  # of bytes: at \n, \r and \r\n alone
     try:
-        text = raw.decode("utf-8-sig")
+        found = [row.decode("utf-8") for row in rows]
     except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return [row for row in text.splitlines() if row.strip()]
+        found = [row.decode("latin-1") for row in rows]
+    return [row for row in found if row.strip()]

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from trocr_jax.confidence import Alternative
+from trocr_jax.datasets.base import rows_of
 from trocr_jax.errors import DataError
 from trocr_jax.evaluated import Outcome, Sample
 from trocr_jax.evaluation.samples import listed
@@ -77,7 +78,7 @@ def _once(files: Mapping[str, str]) -> dict[str, str]:
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = rows_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); give the JSONL file or the job folder of a finished run"

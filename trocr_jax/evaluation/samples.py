@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trocr_jax.datasets import Bad, Dataset, Folder, Pages, Record, array_record
-from trocr_jax.errors import DataError
+from trocr_jax.errors import DataError, DecodeError
 from trocr_jax.evaluated import Sample, Samples
 
 LISTED = 20  # files that a message names; it counts the others
@@ -19,9 +19,12 @@ def open_samples(source: Path, *, split: str | None = None, limit: int | None = 
     """A folder of pictures with a list (tsv, csv, jsonl), a folder of PAGE or ALTO files with their pictures, or a data
     set of tensorflow-datasets in ArrayRecord files; or such a list itself.
 
-    split: needed where there are several. limit: only the first lines. Raises DataError saying what was looked for.
+    split: needed where there are several; a list has none. limit: only the first lines. Raises DataError saying what
+    was looked for.
     """
     if source.is_file():
+        if split is not None:
+            raise DataError(f"{source}: a list has no splits; leave --split {split} out, or give the list's folder")
         return _of_list(source, limit)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or file; give a folder of lines with a list of what they say")
@@ -64,6 +67,12 @@ def choose(source: Path, splits: Mapping[str, _T], split: str | None) -> tuple[s
         asked = "it has several splits" if split is None else f"no split {split!r}"
         raise DataError(f"{source}: {asked}; give --split with one of {', '.join(splits)}")
     return split, splits[split]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises DecodeError for what is no number of lines."""
+    if limit is not None and limit < 1:
+        raise DecodeError(f"--limit is {limit}: give a number of lines")
 
 
 def missing_images(samples: Iterable[Sample]) -> list[str]:

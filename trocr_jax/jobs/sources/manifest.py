@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import orjson
 
@@ -91,19 +91,22 @@ def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
             yield row.get(path), None if own is None else row.get(own)
 
 
-def _delimited(delimiter: str) -> Any:
+def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
     def read(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
         with files.open_file(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text, delimiter=delimiter)
+            rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
             present = next(rows, [])
             path, own = manifest.columns(name, present)
             at, id_at = present.index(path), None if own is None else present.index(own)
-            for row in rows:
-                if row:
-                    yield (
-                        row[at] if at < len(row) else None,
-                        row[id_at] if id_at is not None and id_at < len(row) else None,
-                    )
+            number = 0
+            try:
+                for number, row in enumerate(filter(None, rows), 1):
+                    if len(row) != len(present):
+                        counts = f"{len(row)} columns, and the header {len(present)}"
+                        raise SourceError(f"{name}: row {number} has {counts}; {advice}")
+                    yield row[at], None if id_at is None else row[id_at]
+            except csv.Error as error:
+                raise SourceError(f"{name}: row {number + 1} cannot be divided ({error}); {advice}") from error
 
     return read
 
@@ -113,10 +116,13 @@ def _parquet(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
         yield from zip(path, own, strict=True)
 
 
+_CSV = 'put a text that holds a comma into quotation marks, close them, and write "" for one inside'
+_TSV = "divide columns by one tab; a text holds no tab and no line break"
 _READERS = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
+    ".csv": _delimited(",", csv.QUOTE_MINIMAL, _CSV),
+    # Quotation marks are part of a text, as in lists of lines (datasets/folder.py).
+    ".tsv": _delimited("\t", csv.QUOTE_NONE, _TSV),
     ".parquet": _parquet,
 }
