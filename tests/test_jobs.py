@@ -30,7 +30,7 @@ from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.job import Job, Task
-from trocr_jax.jobs.leases import Dead, Leases
+from trocr_jax.jobs.leases import Dead, Leases, holders
 from trocr_jax.jobs.owner import Owner, me
 from trocr_jax.jobs.sources import Input, from_description
 from trocr_jax.jobs.store import LocalStore
@@ -171,6 +171,17 @@ def test_a_full_disk_stops_the_job_and_it_goes_on_later(tmp_path, lines, recogni
     assert job.store.names("leases") == []
     assert run(job, recognizer).ok == 20
     assert list(jobs.verify(job)) == []
+
+
+def test_a_log_that_cannot_be_written_stops_no_job(tmp_path, lines, recognizer, model, monkeypatch, capsys):
+    def full(self: LocalStore, name: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalStore, "append", full)
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    assert run(job, recognizer).ok == 20
+    assert capsys.readouterr().err.count("the event log cannot be written (") == 1
+    assert jobs.status(job).counts.ok == 20
 
 
 def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, lines, recognizer, model):
@@ -455,6 +466,72 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_lat
         threading.Event().wait(0.3)
         assert leases.take(1) == Dead(str(elsewhere), [Task(1, range(8))])
     assert job.store.names("leases") == []
+
+
+class Stale(LocalStore):
+    """Its `errors` come, one after another, when the lease of unit 1 is read."""
+
+    errors: list[int]
+
+    def read(self, name: str) -> bytes:
+        if name == "leases/00000001" and self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().read(name)
+
+
+@pytest.fixture
+def stale(tmp_path, lines, recognizer, model) -> Job:
+    """A job whose unit 1 another host reads, in a store of that kind."""
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    job.store.create("leases/00000001", orjson.dumps({"owner": "far-away.1.1", "beat": 1, "reading": []}))
+    return Job(Stale(job.store.root), job.plan)
+
+
+def test_a_lease_that_cannot_be_read_is_anothers_until_it_stays_so(stale):
+    store, leases = stale.store, Leases(stale, timeout=0.3)  # without its thread
+    store.errors = [errno.ESTALE, errno.EIO, errno.EIO]
+    assert leases.take(1) is False
+    assert leases.content(1) == b""
+    assert holders(stale) == {}
+    assert store.errors == []
+    assert holders(stale) == {1: "far-away.1.1"}
+    assert leases.take(1) is False
+    store.errors = [errno.EIO] * 2
+    assert leases.take(1) is False
+    time.sleep(0.4)
+    assert leases.take(1) == Dead("?", [])
+    store.errors = [errno.EIO]  # of its own it knows nothing then, and keeps it
+    with pytest.raises(OSError, match="Input/output error"):
+        leases.reading(stale.whole(1))
+    leases.reading(stale.whole(1))
+    assert orjson.loads(store.read("leases/00000001"))["reading"] == [[0, 8]]
+
+
+def test_a_job_goes_on_beside_a_lease_that_is_replaced_while_it_is_read(stale):
+    stale.store.errors = [errno.ESTALE]
+    with Leases(stale, timeout=0.3) as leases:
+        claims = Claims(stale, leases, threading.Event(), [0, 1, 2])
+        assert [task.unit for task in claims.tasks()] == [0, 2, 1]
+
+
+def test_a_file_that_another_host_replaces_when_it_is_read_is_read_again(tmp_path, monkeypatch):
+    store, read, tries = LocalStore(str(tmp_path)), Path.read_bytes, list[int]()
+    store.create("parts/a", b"1")
+    most = 2
+
+    def stale(path: Path) -> bytes:
+        tries.append(1)
+        if len(tries) <= most:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    assert store.read("parts/a") == b"1"
+    most = 1000
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        store.read("parts/a")
+    assert len(tries) < 10
 
 
 @pytest.mark.parametrize("where", ["folder", "store"])

@@ -10,21 +10,23 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from tests.poison import Poison
 from trocr_jax.errors import SourceError
+from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import decode_process
 from trocr_jax.jobs.decode_pool import DecodePool, Images
-from trocr_jax.jobs.decode_worker import Decoded, Limits
+from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.wire import Wire
 
 SIZE = (4, 6)
+PROCESSOR = ImageProcessor(height=4, width=6)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,75 @@ def test_deaths_that_cannot_be_counted_are_told():
     check_decoded(found, [0])
     assert isinstance(found[1], Failure)
     assert "tried 3 times" in found[1].error
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image for "plain"; of "silent.tar" nothing is heard."""
+
+    kind: ClassVar[str] = "given"
+
+    def read(self, place: Any) -> np.ndarray:
+        if place[0] == "silent.tar":
+            time.sleep(1000)
+        return np.zeros((*SIZE, 3), np.uint8)
+
+    def check(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Stopped(Given):
+    """Its process is stopped while it reads."""
+
+    def read(self, place: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Decoding(Given):
+    """Its images are decoded while they are read."""
+
+    kind: ClassVar[str] = "pages"
+
+
+def never(place: int, reason: str) -> int:
+    raise AssertionError(reason)
+
+
+def test_an_image_has_not_died_of_a_source_that_is_silent():
+    decoder = Decoder(Given(), PROCESSOR)  # type: ignore[arg-type]
+    with DecodePool(decoder, SIZE, workers=1, limits=Limits(seconds=1.0)) as pool:
+        begun = time.monotonic()
+        with pytest.raises(SourceError) as raised:
+            pool.submit([Input("a", "plain"), Input("b", ["silent.tar", 7]), Input("c", "plain")], never).result()
+        assert time.monotonic() - begun > 3.0, "it is tried three times"
+        (found,) = pool.submit([Input("a", "plain")], never).result()
+        assert not isinstance(found, Failure)
+    assert str(raised.value) == (
+        "b (silent.tar): its source did not answer within 1 s, 3 times; see to the source, or give a slow one more "
+        "time by --decode-seconds, and run the job again"
+    )
+
+
+def test_a_source_that_is_stopped_where_no_alarm_ends_it_is_silent_too(monkeypatch):
+    monkeypatch.setattr(decode_process, "GRACE", 0.2)
+    decoder = Decoder(Stopped(), PROCESSOR)  # type: ignore[arg-type]
+    with (
+        DecodePool(decoder, SIZE, workers=1, limits=Limits(seconds=0.3)) as pool,
+        pytest.raises(SourceError, match=r"^a: its source did not answer within 0\.3 s"),
+    ):
+        pool.submit([Input("a", "a")], never).result()
+
+
+def test_an_image_that_is_decoded_while_it_is_read_may_take_too_long():
+    """As a page is."""
+    decoder = Decoder(Decoding(), PROCESSOR)  # type: ignore[arg-type]
+    with DecodePool(decoder, SIZE, workers=1, limits=Limits(seconds=0.5)) as pool:
+        found = pool.submit([Input("a", "plain"), Input("b", ["silent.tar", 7])]).result()
+    assert not isinstance(found[0], Failure)
+    assert found[1] == Failure("quarantined", "b: decoding did not end within 0.5 s; tried 3 times")
 
 
 def test_limits_that_others_have_set_are_kept():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -239,3 +241,82 @@ def test_an_event_costs_the_same_however_long_a_log_is(memory, monkeypatch: pyte
         events.write("commit", unit=number)
     assert max(put) < 70_000
     assert [event["unit"] for event in read_events(store)] == list(range(4000))
+
+
+def units(store: RemoteStore) -> list[int]:
+    return [event["unit"] for event in read_events(store)]
+
+
+def test_events_are_collected_and_cost_who_reads_no_time(memory, monkeypatch: pytest.MonkeyPatch):
+    store, put = RemoteStore("memory://job"), list[int]()
+    pipe = store._system.pipe_file
+
+    def slow(url: str, content: bytes) -> None:
+        put.append(len(content))
+        time.sleep(0.5)
+        pipe(url, content)
+
+    monkeypatch.setattr(store._system, "pipe_file", slow)
+    monkeypatch.setattr(store, "log_seconds", 0.2)
+    with Events(store) as events:
+        begun = time.monotonic()
+        for number in range(100):
+            events.write("commit", unit=number)
+        assert time.monotonic() - begun < 0.4
+        while units(store) != list(range(100)):  # they are there soon, while the job goes on
+            assert time.monotonic() - begun < 30
+            time.sleep(0.05)
+        events.write("end", unit=100)
+    assert units(store) == list(range(101))
+    assert len(put) <= 3
+
+
+def test_two_threads_do_not_lose_an_event_of_each_other(memory, monkeypatch: pytest.MonkeyPatch):
+    store, first = RemoteStore("memory://job"), threading.Event()
+    pipe = store._system.pipe_file
+
+    def slow(url: str, content: bytes) -> None:
+        if not first.is_set():
+            first.set()
+            time.sleep(0.5)  # what is asked for first arrives last
+        pipe(url, content)
+
+    monkeypatch.setattr(store._system, "pipe_file", slow)
+    events = Events(store)
+    thread = threading.Thread(target=events.write, args=("begin",), kwargs={"unit": 0})
+    thread.start()
+    first.wait()
+    events.write("begin", unit=1)
+    thread.join()
+    assert units(store) == [0, 1]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("429 rateLimitExceeded")])
+def test_a_log_that_cannot_be_written_is_told_of_once_and_ends_nothing(memory, monkeypatch, capsys, error):
+    store, failing = RemoteStore("memory://job"), threading.Event()
+    pipe = store._system.pipe_file
+
+    def fail(url: str, content: bytes) -> None:
+        if failing.is_set():
+            raise error
+        pipe(url, content)
+
+    monkeypatch.setattr(store._system, "pipe_file", fail)
+    events = Events(store)
+    events.write("begin", unit=0)
+    failing.set()
+    with events:
+        events.write("begin", unit=1)
+    events.write("begin", unit=2)
+    assert units(store) == [0]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"the event log cannot be written ({error}); the job goes on without it" in err
+    failing.clear()
+    events.write("begin", unit=3)  # what could not be written comes with what follows
+    assert units(store) == [0, 1, 2, 3]
+    failing.set()
+    monkeypatch.setattr("trocr_jax.jobs.events.KEPT", 1000)
+    for number in range(100):
+        events.write("begin", unit=number)
+    assert len(events._left) <= 1100

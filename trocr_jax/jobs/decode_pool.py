@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from trocr_jax.errors import JobError
+from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, quarantine
-from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied
+from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied, SourceSilent
 from trocr_jax.jobs.decode_worker import Decode, Decoded, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
@@ -143,6 +143,7 @@ class DecodePool:
 
     def _read(self, images: Images, places: list[int]) -> None:
         together = True  # until a process has died, after which each is asked for alone
+        silent = Counter[int]()
         while places:
             process, now = self._process(), places if together else places[:1]
             begun = time.monotonic()
@@ -154,6 +155,11 @@ class DecodePool:
                     raise
                 together = False
                 place = now[death.image]
+                if isinstance(death, SourceSilent):
+                    silent[place] += 1
+                    if silent[place] == ATTEMPTS:
+                        raise _lost(images.inputs[place], death) from None
+                    continue
                 reason = f"{images.inputs[place].id}: {death}"
                 if images.died(place, reason) >= ATTEMPTS:
                     images.settle([place], [quarantine([reason] * ATTEMPTS)])
@@ -192,6 +198,16 @@ class DecodePool:
                     raise self._broken from death
         self._local.process = process
         return process
+
+
+def _lost(input: Input, silence: SourceSilent) -> SourceError:
+    """place: a path or URL, or begins with one."""
+    place = input.place[0] if isinstance(input.place, list | tuple) and input.place else input.place
+    named = f" ({place})" if isinstance(place, str) and place not in input.id else ""
+    return SourceError(
+        f"{input.id}{named}: {silence}, {ATTEMPTS} times; see to the source, or give a slow one more time by "
+        "--decode-seconds, and run the job again"
+    )
 
 
 def _counted() -> Callable[[int, str], int]:

@@ -48,6 +48,10 @@ class ProcessDied(Exception):
         self.by_itself, self.image = by_itself, image
 
 
+class SourceSilent(ProcessDied):
+    """A process was ended while it waited for the source of an image, of which that says nothing."""
+
+
 class DecodeProcess:
     """size: (H, W) of the pixels that come. Starting takes place in `begin`."""
 
@@ -85,7 +89,7 @@ class DecodeProcess:
     def decode(self, inputs: Sequence[Input], spare: deque[np.ndarray]) -> list[Decoded | Failure]:
         """What becomes of at most `slots` images. spare: arrays that their pixels may be put into.
 
-        Raises ProcessDied, SourceError."""
+        Raises ProcessDied, and of that SourceSilent; SourceError."""
         asked = [(input.id, input.place) for input in inputs]
         answers = self._ask(asked, self._limits.seconds + GRACE, self._limits.seconds)
         found: list[Decoded | Failure] = []
@@ -130,7 +134,13 @@ class DecodeProcess:
             raise self._death() from None
         self.kill()
         self._process.wait()
-        raise ProcessDied(f"decoding did not end within {limit:g} s", image=before)
+        raise self._late(limit, before)
+
+    def _late(self, limit: float, image: int) -> ProcessDied:
+        """What is told of an image that took longer than `limit`."""
+        if self._shared.reading[0]:
+            return SourceSilent(f"its source did not answer within {limit:g} s", image=image)
+        return ProcessDied(f"decoding did not end within {limit:g} s", image=image)
 
     def _death(self) -> ProcessDied:
         image = int(self._shared.in_hand[0])
@@ -139,7 +149,7 @@ class DecodeProcess:
         except subprocess.TimeoutExpired:
             return ProcessDied("decoding closed the connection", image=image)
         if status == -signal.SIGALRM:
-            return ProcessDied(f"decoding did not end within {self._limits.seconds:g} s", image=image)
+            return self._late(self._limits.seconds, image)
         if status < 0:
             name = signal.Signals(-status).name
             return ProcessDied(f"decoding ended the process by signal {-status} ({name})", image=image)

@@ -13,15 +13,16 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from trocr_jax.errors import ImageError, ImageLimitError, SourceError
 from trocr_jax.image import ImageProcessor
-from trocr_jax.image_file import open_picture, without_pillow_warnings
+from trocr_jax.image_file import ImageSource, open_picture, without_pillow_warnings
 from trocr_jax.jobs.sources import Source
 from trocr_jax.jobs.wire import Wire
 
@@ -32,6 +33,8 @@ OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
 """Errors that a file has whatever becomes of its source: a name that is too long, a circle of links, a socket; and, of
 libraries that read it and not of the system, damage."""
+DECODED_AS_READ = ("pages", "tfds")
+"""Sources that decode images while they read them: what takes too long there may be the image."""
 
 
 class Limits(NamedTuple):
@@ -53,19 +56,21 @@ Decode = Callable[[str, Any], Decoded]
 
 class Shared(NamedTuple):
     """Memory that two processes map. in_hand: [1] int64, number of the image that is being decoded, of those that were
-    asked for. pixels: uint8 [slots, H, W, 3], of each of them."""
+    asked for. reading: [1] int64, 1 while its source is read, else 0. pixels: uint8 [slots, H, W, 3], of each."""
 
     in_hand: np.ndarray
+    reading: np.ndarray
     pixels: np.ndarray
 
     @staticmethod
     def bytes(slots: int, shape: tuple[int, ...]) -> int:
-        return 8 + slots * int(np.prod(shape))
+        return 16 + slots * int(np.prod(shape))
 
     @classmethod
     def of(cls, memory: mmap.mmap, shape: tuple[int, ...]) -> Shared:
         """shape: (H, W, 3)."""
-        return cls(np.frombuffer(memory, np.int64, 1), np.frombuffer(memory, np.uint8, offset=8).reshape(-1, *shape))
+        in_hand, reading = (np.frombuffer(memory, np.int64, 1, offset) for offset in (0, 8))
+        return cls(in_hand, reading, np.frombuffer(memory, np.uint8, offset=16).reshape(-1, *shape))
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,39 @@ class Decoder:
         return Decoded(pixels, _strokes(pixels))
 
 
+@dataclass(frozen=True)
+class _Noted:
+    """A source that notes in `Shared.reading` when it is waited for: it may be what does not answer, not an image."""
+
+    source: Source
+    reading: np.ndarray
+
+    def read(self, place: Any) -> ImageSource:
+        with self._asked():
+            return self.source.read(place)
+
+    def check(self) -> None:
+        with self._asked():
+            self.source.check()
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        self.reading[0] = 1
+        try:
+            yield
+        finally:
+            self.reading[0] = 0
+
+
+def _noting(decoder: Decode, reading: np.ndarray) -> Decode:
+    """The decoder, with a source that notes when it is waited for if it has one that may be to blame."""
+    from trocr_jax.jobs import decode_worker  # this is __main__, and what was unpickled is of that module
+
+    if not isinstance(decoder, decode_worker.Decoder) or decoder.source.kind in DECODED_AS_READ:
+        return decoder
+    return replace(decoder, source=cast(Any, _Noted(decoder.source, reading)))
+
+
 def _why(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
@@ -118,6 +156,7 @@ def serve(wire: Wire, memory: mmap.mmap, stderr: int) -> None:
     decoder, limits, shape = wire.receive()
     _limit_memory(limits.memory)
     shared = Shared.of(memory, shape)
+    decoder = _noting(decoder, shared.reading)
     try:
         bytearray(max(4 * shared.pixels[0].size, LEAST_ROOM))
     except MemoryError:

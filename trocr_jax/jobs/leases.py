@@ -20,6 +20,8 @@ from trocr_jax.jobs.job import LEASES, Job, Task, unit_name
 from trocr_jax.jobs.owner import Owner, me
 
 TIMEOUT = 60.0
+UNREADABLE = b"unreadable"
+"""Stands for what a lease says that cannot be read now."""
 
 
 class Dead(NamedTuple):
@@ -63,13 +65,16 @@ class Leases:
             content = self._job.store.read(_name(unit))
         except FileNotFoundError:  # given back this moment; the next round will find it
             return False
+        except OSError:  # replaced this moment, or the disk fails: if it stays so, taking it over will tell
+            content = UNREADABLE
         return self._take_over(unit, content)
 
     def content(self, unit: int) -> bytes:
-        """What the lease of a unit says now, which changes while its holder lives; nothing if there is none."""
+        """What the lease of a unit says now, which changes while its holder lives; nothing if there is none, or if it
+        cannot be read."""
         try:
             return self._job.store.read(_name(unit))
-        except FileNotFoundError:
+        except OSError:
             return b""
 
     def reading(self, task: Task) -> None:
@@ -122,9 +127,16 @@ class Leases:
 
     def _keeps(self, unit: int) -> bool:
         """Whether a lease that is held still is this process's: while that was suspended another may have taken it."""
-        if unit in self._held and _lease(self.content(unit)).get("owner") != str(me()):
+        if unit in self._held and self._owner(unit) != str(me()):
             del self._held[unit]
         return unit in self._held
+
+    def _owner(self, unit: int) -> str | None:
+        """Raises OSError where a lease cannot be read: then nothing is known."""
+        try:
+            return _lease(self._job.store.read(_name(unit))).get("owner")
+        except FileNotFoundError:
+            return None
 
     def _content(self, tasks: list[Task]) -> bytes:
         reading = [[task.lines[0], len(task.lines)] for task in tasks]
@@ -147,6 +159,6 @@ def holders(job: Job) -> dict[int, str]:
     """Units that are being read, and by whom."""
     found = {}
     for name in job.store.names(LEASES):
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(OSError, ValueError):
             found[int(name)] = str(orjson.loads(job.store.read(f"{LEASES}/{name}"))["owner"])
     return found

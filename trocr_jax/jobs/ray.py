@@ -13,12 +13,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import ImageError, JobError
+from trocr_jax.errors import ImageError, JobError, SourceError
 from trocr_jax.image_file import ImageSource
 from trocr_jax.jobs import files
 from trocr_jax.jobs.all_devices import load
 from trocr_jax.jobs.decode_pool import DecodePool, Images
-from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.rows import Failure, Outcome, row
 from trocr_jax.jobs.sources import Input
 from trocr_jax.recognizer import Recognition
@@ -37,7 +37,8 @@ class TranscribeActor:
     A batch maps names of columns to numpy arrays, as Ray Data gives them. The image column holds file contents, paths
     or URLs, Hugging Face's {"bytes", "path"}, or arrays (uint8, [H, W] or [H, W, 3]). In its place come `text`,
     `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; an image that
-    cannot be read, or ends the process that decodes it three times, is a row with an error and ends no pipeline.
+    cannot be read, also because nobody answers for its path or URL, or that ends the process that decodes it three
+    times, is a row with an error and ends no pipeline.
 
     Within a call, images are decoded while the device reads, so a batch had better be a few times as large as
     `device_batch`. What kills the actor itself is retried as the pipeline's options say.
@@ -63,7 +64,7 @@ class TranscribeActor:
         self._recognizer = load(model, revision=revision, dtype=dtype)
         self._decode, self._column, self._keep = decode, image_column, keep_images
         self._per_device = self._recognizer.default_batch_size if device_batch is None else device_batch
-        decoder = Decoder(_Given(), self._recognizer.image_processor)
+        decoder = _OfARow(Decoder(_Given(), self._recognizer.image_processor))
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(
             DecodePool(
@@ -117,6 +118,24 @@ class TranscribeActor:
         if good:
             yield Batch.of_pixels(good)
             self._pool.give_back(good)
+
+
+@dataclass(frozen=True)
+class _OfARow:
+    """Decodes the image of a row. There is no source of which more is known: if nothing answers for it, or its folder
+    is empty, that is the row's error, and the pipeline goes on."""
+
+    decoder: Decoder
+
+    def __call__(self, id: str, place: Any) -> Decoded:
+        """Raises ImageError; SourceError if what its URL needs is not installed, of which no row is to blame."""
+        try:
+            return self.decoder(id, place)
+        except SourceError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            raise ImageError(f"{id}: {str(cause.strerror or cause).lower()}") from error
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,16 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EN
 """What file systems without hard links say; ENOSYS those of FUSE, such as a bucket that is mounted."""
 
 
+STALE = 3
+"""Tries to read a file. NFS says ESTALE to a host that has opened one which another host replaces this moment."""
+
+
 class Store(Protocol):
     """Files of a job by their names below its folder: "parts/00000001.jsonl". Failures of the disk or network are
-    OSError."""
+    OSError. log_seconds: time between two additions to one file that the store should be given; 0 if it needs none."""
 
     root: str
+    log_seconds: float
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -79,13 +84,21 @@ def open_store(folder: str) -> Store:
 class LocalStore:
     """A folder of a file system that has rename and, if two writers are never to succeed, hard links."""
 
+    log_seconds = 0.0
+
     def __init__(self, root: str) -> None:
         self.root = root
         self._folder = Path(root)
         self._number = itertools.count()
 
     def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
+        for tries in range(1, STALE + 1):
+            try:
+                return (self._folder / name).read_bytes()
+            except OSError as error:
+                if error.errno != errno.ESTALE or tries == STALE:
+                    raise
+        raise AssertionError
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         with open(self._folder / name, "rb") as file:

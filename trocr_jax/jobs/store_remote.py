@@ -22,6 +22,8 @@ class RemoteStore:
     """An object appears whole or not at all, so there are no temporary files. Of several that create one, one does if
     the store can put an object only where there is none (S3 and GCS can); elsewhere the last does, with equal bytes."""
 
+    log_seconds = 1.0  # GCS lets an object be written about once a second (cloud.google.com/storage/quotas)
+
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self._system = file_system(root)
@@ -59,8 +61,8 @@ class RemoteStore:
         number, before = self._appended.get(name, (0, b""))
         if len(before) >= PIECE:
             number, before = number + 1, b""
-        self._appended[name] = number, before + content
         self.replace(f"{name}.{number:06}" if number else name, before + content)
+        self._appended[name] = number, before + content
 
     def upload(self, name: str, file: Path) -> None:
         self._ask(self._system.put_file, str(file), self._url(name))

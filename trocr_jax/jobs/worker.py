@@ -148,5 +148,6 @@ def open_worker(
         DecodePool(decoder, size, workers=number, limits=resources.limits) as pool,
     ):
         reader = Reader(job, recognizer, decode, pool)
-        with watchdog(lambda: reader.gauge.moved, resources.hang):
-            yield Worker(job, reader, leases, resources, stop)
+        worker = Worker(job, reader, leases, resources, stop)
+        with watchdog(lambda: reader.gauge.moved, resources.hang), worker.events:
+            yield worker
