@@ -40,7 +40,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Target:
-    """A job. progress: a file with a byte for each commit that a driver has told of."""
+    """A job. progress: a file with a byte for each commit that a driver of either engine has told of."""
 
     url: str
     progress: Path
@@ -85,7 +85,11 @@ def start(options: Options, manifest: Path, target: Target, *, address: str | No
                 os.dup2(file.fileno(), 1)  # where Ray tells of what has been killed
                 os.dup2(file.fileno(), 2)
                 found = functools.partial(prepare, options, str(manifest), target.url)
-                status = _drive_here(options, found, target) if address is None else _drive_ray(options, found, address)
+                status = (
+                    _drive_here(options, found, target)
+                    if address is None
+                    else _drive_ray(options, found, target, address)
+                )
         except BaseException:  # noqa: BLE001  nothing may come back from here
             traceback.print_exc()
         finally:
@@ -119,13 +123,14 @@ def _drive_here(options: Options, found: functools.partial[Prepared], target: Ta
     return 0
 
 
-def _drive_ray(options: Options, found: functools.partial[Prepared], address: str) -> int:
+def _drive_ray(options: Options, found: functools.partial[Prepared], target: Target, address: str) -> int:
     from trocr_jax import jobs
     from trocr_jax.jobs import ray_engine
 
     actors = ray_engine.Actors(least=options.processes, most=options.processes, address=address)
-    with ray_engine.connected(address):
+    resources = jobs.Resources(decoders=options.decoders)
+    with ray_engine.connected(address), target.progress.open("ab", buffering=0) as progress:
         job = ray_engine.plan(found, actors)
         assert job is not None
-        ray_engine.run(job, found, actors=actors, resources=jobs.Resources(decoders=options.decoders))
+        ray_engine.run(job, found, actors=actors, resources=resources, report=lambda told: progress.write(b"."))
     return 0

@@ -21,7 +21,9 @@ from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError
+from trocr_jax.jobs.events import read_events
 from trocr_jax.jobs.host import Prepared
+from trocr_jax.jobs.leases import holders
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.recognizer import Recognizer
 
@@ -60,6 +62,22 @@ def prepare(model: Path, source: Path, job: Path, *, slow: bool = False, pause: 
     choices = jobs.Choices(unit_size=4, batch_size=4)
     found = jobs.plan(jobs.open_source([str(source)]), str(job), recognizer, model, DECODE, choices=choices)
     return Prepared(found, recognizer, DECODE)
+
+
+def fails(model: Path, source: Path, job: Path, *, always: bool = False) -> Prepared:
+    """After the process that plans one fails while it loads, or each of them, and the next while it reads."""
+    found = prepare(model, source, job)
+    number = len([*job.with_suffix(".pids").iterdir()])
+    if number == 2 or (always and number > 2):
+        raise RuntimeError("no device is there")
+    if number == 3:
+
+        def read_batches(series, *rest):
+            next(iter(series))
+            raise RuntimeError("the device has failed")
+
+        vars(found.recognizer)["read_batches"] = read_batches
+    return found
 
 
 def kill_nodes(cluster: Cluster, left: int) -> None:
@@ -138,28 +156,65 @@ def test_a_node_is_lost_while_a_job_is_planned(tmp_path, model, cluster):
         ray_engine.plan(found, ray_engine.Actors(room_seconds=3))
 
 
-def test_signs_of_life(tmp_path):
-    from trocr_jax.jobs.ray_actor import SILENT, Sign
-    from trocr_jax.jobs.ray_pool import STARTS, Signs
+def test_signs_of_life():
+    from trocr_jax.jobs.ray_bell import SILENT, Sign
     from trocr_jax.jobs.ray_room import Actors
+    from trocr_jax.jobs.ray_signs import Signs
 
     signs = Signs(None, Actors(), 0.2)
-    signs.take({"a": Sign(0.0, True, True), "b": Sign(SILENT, True, True)})
+    signs.take({"a": Sign(0.0, True, True, 60.0), "b": Sign(SILENT, True, True, 60.0)})
     assert not signs.idle()
     time.sleep(0.3)
-    signs.take({"a": Sign(0.0, True, True), "b": Sign(SILENT + 1, True, True)})
+    signs.take({"a": Sign(0.0, True, True, 60.0), "b": Sign(SILENT + 1, True, True, 60.0)})
     assert not signs.idle(), "one is busy"
     time.sleep(0.3)
-    signs.take({"a": Sign(0.0, False, True), "b": Sign(SILENT + 2, True, True)})
+    signs.take({"a": Sign(0.0, False, True, 60.0), "b": Sign(SILENT + 2, True, True, 60.0)})
     assert signs.idle(), "the other will never be"
     signs.moved()
     assert not signs.idle()
-    ended = {f"c{i}": Sign(SILENT, False, False) for i in range(STARTS)}
-    signs.take(ended | {"a": Sign(0.0, True, True)})
-    signs.check()
-    signs.take(ended)
-    with pytest.raises(JobError, match=f"{STARTS} actors have ended before they had anything to read"):
-        signs.check()
+
+
+def test_a_pool_whose_units_take_long(tmp_path, model, cluster):
+    from trocr_jax.jobs.ray_pool import Pool
+    from trocr_jax.jobs.ray_room import Actors
+
+    save_lines(tmp_path / "lines", 1)
+    found = functools.partial(prepare, model, tmp_path / "lines", tmp_path / "job")
+    pool = Pool([0], found().job.plan, found, Actors(), jobs.Resources(), None)
+    assert pool._units.context.execution_no_progress_timeout_s == -1
+
+
+def test_actors_that_fail_are_started_again(tmp_path, model, cluster):
+    from trocr_jax.jobs import ray_engine
+
+    if not cluster.nodes:
+        cluster.add_node()
+    save_lines(tmp_path / "lines", 8)
+    found = functools.partial(fails, model, tmp_path / "lines", tmp_path / "job")
+    job = ray_engine.plan(found, ray_engine.Actors())
+    assert job is not None
+    said: list[str] = []
+    assert ray_engine.run(job, found, waiting=said.append) == Counts(ok=8)
+    failed = [line.rpartition(": ")[2] for line in said if "has failed" in line]
+    assert failed == ["no device is there", "the device has failed"]
+    assert [event for event in read_events(job.store) if event["event"] == "death"] == []
+    assert [*jobs.verify(job)] == []
+
+
+def test_actors_that_fail_one_after_the_other_end_the_job(tmp_path, monkeypatch, model, cluster):
+    from trocr_jax.jobs import ray_engine, ray_signs
+
+    monkeypatch.setattr(ray_signs, "STARTS", 2)
+    if not cluster.nodes:
+        cluster.add_node()
+    save_lines(tmp_path / "lines", 4)
+    found = functools.partial(fails, model, tmp_path / "lines", tmp_path / "job", always=True)
+    job = ray_engine.plan(found, ray_engine.Actors())
+    assert job is not None
+    with pytest.raises(RuntimeError, match=r"(?s)2 actors in a row have failed, .* no device is there"):
+        ray_engine.run(job, found)
+    assert job.done() == set()
+    assert holders(job) == {}
 
 
 def test_a_head_that_says_nothing(tmp_path, model):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from scripts import killed_job
 from tests.tiny import save_lines, save_tiny
 
 SECONDS = {"local": 240.0, "ray": 900.0}  # on cores that were shared with much else 95 and 120 to 473 were seen
@@ -34,6 +38,25 @@ def test_kills_change_nothing(tmp_path: Path, engine: str, kills: int):
     assert status == 0, printed + (log.read_text() if log.exists() else "")
     assert "0 missing, 0 twice, the same bytes, nothing left behind" in printed
     assert f"{kills} SIGKILL" in printed
+
+
+def test_a_driver_of_ray_tells_of_its_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
+    from trocr_jax.jobs import ray_engine
+
+    def run(*args: object, report, **options: object) -> None:
+        for unit in range(3):
+            report(SimpleNamespace(unit=unit))
+
+    monkeypatch.setattr(ray_engine, "connected", nullcontext)
+    monkeypatch.setattr(ray_engine, "plan", lambda found, actors: "a job")
+    monkeypatch.setattr(ray_engine, "run", run)
+    found = functools.partial(killed_job.prepare, killed_job.Options(), "lines.jsonl", "s3://jobs/cut-ray")
+    target = killed_job.Target("s3://jobs/cut-ray", tmp_path / "cut-ray.committed")
+    assert target.committed() == 0
+    for _ in range(2):  # a driver that was killed is started again
+        assert killed_job._drive_ray(killed_job.Options(engine="ray"), found, target, "127.0.0.1:6379") == 0
+    assert target.committed() == 6
 
 
 def run_within(command: list[str], seconds: float) -> tuple[int, str]:

@@ -23,7 +23,7 @@ _UNIT = "Lines a unit: what is committed together, and lost at most when a proce
 _FORMAT = "Rows as jsonl, csv or parquet; pages: the PAGE XML or ALTO files that were read, with the texts in them."
 _MERGED = "File to write, which appears when complete; for pages, a folder."
 _ENGINE = "Who reads: this process, or actors of a Ray cluster."
-_ADDRESS = "A running Ray cluster, such as auto or ray://host:10001."
+_ADDRESS = "A running Ray cluster that this machine is part of, such as auto or host:6379."
 _MOST = "Actors at most: Ray adds them while there is work and room."
 _CPUS = "CPUs of an actor; as many processes decode images, unless --decoders says otherwise."
 _RESOURCES = "Other resources of an actor, such as TPU=4."

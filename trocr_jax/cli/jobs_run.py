@@ -29,6 +29,7 @@ from trocr_jax.jobs.store import open_store
 
 FAILED = 4
 """Exit status after an error that is none of the user's, such as a device that fails."""
+NOTHING_LEFT = {"local": "nothing left to do here", "ray": "the actors have ended"}
 NOT_PLANNED = "stopped before the job was planned: the same command does it"
 
 
@@ -61,9 +62,12 @@ def run(command: Run, stop: Stop) -> int:
     if command.resources.stats:
         print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
-        why = "stopped" if stop.requested.is_set() else "nothing left to do here"
+        why = "stopped" if stop.requested.is_set() else NOTHING_LEFT[command.engine]
         _say(f"{command.output}: {why}; {_left(command, ran.job)}")
-        return command.resources.stopped_status if stop.requested.is_set() else 0
+        if stop.requested.is_set():
+            return command.resources.stopped_status
+        # Units that other hosts read may be left here; actors wait for those too.
+        return FAILED if command.engine == "ray" and len(ran.job.done()) < len(ran.job.units) else 0
     _say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import os
 import queue
+import sys
 import threading
-import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import orjson
 import ray
 
-from trocr_jax.errors import TrOCRError
+from trocr_jax.errors import JobError, TrOCRError
 from trocr_jax.jobs.claims import PATIENCE
 from trocr_jax.jobs.host import Prepared, writing
 from trocr_jax.jobs.job import Task
 from trocr_jax.jobs.owner import me
+from trocr_jax.jobs.planning import Plan
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.worker import Resources, Worker, open_worker
 
 Prepare = Callable[[], Prepared]
-SILENT = 20.0
-"""Seconds without a sign of life, which comes every PATIENCE seconds, after which an actor counts as lost."""
+FAILED = 4
+"""Exit status of an actor whose device, or a library, fails."""
+TOLD = 2000
+"""Characters of a traceback that the driver is told."""
 
 
 def working_in(folder: str, prepare: Prepare) -> Prepared:
@@ -34,49 +39,21 @@ def working_in(folder: str, prepare: Prepare) -> Prepared:
     return prepare()
 
 
-class Sign(NamedTuple):
-    """What an actor was last heard of: seconds ago; busy, loading the model or with units to read; has_read, whether it
-    has ever had units."""
-
-    ago: float
-    busy: bool
-    has_read: bool
-
-
-class Bell:
-    """An actor beside the driver, by which it asks the others to stop, and knows who lives."""
-
-    def __init__(self) -> None:
-        self._rung = False
-        self._heard: dict[str, tuple[float, bool, bool]] = {}
-
-    def ring(self) -> list[str]:
-        """Says who has not stopped yet. To be called again and again: what it knows is lost when it is restarted."""
-        self._rung = True
-        return sorted(owner for owner, sign in self.heard().items() if sign.ago < SILENT)
-
-    def rung(self, owner: str, *, loading: bool, units: int) -> bool:
-        """Whether `owner`, who is at work, is to stop. units: how many it has."""
-        _, _, has_read = self._heard.get(owner, (0.0, False, False))
-        self._heard[owner] = time.monotonic(), loading or units > 0, has_read or units > 0
-        return self._rung
-
-    def end(self, owner: str) -> None:
-        self._heard.pop(owner, None)
-
-    def heard(self) -> dict[str, Sign]:
-        """Every actor that has not ended of itself."""
-        now = time.monotonic()
-        return {owner: Sign(now - when, busy, has_read) for owner, (when, busy, has_read) in self._heard.items()}
+def not_shared(host: str, folder: str) -> JobError:
+    return JobError(
+        f"{folder}: on {host} holds another plan than where the command runs; give a folder or URL that all hosts share"
+    )
 
 
 class UnitReader:
     """Given units, by CALLS at a time, answers for each when it is committed, by whomever.
 
-    One thread reads them all, so that the device need not wait between two; the calls wait for it.
+    One thread reads them all, so that the device need not wait between two; the calls wait for it. What is no
+    TrOCRError ends the process, and Ray starts another: there is no saying what a device that has failed does next.
     """
 
-    def __init__(self, prepare: Prepare, folder: str, resources: Resources, cpus: int, bell: Any) -> None:
+    def __init__(self, prepare: Prepare, plan: Plan, folder: str, resources: Resources, cpus: int, bell: Any) -> None:
+        """plan: that of the driver. folder: in which it works."""
         if resources.decoders is None:
             resources = dataclasses.replace(resources, decoders=cpus)
         self._resources, self._bell, self._stop = resources, bell, Stop()
@@ -86,15 +63,19 @@ class UnitReader:
         self._waiting = 0
         self._counts: defaultdict[int, Counts] = defaultdict(Counts)
         self._worker: Worker | None = None
-        self._error: BaseException | None = None
+        self._error: TrOCRError | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._listen, name="trocr-ray-listen", daemon=True).start()
         try:
             self._prepared = working_in(folder, prepare)
+            if self._prepared.job.plan != plan:  # made here, of a folder that was empty
+                raise not_shared(me().host, self._prepared.job.store.root)
         except TrOCRError as error:  # Ray would try it for ever; the first call tells of it
             self._error = error
             self._ended.set()
             return
+        except Exception as error:  # noqa: BLE001  Ray would not start the actor again, and end all
+            self._fail(error)
         threading.Thread(target=self._work, name="trocr-ray-work", daemon=True).start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -110,8 +91,6 @@ class UnitReader:
             self._waiting -= 1
             done, counts = unit in self._done, self._counts.pop(unit, Counts())
         error = None if done else self._error
-        if error is not None and not isinstance(error, TrOCRError):
-            raise error
         gauge = {} if self._worker is None else self._worker.reader.gauge.counters()
         return {
             "unit": unit,
@@ -135,12 +114,21 @@ class UnitReader:
                 self._worker = worker
                 worker.work(self._units())
                 worker.events.write("stop", **worker.reader.gauge.stats())
-        except BaseException as error:  # noqa: BLE001  it is raised, or told, where units are waited for
+        except TrOCRError as error:  # it is told where units are waited for
             self._error = error
-        finally:
-            self._ended.set()
-            with self._settled:
-                self._settled.notify_all()
+        except BaseException as error:  # noqa: BLE001  whatever a device raises; leases have been given back
+            self._fail(error)
+        self._ended.set()
+        with self._settled:
+            self._settled.notify_all()
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Ends the process, after it was told why, in its log and to the driver."""
+        failure = "".join(traceback.format_exception(error))
+        print(failure, file=sys.stderr, flush=True)
+        with suppress(Exception):
+            ray.get(self._bell.failed.remote(str(me()), failure[-TOLD:]), timeout=10 * PATIENCE)
+        os._exit(FAILED)
 
     def _units(self) -> Iterator[int | None]:
         while not self._stop.requested.is_set():

@@ -29,9 +29,10 @@ try:
     from trocr_jax.jobs.ray_connect import connected as connected
     from trocr_jax.jobs.ray_plan import error
     from trocr_jax.jobs.ray_plan import plan as plan
-    from trocr_jax.jobs.ray_pool import Bells, Pool, Signs
+    from trocr_jax.jobs.ray_pool import Bells, Pool
     from trocr_jax.jobs.ray_room import ROOM_SECONDS as ROOM_SECONDS
     from trocr_jax.jobs.ray_room import Actors as Actors
+    from trocr_jax.jobs.ray_signs import Signs
 except ModuleNotFoundError:
     raise JobError("--engine ray needs Ray: pip install trocr-jax[ray]") from None
 
@@ -61,10 +62,11 @@ def run(
     report: Callable[[Report], object] = lambda report: None,
     waiting: Callable[[str], object] = lambda text: None,
 ) -> Counts | None:
-    """Reads what is left of a job with actors, together with whoever else works on it. Result and errors as those of
-    `host.run`; JobError also if there is no sign of life of any actor for `actors.room_seconds`.
+    """Reads what is left of a job with actors, together with whoever else works on it, until nothing is left or a stop
+    is requested. Result and errors as those of `host.run`; JobError also if there is no sign of life of any actor for
+    `actors.room_seconds`, or if pools of actors end in vain; RuntimeError if one actor after the other fails.
 
-    waiting: is told, after a while without an actor, what is waited for.
+    waiting: is told, after a while without an actor, what is waited for, and of actors that fail.
     prepare: called in every actor for (job, recognizer, decode); picklable, as its parts need not be.
     resources: those of each actor; as many decoders as it has CPUs if they do not say.
     """
@@ -76,11 +78,16 @@ def run(
         if left := _left(job):
             with connected(actors.address):
                 in_vain = 0
-                while left and _read(left, prepare, actors, resources, stop, report, waiting):
+                while left and not stop.requested.is_set():
+                    _read(job, left, prepare, actors, resources, stop, report, waiting)
                     before, left = left, _left(job)
                     in_vain = 0 if len(left) < len(before) else in_vain + 1
-                    if in_vain == POOLS:
-                        raise JobError(f"Ray gave nothing to read to {POOLS} pools of actors; the same command goes on")
+                    if in_vain == POOLS and not stop.requested.is_set():
+                        raise JobError(
+                            f"{job.store.root}: {POOLS} pools of actors in a row have ended without a unit read, "
+                            f"{len(left)} are left: see the logs of Ray, and whether all hosts share the folder; the "
+                            "same command goes on"
+                        )
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 
@@ -90,6 +97,7 @@ def _left(job: Job) -> list[int]:
 
 
 def _read(
+    job: Job,
     left: list[int],
     prepare: Prepare,
     actors: Actors,
@@ -97,22 +105,22 @@ def _read(
     stop: Stop,
     report: Callable[[Report], object],
     waiting: Callable[[str], object],
-) -> bool:
-    """Reads with one pool of actors. Whether it is to be done again, for what is left: units that an actor has got wait
-    for it, so that they would wait for ever for one that is lost and cannot be anywhere else."""
-    with Bells() as bells, Pool(left, prepare, actors, resources, bells.bell) as pool:
+) -> None:
+    """Reads with one pool of actors, until it has ended or another is to read what is left: units that an actor has got
+    wait for it, so that they would wait for ever for one that is lost and cannot be anywhere else."""
+    with Bells() as bells, Pool(left, job.plan, prepare, actors, resources, bells.bell) as pool:
         signs = Signs(bells.bell, actors, resources.lease_timeout, waiting)
         while True:
             if stop.requested.is_set():
                 at_work = bells.ring()
                 if stop.seconds() > resources.grace + GIVE_UP or (pool.found.empty() and at_work == []):
-                    return False
+                    return
             elif signs.stuck():
-                return True
+                return
             with suppress(queue.Empty):
                 row = pool.found.get(timeout=0.5)
                 if row is None and not stop.requested.is_set():
-                    return False
+                    return
                 if isinstance(row, ray.exceptions.RayError):
                     raise JobError(f"Ray has ended the job: {row}") from row
                 if isinstance(row, BaseException):

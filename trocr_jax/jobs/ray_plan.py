@@ -14,9 +14,12 @@ import ray
 from trocr_jax import errors
 from trocr_jax.errors import JobError, TrOCRError
 from trocr_jax.jobs.job import Job
-from trocr_jax.jobs.ray_actor import Prepare, working_in
-from trocr_jax.jobs.ray_room import Actors, no_room, situation
+from trocr_jax.jobs.owner import me
+from trocr_jax.jobs.planning import Plan, read_plan
+from trocr_jax.jobs.ray_actor import Prepare, not_shared, working_in
+from trocr_jax.jobs.ray_room import Actors, no_room, refused, situation
 from trocr_jax.jobs.stop import Stop
+from trocr_jax.jobs.store import open_store
 
 TRIES = 10
 """Processes that may be lost while they plan. Nodes come and go, but what kills each of them would do so for ever."""
@@ -29,9 +32,11 @@ NOTICE = 15.0
 
 
 class Answer(NamedTuple):
-    """The job folder, or the kind and message of the error that there was."""
+    """The job folder, the host and the plan that is there, or the kind and message of the error that there was."""
 
     folder: str
+    host: str
+    plan: Plan | None
     error: tuple[str, str] | None
 
 
@@ -48,7 +53,8 @@ def plan(
 ) -> Job | None:
     """Plans the job, or compares it with its plan, where an actor could run: what kind of device there is has a say.
     None if a stop is requested before it is there. Raises what `prepare` raises of TrOCRError; JobError if there is no
-    room for it, or no sign of life, for `actors.room_seconds`, or if TRIES processes are lost.
+    room for it, or no sign of life, for `actors.room_seconds`, if Ray refuses what an actor is to take, if TRIES
+    processes are lost, or if this host does not see the plan.
 
     waiting: is told, after a while without room, what is waited for.
     """
@@ -66,6 +72,8 @@ def plan(
             return None
         if answer.error is not None:
             raise error(*answer.error)
+        if read_plan(open_store(answer.folder)) != answer.plan:
+            raise not_shared(answer.host, answer.folder)
         return Job.open(answer.folder)
     raise AssertionError
 
@@ -79,7 +87,8 @@ class _Planning:
     def ask(self, prepare: Prepare) -> Answer | None:
         """What one process answers; None after a stop. Raises _Lost."""
         options = self._actors.options() | {"max_calls": 1, "max_retries": 0, "num_returns": "streaming"}
-        answers = ray.remote(**options)(prepared).remote(prepare, os.getcwd())
+        with refused(self._actors):
+            answers = ray.remote(**options)(prepared).remote(prepare, os.getcwd())
         asked, begun = time.monotonic(), False
         try:
             while not self._stop.requested.is_set():
@@ -128,9 +137,10 @@ def prepared(prepare: Prepare, folder: str) -> Iterator[Answer | None]:
 
 def _answer(prepare: Prepare, folder: str) -> Answer:
     try:
-        return Answer(working_in(folder, prepare).job.store.root, None)
+        job = working_in(folder, prepare).job
+        return Answer(job.store.root, me().host, job.plan, None)
     except TrOCRError as error:
-        return Answer("", (type(error).__name__, str(error)))
+        return Answer("", me().host, None, (type(error).__name__, str(error)))
 
 
 def error(kind: str, message: str) -> TrOCRError:

@@ -1,4 +1,4 @@
-"""The pool of actors of `--engine ray`: a Ray Data set of units, and what is known of those who read them."""
+"""The pool of actors of `--engine ray`: a Ray Data set of units, and the bell that they hear."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import os
 import queue
 import threading
-import time
-from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
@@ -16,19 +14,16 @@ import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trocr_jax.errors import JobError
-from trocr_jax.jobs.ray_actor import SILENT, Bell, Prepare, Sign, UnitReader
-from trocr_jax.jobs.ray_room import Actors, no_room, situation
+from trocr_jax.jobs.planning import Plan
+from trocr_jax.jobs.ray_actor import Prepare, UnitReader
+from trocr_jax.jobs.ray_bell import Bell
+from trocr_jax.jobs.ray_room import Actors
 from trocr_jax.jobs.worker import Resources
 
 CALLS = 2
 """Units that an actor has at a time: images of the second are decoded while the device reads the first."""
-STARTS = 10
-"""Actors that may end one after the other without having had a unit, while nobody reads."""
 CLOSE = 10.0
 """Seconds that a pool has to end in."""
-NOTICE = 30.0
-"""Seconds without an actor after which it is said what is waited for."""
 
 Row = dict[str, Any]
 
@@ -39,7 +34,9 @@ class Pool:
     Attributes: found, what becomes of each unit: a row of `UnitReader`, an error, or None when there is nothing more.
     """
 
-    def __init__(self, units: list[int], prepare: Prepare, actors: Actors, resources: Resources, bell: Any) -> None:
+    def __init__(
+        self, units: list[int], plan: Plan, prepare: Prepare, actors: Actors, resources: Resources, bell: Any
+    ) -> None:
         for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
             logging.getLogger(name).setLevel(logging.ERROR)  # what matters here is told by the job
         self.found: queue.Queue[Row | BaseException | None] = queue.Queue()
@@ -49,11 +46,12 @@ class Pool:
         context = asked.context
         context.custom_execution_callback_classes = [_ends_with(self._ended)]
         context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = -1  # a unit may take longer than 30 minutes; `Signs` watches
         # Actors never have more than CALLS units: all of them busy is what the pool is to grow at.
         context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         self._units: Any = asked.map_batches(
             UnitReader,
-            fn_constructor_args=(prepare, os.getcwd(), resources, max(1, int(actors.cpus)), bell),
+            fn_constructor_args=(prepare, plan, os.getcwd(), resources, max(1, int(actors.cpus)), bell),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors.least,
@@ -120,71 +118,3 @@ class Bells:
         except ray.exceptions.RayError:
             return None
         return at_work
-
-
-class Signs:
-    """Signs of life of the actors of a pool."""
-
-    def __init__(
-        self, bell: Any, actors: Actors, lease_timeout: float, waiting: Callable[[str], object] = lambda text: None
-    ) -> None:
-        self._bell, self._actors, self._lease_timeout, self._waiting = bell, actors, lease_timeout, waiting
-        self._asked: Any = None
-        self._alive = self._busy = time.monotonic()  # when an actor lived, and one had units, or a unit was read
-        self._in_vain: set[str] = set()
-        self._told = False
-
-    def moved(self) -> None:
-        """A unit has been read."""
-        self._alive = self._busy = time.monotonic()
-        self._in_vain.clear()
-
-    def stuck(self) -> bool:
-        """Asks the bell. Whether the actors that live have nothing to do: a new pool would give them what is left.
-
-        Raises JobError if no actor has lived for `room_seconds`, or each ends before it has had a unit.
-        """
-        self._listen()
-        self.check()
-        return self.idle()
-
-    def idle(self) -> bool:
-        """Whether no actor that lives has had units for `lease_timeout`."""
-        return self._alive > self._busy + self._lease_timeout
-
-    def check(self) -> None:
-        """Raises what `stuck` raises."""
-        silent = time.monotonic() - self._alive
-        if silent > self._actors.room_seconds:
-            raise no_room(self._actors, "no actor has read, or given a sign of life,")
-        if len(self._in_vain) >= STARTS:
-            raise JobError(
-                f"{len(self._in_vain)} actors have ended before they had anything to read; something kills them while "
-                "they load the model: see the logs of Ray, and whether an actor has enough memory (--actor-cpus)"
-            )
-        if silent > NOTICE and not self._told:
-            self._told = True
-            self._waiting(f"waiting for room in the cluster. {situation(self._actors)}")
-
-    def _listen(self) -> None:
-        """Takes what the bell has answered, and asks it again."""
-        if self._asked is None:
-            self._asked = self._bell.heard.remote()
-        if not ray.wait([self._asked], timeout=0)[0]:
-            return
-        asked, self._asked = self._asked, None
-        with suppress(ray.exceptions.RayError):  # it is started again
-            self.take(ray.get(asked))
-
-    def take(self, heard: Mapping[str, Sign]) -> None:
-        """What the bell has heard of each actor."""
-        now = time.monotonic()
-        live = [sign for sign in heard.values() if sign.ago < SILENT]
-        if live:
-            self._alive, self._told = max(self._alive, now - min(sign.ago for sign in live)), False
-        if any(sign.busy for sign in live):
-            self._busy = now
-        if any(sign.has_read for sign in live):
-            self._in_vain.clear()
-        else:
-            self._in_vain |= {owner for owner, sign in heard.items() if sign.ago >= SILENT and not sign.has_read}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +36,12 @@ class Actors:
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
             raise JobError(f"{self.least} to {self.most} actors: give at least one, and at most as many as most")
-        if min(self.cpus, self.gpus, *self.resources.values()) < 0:
-            raise JobError("an actor cannot take less than nothing: give CPUs, GPUs and resources of 0 or more")
+        if not all(0 <= amount < math.inf for amount in (self.cpus, self.gpus, *self.resources.values())):
+            raise JobError("an actor cannot take less than nothing, or all: give CPUs, GPUs and resources of 0 or more")
+        for name in ("CPU", "GPU"):
+            if name in self.resources:
+                amount = f"{self.resources[name]:g}"
+                raise JobError(f"--actor-resources {name}={amount}: use --actor-{name.lower()}s {amount}")
         if self.room_seconds <= 0:
             raise JobError(f"room_seconds is {self.room_seconds:g}: give more than 0 seconds to wait for room")
 
@@ -45,6 +51,19 @@ class Actors:
     def takes(self) -> dict[str, float]:
         asked = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
         return {name: amount for name, amount in asked.items() if amount}
+
+
+@contextmanager
+def refused(actors: Actors) -> Iterator[None]:
+    """Around what asks Ray for an actor: JobError if it refuses the amounts."""
+    try:
+        yield
+    except ValueError as error:
+        options = [f"--actor-{name}" for name in ("cpus", "gpus", "resources") if getattr(actors, name)]
+        why = "".join(map(str, error.args))  # which are parts of a sentence, for some
+        raise JobError(
+            f"{', '.join(options)}: Ray refuses an actor that takes {_shown(actors.takes())}: {why}"
+        ) from error
 
 
 def no_room(actors: Actors, what: str) -> JobError:

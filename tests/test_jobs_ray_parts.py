@@ -1,0 +1,260 @@
+"""The parts of `--engine ray` without a cluster: what actors, the driver and its connection make of faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.ray_fixtures import model as model
+from tests.tiny import save_lines
+from trocr_jax import jobs
+from trocr_jax.cli import jobs_run, main
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError
+from trocr_jax.jobs.host import Prepared
+from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.leases import holders
+from trocr_jax.jobs.owner import me
+from trocr_jax.jobs.stop import Stopped
+from trocr_jax.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from trocr_jax.jobs.ray_actor import Prepare
+
+pytest.importorskip("ray", reason="needs Ray: pip install trocr-jax[ray]")
+DECODE = DecodeConfig(max_new_tokens=4)
+BREAKS = "the device has failed"
+
+
+def prepare(model: Path, source: Path, job: Path, *, breaks: bool = False) -> Prepared:
+    recognizer = Recognizer.from_pretrained(model)
+    if breaks:
+
+        def read_batches(series: Any, *rest: Any) -> Any:
+            next(iter(series))
+            raise RuntimeError(BREAKS)
+
+        vars(recognizer)["read_batches"] = read_batches
+    choices = jobs.Choices(unit_size=2, batch_size=2)
+    found = jobs.plan(jobs.open_source([str(source)]), str(job), recognizer, model, DECODE, choices=choices)
+    return Prepared(found, recognizer, DECODE)
+
+
+def nothing() -> Prepared:
+    raise AssertionError
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: Path) -> Job:
+    save_lines(tmp_path / "lines", 4)
+    return prepare(model, tmp_path / "lines", tmp_path / "job").job
+
+
+class Here:
+    """An actor in this process: `method.remote` answers at once, and `ray.get` gives that back."""
+
+    def __init__(self, actor: object) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=getattr(self._actor, name))
+
+
+class Became(NamedTuple):
+    """What became of an actor: its answer, if it gave one, the statuses with which it would have ended its process, and
+    what the bell has heard."""
+
+    answer: dict[str, list[Any]] | None
+    statuses: list[int]
+    heard: dict[str, Any]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, job: Job) -> Iterator[Callable[[Prepare], Became]]:
+    """Has an actor for the plan of `job` read unit 0; where it would end its process it notes that and does no more."""
+    from trocr_jax.jobs.ray_actor import UnitReader
+    from trocr_jax.jobs.ray_bell import Bell
+
+    statuses: list[int] = []
+    answers: list[dict[str, list[Any]]] = []
+    bell = Bell()
+    actors: list[UnitReader] = []
+    listen = UnitReader._listen
+
+    def listens(actor: UnitReader) -> None:
+        actors.append(actor)
+        listen(actor)
+
+    def ends(status: int) -> None:
+        statuses.append(status)
+        threading.Event().wait()
+
+    def work(prepare: Prepare) -> None:
+        actor = UnitReader(prepare, job.plan, os.getcwd(), jobs.Resources(decoders=1), 1, Here(bell))
+        answers.append(actor({"unit": [0]}))
+
+    def became(prepare: Prepare) -> Became:
+        threading.Thread(target=work, args=(prepare,), daemon=True).start()
+        until = time.monotonic() + 60
+        while not answers and not statuses:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return Became(answers[0] if answers else None, statuses, bell.heard())
+
+    monkeypatch.setattr("ray.get", lambda answer, timeout=None: answer)
+    monkeypatch.setattr("os._exit", ends)
+    monkeypatch.setattr(UnitReader, "_listen", listens)
+    monkeypatch.chdir(Path.cwd())  # which an actor leaves
+    yield became
+    for actor in actors:
+        actor._ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "trocr-ray-listen":
+            thread.join(10)
+
+
+def test_an_actor_that_does_not_see_the_folder_of_the_driver(tmp_path, model, job, read):
+    other = tmp_path / "other"
+    time.sleep(1.0)  # plans have the second in which they were made
+    found = read(functools.partial(prepare, model, tmp_path / "lines", other))
+    assert found.answer["error"] == ["JobError"]
+    (message,) = found.answer["message"]
+    assert message.startswith(f"{other}: on {me().host} holds another plan")
+    assert "give a folder or URL that all hosts share" in message
+    assert Job.open(str(other)).done() == set()
+    assert found.statuses == []
+
+
+def test_a_driver_that_does_not_see_the_folder_of_the_plan(tmp_path, monkeypatch, job):
+    from trocr_jax.jobs import ray_plan
+    from trocr_jax.jobs.ray_room import Actors
+
+    elsewhere = dataclasses.replace(job.plan, created="by another host")
+    for folder in (job.store.root, str(tmp_path / "nothing")):
+        answer = ray_plan.Answer(folder, "over-there", elsewhere, None)
+        monkeypatch.setattr("trocr_jax.jobs.ray_plan._Planning.ask", lambda planning, prepare, answer=answer: answer)
+        with pytest.raises(JobError, match=f"{folder}: on over-there holds another plan .* that all hosts share"):
+            ray_plan.plan(nothing, Actors())
+
+
+def test_an_actor_whose_device_fails_while_it_reads(tmp_path, model, job, read, capfd):
+    found = read(functools.partial(prepare, model, tmp_path / "lines", tmp_path / "job", breaks=True))
+    assert found.statuses == [4]
+    assert BREAKS in found.heard[str(me())].failure
+    assert f"RuntimeError: {BREAKS}" in capfd.readouterr().err
+    assert holders(job) == {}
+    assert not [*job.store.names("attempts")], "a device that fails says nothing about lines"
+    assert found.answer is None, "the unit is read by another process"
+
+
+def test_an_actor_whose_device_fails_while_it_loads(read):
+    def fails() -> Prepared:
+        raise RuntimeError(BREAKS)
+
+    found = read(fails)
+    assert found.statuses == [4]
+    assert BREAKS in found.heard[str(me())].failure
+
+
+def test_what_the_bell_knows_of_one_that_has_failed():
+    from trocr_jax.jobs.ray_bell import Bell
+
+    bell = Bell()
+    bell.rung("a", loading=False, units=2)
+    bell.rung("b", loading=True, units=0)
+    bell.failed("a", BREAKS)
+    bell.rung("a", loading=False, units=2)  # a last sign
+    assert bell.ring() == ["b"]
+    heard = bell.heard()
+    assert (heard["a"].failure, heard["b"].failure) == (BREAKS, "")
+    assert heard["a"].has_read
+    assert not heard["b"].has_read
+
+
+def test_pools_that_end_with_units_left(monkeypatch, job):
+    from trocr_jax.jobs import ray_engine
+
+    pools: list[list[int]] = []
+
+    def read_one_pool(job: Job, left: list[int], *rest: object) -> None:
+        pools.append(left)
+
+    monkeypatch.setattr(ray_engine, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(ray_engine, "_read", read_one_pool)
+    with pytest.raises(JobError, match="3 pools of actors in a row have ended without a unit read, 2 are left"):
+        ray_engine.run(job, nothing)
+    assert pools == [[0, 1]] * 3
+    stop = jobs.Stop()
+    stop.request()
+    assert ray_engine.run(job, nothing, stop=stop) is None
+    assert len(pools) == 3
+
+
+def test_units_that_are_left_are_no_success_with_ray(tmp_path, monkeypatch, model, job, capsys):
+    command = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--model", str(model)]
+    for name in ("_run_here", "_run_on_ray"):
+        monkeypatch.setattr(jobs_run, name, lambda command, stop: jobs_run.Ran(job, None, {}))
+    assert main([*command, "--engine", "ray"]) == 4
+    assert "the actors have ended; 2 of 2 units are left" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "nothing left to do here; 2 of 2 units are left" in capsys.readouterr().err
+
+
+def test_an_address_of_ray_client(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 1)
+    command = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--model", str(model)]
+    assert main([*command, "--engine", "ray", "--ray-address", "ray://head:10001"]) == 2
+    err = capsys.readouterr().err
+    assert "--ray-address ray://head:10001: a job cannot be driven through Ray Client" in err
+    assert "host:port" in err
+    assert "submit the command as a Ray job" in err
+
+
+def test_a_stop_while_ray_connects(tmp_path, monkeypatch, model, capsys):
+    from trocr_jax.jobs import ray_connect
+
+    def init(*args: object, **options: object) -> None:
+        """As Ray does it: SIGTERM ends what connects."""
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped), ray_connect.connected("local"):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
+    save_lines(tmp_path / "lines", 1)
+    command = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--model", str(model)]
+    assert main([*command, "--engine", "ray", "--stopped-status", "143"]) == 143
+    assert jobs_run.NOT_PLANNED in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["CPU", "GPU"])
+def test_resources_that_have_options_of_their_own(tmp_path, model, capsys, name):
+    command = ["jobs", "run", "lines", "--output", str(tmp_path / "job"), "--model", str(model), "--engine", "ray"]
+    assert main([*command, "--actor-resources", f"{name}=2"]) == 2
+    assert f"--actor-resources {name}=2: use --actor-{name.lower()}s 2" in capsys.readouterr().err
+
+
+def test_amounts_that_ray_refuses():
+    from trocr_jax.jobs import ray_plan
+    from trocr_jax.jobs.ray_room import Actors
+
+    with pytest.raises(JobError, match=r"--actor-cpus, --actor-resources: Ray refuses .* 1 CPU, 1\.5 TPU: The number"):
+        ray_plan.plan(nothing, Actors(resources={"TPU": 1.5}))
+    with pytest.raises(JobError, match="give CPUs, GPUs and resources of 0 or more"):
+        Actors(cpus=float("nan"))
