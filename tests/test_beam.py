@@ -345,8 +345,8 @@ def test_more_beams_than_tokens_are_refused_before_anything_is_compiled() -> Non
 def test_beams_are_drawn_as_those_of_transformers(tmp_path: Path) -> None:
     """Equal in distribution: how many of a thousand searches end at once, and their mean score."""
     count = 1000
-    options = {"num_beams": 2, "do_sample": True, "top_k": 0, "max_new_tokens": 5, "early_stopping": True}
-    options |= {"sequence_bias": [[[2], 4.0]]}
+    options: dict[str, Any] = {"num_beams": 2, "do_sample": True, "top_k": 0, "max_new_tokens": 5}
+    options |= {"sequence_bias": [[[2], 4.0]], "early_stopping": True}
     model = checkpoint.load(save_transformers("base", tmp_path))
     pixels = np.random.default_rng(5).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     torch.manual_seed(0)
