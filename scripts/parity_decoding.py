@@ -223,6 +223,8 @@ def compare(tally: Tally, ours: Found, theirs: Found, *, name: str, end: int, re
                 )
             continue
         tally.equal += 1
+        if ours.beam_indices[row, 0] == theirs.beam_indices[row, 0] == -1:  # no text: a place that is left
+            continue
         ended = np.flatnonzero(ours.token_ids[row] == end)
         tally.lengths.add(int(ended[0]) + 1 if len(ended) else -1)
         token = float(np.abs(ours.token_log_probs[row] - theirs.token_log_probs[row]).max())

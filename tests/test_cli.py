@@ -275,6 +275,10 @@ def test_a_generation_config_is_honoured_when_asked_for(model, recognizer, tmp_p
     assert asked(recognizer, "--model", str(folder)) == DecodeConfig(max_new_tokens=32)
     with pytest.raises(DecodeError, match="--n-best 4 needs --num-beams 4"):
         asked(recognizer, "--model", str(folder), "--generation-config", "--n-best", "4")
+    written = {"num_beams": 4, "num_beam_groups": 2, "max_length": 11}  # not complete alone
+    (folder / "generation_config.json").write_text(json.dumps(written))
+    found = asked(recognizer, "--model", str(folder), "--generation-config", "--diversity-penalty", "0.5")
+    assert (found.num_beam_groups, found.diversity_penalty) == (2, 0.5)
     for option in (["--length-penalty", "2"], ["--early-stopping", "true"], ["--seed", "3"], ["--mbr"]):
         with pytest.raises(DecodeError, match=f"{option[0]} needs"):
             asked(recognizer, "--generation-config", *option)

@@ -253,7 +253,7 @@ def test_events_are_collected_and_cost_who_reads_no_time(memory, monkeypatch: py
 
     def slow(url: str, content: bytes) -> None:
         put.append(len(content))
-        time.sleep(0.5)
+        time.sleep(3)
         pipe(url, content)
 
     monkeypatch.setattr(store._system, "pipe_file", slow)
@@ -262,9 +262,9 @@ def test_events_are_collected_and_cost_who_reads_no_time(memory, monkeypatch: py
         begun = time.monotonic()
         for number in range(100):
             events.write("commit", unit=number)
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 3
         while units(store) != list(range(100)):  # they are there soon, while the job goes on
-            assert time.monotonic() - begun < 30
+            assert time.monotonic() - begun < 60
             time.sleep(0.05)
         events.write("end", unit=100)
     assert units(store) == list(range(101))

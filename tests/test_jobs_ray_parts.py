@@ -131,7 +131,7 @@ def test_an_actor_that_does_not_see_the_folder_of_the_driver(tmp_path, model, jo
     found = read(functools.partial(prepare, model, tmp_path / "lines", other))
     assert found.answer["error"] == ["JobError"]
     (message,) = found.answer["message"]
-    assert message.startswith(f"{other}: on {me().host} holds another plan")
+    assert message.startswith(f"{other}: on {me().host} holds a plan")
     assert "give a folder or URL that all hosts share" in message
     assert Job.open(str(other)).done() == set()
     assert found.statuses == []
@@ -145,7 +145,7 @@ def test_a_driver_that_does_not_see_the_folder_of_the_plan(tmp_path, monkeypatch
     for folder in (job.store.root, str(tmp_path / "nothing")):
         answer = ray_plan.Answer(folder, "over-there", elsewhere, None)
         monkeypatch.setattr("trocr_jax.jobs.ray_plan._Planning.ask", lambda planning, prepare, answer=answer: answer)
-        with pytest.raises(JobError, match=f"{folder}: on over-there holds another plan .* that all hosts share"):
+        with pytest.raises(JobError, match=f"{folder}: on over-there holds a plan .* that all hosts share"):
             ray_plan.plan(nothing, Actors())
 
 

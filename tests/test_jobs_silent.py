@@ -73,9 +73,9 @@ def test_a_server_that_says_nothing_ends_the_job_and_costs_no_line(tmp_path, ser
     model, job = save_tiny(tmp_path / "tiny"), tmp_path / "job"
     command = ["jobs", "run", str(tmp_path / "list.jsonl"), "--output", str(job), "--model", str(model)]
     command += ["--max-new-tokens", "12", "--batch-size", "2", "--decoders", "1"]
-    assert main([*command, "--decode-seconds", "1"]) == 2
+    assert main([*command, "--decode-seconds", "3"]) == 2
     err = capsys.readouterr().err
-    assert f"error: line 2 ({url}): its source did not answer within 1 s, 3 times; see to the source" in err
+    assert f"error: line 2 ({url}): its source did not answer within 3 s, 3 times; see to the source" in err
     store = Job.open(str(job)).store
     assert [store.names(folder) for folder in ("parts", "attempts", "leases")] == [[], [], []]
     server.answers.set()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
-_DAMAGED = "Error reading persistent compilation cache entry"  # what jax says
+_DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")  # what jax says
 
 
 def keep_programs() -> None:
@@ -26,10 +28,11 @@ def keep_programs() -> None:
     shown = warnings.showwarning
 
     def show(message: Warning | str, *where: Any, **options: Any) -> None:
-        if str(message).startswith(_DAMAGED):  # a full disk, or a process that was killed; jax never replaces it
-            for kept in folder.glob("*-cache"):
-                kept.unlink(missing_ok=True)
-            message = f"{folder}: a compiled program is damaged; what is kept there is made anew"
+        if found := _DAMAGED.match(str(message)):  # by a full disk, or a kill; jax never replaces it
+            for kept in folder.glob(f"{found[1]}-*-cache"):
+                with suppress(OSError):
+                    kept.unlink()
+            message = f"{folder}: a compiled program ({found[1]}) is damaged and made anew"
         shown(message, *where, **options)
 
     warnings.showwarning = show

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -59,6 +60,14 @@ def _check_effect(command: Reading, start: DecodeConfig) -> None:
         raise DecodeError("--diversity-penalty needs --num-beam-groups: one group has no other to differ from")
 
 
+def _alone(folder: Path) -> DecodeConfig | None:
+    """What generation_config.json says by itself; None if it is not complete without options."""
+    try:
+        return DecodeConfig.from_generation_config(folder)
+    except DecodeError:
+        return None
+
+
 def devices(command: Reading) -> Mesh | None:
     """Those of --mesh. Raises ConfigError if they are not there, DecodeError if none of this kind can do what
     --cross-attention asks for."""
@@ -88,7 +97,8 @@ def decode_config(command: Reading, recognizer: Recognizer) -> DecodeConfig:
         options["processors"] = (ShallowFusion(lm, asked.get("lm_weight", 0.5), asked.get("length_bonus", 0.0)),)
     if command.search.generation_config:
         folder = checkpoint.resolve(command.model, revision=command.revision)
-        _check_effect(command, DecodeConfig.from_generation_config(folder))
+        if start := _alone(folder):
+            _check_effect(command, start)
         return DecodeConfig.from_generation_config(folder, **options)
     if command.search.fairseq:
         return DecodeConfig.fairseq(**options)

@@ -67,7 +67,7 @@ def read(path: str) -> bytes:
         with network(path):
             return cast(bytes, file_system(path).cat_file(path))
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise PermissionError(f"{path}: is not a regular file")
             return file.read()
@@ -81,6 +81,11 @@ def read(path: str) -> bytes:
                 "back, or delete it if its images are gone for good, and run the job again"
             ) from error
         raise
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a pipe without waiting for who writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_range(path: str, start: int, length: int) -> bytes:

@@ -37,8 +37,7 @@ def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: floa
             if read_success(job.store) is None:
                 _write_success(job)
     sweep(job)
-    values = read_success(job.store) or {}
-    return Counts(*(int(str(values[name])) for name in Counts._fields))
+    return Counts.of(read_success(job.store) or {})
 
 
 def _write_success(job: Job) -> None:

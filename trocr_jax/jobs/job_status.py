@@ -59,12 +59,13 @@ def status(job: Job) -> JobStatus:
             known[unit] = found[0]
     for unit in done - known.keys():
         known[unit] = part_counts(job.read_part(unit))
-    total = sum_of(known[unit] for unit in done)
+    complete = read_success(job.store)
+    total = sum_of(known[unit] for unit in done) if complete is None else Counts.of(complete)
     hosts = _hosts(job, commits, begun, now)
     rate = sum(host.rate for host in hosts)
     left = job.plan.lines - total.lines
     return JobStatus(
-        complete=read_success(job.store) is not None,
+        complete=complete is not None,
         units=len(job.units),
         units_done=len(done),
         lines=job.plan.lines,

@@ -41,7 +41,8 @@ def working_in(folder: str, prepare: Prepare) -> Prepared:
 
 def not_shared(host: str, folder: str) -> JobError:
     return JobError(
-        f"{folder}: on {host} holds another plan than where the command runs; give a folder or URL that all hosts share"
+        f"{folder}: on {host} holds a plan that is not there where the command runs; give a folder or URL that all "
+        "hosts share"
     )
 
 

@@ -37,8 +37,9 @@ def connected(address: str | None = None) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     given = address or os.environ.get("RAY_ADDRESS") or "local"
     if given.startswith("ray://"):
+        named = "RAY_ADDRESS" if address is None else "--ray-address"
         raise JobError(
-            f"--ray-address {given}: a job cannot be driven through Ray Client; on a machine of the cluster give "
+            f"{named} {given}: a job cannot be driven through Ray Client; on a machine of the cluster give "
             "host:port of its head (6379, if it was not told another) or auto, or submit the command as a Ray job"
         )
     try:

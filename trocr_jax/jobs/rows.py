@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +72,11 @@ class Counts(NamedTuple):
     ok: int = 0
     failed: int = 0
     quarantined: int = 0
+
+    @classmethod
+    def of(cls, success: Mapping[str, object]) -> Counts:
+        """What _SUCCESS says."""
+        return cls(*(int(str(success[name])) for name in cls._fields))
 
     @property
     def lines(self) -> int:
