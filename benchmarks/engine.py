@@ -2,8 +2,11 @@
 
     python -m benchmarks.engine --shape base --batch 4 --tokens 16 --num-beams 4 --against transformers [--json FILE]
 
-Random weights, the same on every side, every line forced to the same number of tokens. The sides take turns in one
-process (A B A B …) on the same device; printed are the medians of the rounds and the medians of the rounds' ratios.
+Random weights, the same on every side, every line forced to the same number of tokens; with --natural rendered lines
+that end where the model ends them, for which its weights have to be real: those of --shape tiny, or of --folder. The
+sides take turns in one process (A B A B …) on the same device; printed are the medians of the rounds and the medians of
+the rounds' ratios. "prefill" is from the encoder's output to the first token, keys and values of cross-attention
+included; "decode step" is one of the steps behind it, as the difference to the whole decoder gives it.
 Pixels are on the device before. With several batch sizes each side is also given its best one.
 Peak memory is that of a process of its own for each side, which loads the weights and reads one batch twice.
 
@@ -20,10 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import tyro
@@ -33,7 +39,7 @@ from benchmarks.engine_onnx import OnnxRuntime, OnnxRuntimeInt8
 from trocr_jax.config import TrOCRConfig
 
 PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
-STAGES = ("encoder", "decoder", "whole line")
+STAGES = ("encoder", "prefill", "decode step", "decoder", "whole line")
 
 
 class Engine(Protocol):
@@ -45,8 +51,9 @@ class Engine(Protocol):
 
     def encode(self, pixels: Any) -> Any: ...
 
-    def decode(self, memory: Any) -> np.ndarray:
-        """From the encoder's output to token ids [B, tokens], keys and values of cross-attention included."""
+    def decode(self, memory: Any, *, prefill: bool = False) -> np.ndarray:
+        """From the encoder's output to token ids [B, tokens], keys and values of cross-attention included; prefill: to
+        the first of them."""
         ...
 
     def read(self, pixels: Any) -> np.ndarray: ...
@@ -57,7 +64,9 @@ class Ours:
 
     cache_dtype: Literal["int8"] | None = None
 
-    def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
+    def __init__(
+        self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str, natural: bool = False
+    ) -> None:
         import jax
         import jax.numpy as jnp
 
@@ -66,13 +75,19 @@ class Ours:
         self.dtype = jnp.dtype(dtype)
         self.jax, self.model = jax, self.loaded(folder)
         self.config = trocr_jax.DecodeConfig(
-            num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens, cache_dtype=self.cache_dtype
+            num_beams=num_beams,
+            max_new_tokens=tokens,
+            min_new_tokens=0 if natural else tokens,
+            cache_dtype=self.cache_dtype,
         )
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation_plan.plan(self.config, self.model.config, dtype=self.dtype)
         self.scores_bytes = shape.scores_bytes
         self._encode = jax.jit(self._encoder)
+        one = replace(self.config, max_new_tokens=1, min_new_tokens=min(1, self.config.min_new_tokens))
+        first, self.first_numbers = generation_plan.plan(one, self.model.config, dtype=self.dtype)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
+        self._prefill = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, first, self.dtype))
 
     def loaded(self, folder: Path) -> Any:
         return trocr_jax.checkpoint.load(folder, dtype=self.dtype)
@@ -90,7 +105,9 @@ class Ours:
     def encode(self, pixels: Any) -> Any:
         return self._encode(self.model, pixels).block_until_ready()
 
-    def decode(self, memory: Any) -> np.ndarray:
+    def decode(self, memory: Any, *, prefill: bool = False) -> np.ndarray:
+        if prefill:
+            return np.asarray(self._prefill(self.model, memory, self.first_numbers).token_ids[:, 0])
         return np.asarray(self._decode(self.model, memory, self.numbers).token_ids[:, 0])
 
     def read(self, pixels: Any) -> np.ndarray:
@@ -124,7 +141,9 @@ class OursInt8Cache(Ours):
 class Transformers:
     """transformers on torch, eager, with its key-value cache; SDPA in the encoder."""
 
-    def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
+    def __init__(
+        self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str, natural: bool = False
+    ) -> None:
         import torch
         from transformers import VisionEncoderDecoderModel
 
@@ -135,7 +154,7 @@ class Transformers:
         config = self.model.config
         self.options = {
             "max_new_tokens": tokens,
-            "min_new_tokens": tokens,
+            "min_new_tokens": 0 if natural else tokens,
             "num_beams": num_beams,
             "do_sample": False,
             "decoder_start_token_id": config.decoder_start_token_id or config.decoder.decoder_start_token_id,
@@ -154,12 +173,15 @@ class Transformers:
                 self.torch.cuda.synchronize()
         return memory
 
-    def decode(self, memory: Any) -> np.ndarray:
+    def decode(self, memory: Any, *, prefill: bool = False) -> np.ndarray:
         from transformers.modeling_outputs import BaseModelOutput
 
+        options = self.options
+        if prefill:
+            options = options | {"max_new_tokens": 1, "min_new_tokens": min(1, options["min_new_tokens"])}
         with self.torch.inference_mode():
             outputs = BaseModelOutput(last_hidden_state=memory.last_hidden_state)
-            ids: np.ndarray = self.model.generate(encoder_outputs=outputs, **self.options).cpu().numpy()[:, 1:]
+            ids: np.ndarray = self.model.generate(encoder_outputs=outputs, **options).cpu().numpy()[:, 1:]
         return ids
 
     def read(self, pixels: Any) -> np.ndarray:
@@ -173,8 +195,8 @@ class CompiledTransformers(Transformers):
     TrOCR decoder declares no static cache (`_can_compile_fullgraph` is false), with which `generate` compiles itself.
     """
 
-    def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
-        super().__init__(folder, tokens=tokens, num_beams=num_beams, threads=threads, dtype=dtype)
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, **options)
         self.model.encoder.forward = self.torch.compile(self.model.encoder.forward, dynamic=False)
         decoder = self.model.decoder.model.decoder
         decoder.forward = self.torch.compile(decoder.forward, dynamic=True)
@@ -192,15 +214,21 @@ SIDES: dict[str, Callable[..., Engine]] = {
 }
 
 
-def write_weights(shape: str, folder: Path) -> None:
-    """A folder with random weights of a published shape, as transformers' `from_pretrained` reads it."""
+def write_weights(shape: str, folder: Path, *, trained: bool = False) -> None:
+    """A folder with random weights of a published shape, as transformers' `from_pretrained` reads it; trained: with
+    those of the built-in model, and what stands beside them."""
     import jax
 
     from trocr_jax import TrOCR
     from trocr_jax.checkpoint import save_huggingface
 
     with jax.default_device(jax.devices("cpu")[0]):
-        save_huggingface(TrOCR(config_of(shape)), folder)
+        if trained:
+            built_in = trocr_jax.checkpoint.resolve("tiny-printed")
+            save_huggingface(trocr_jax.checkpoint.load(built_in), folder)
+            trocr_jax.checkpoint.copy_assets(built_in, folder)
+        else:
+            save_huggingface(TrOCR(config_of(shape)), folder)
 
 
 def config_of(shape: str) -> TrOCRConfig:
@@ -210,7 +238,14 @@ def config_of(shape: str) -> TrOCRConfig:
     return TrOCRConfig.preset(PRESETS[shape])
 
 
-def images(config: TrOCRConfig, batch: int) -> np.ndarray:
+def images(config: TrOCRConfig, batch: int, *, lines_for: Path | None = None) -> np.ndarray:
+    """Noise, or rendered lines as the model in the folder `lines_for` wants them: pixels [batch, H, W, 3]."""
+    if lines_for is not None:
+        from train.data.render import Renderer
+
+        processor = trocr_jax.ImageProcessor.from_folder(lines_for)
+        renderer = Renderer.create(split="heldout", seed=0)
+        return processor(renderer.line(number, max_chars=64).image for number in range(batch))
     height, width = config.encoder.image_size
     return np.random.default_rng(0).uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
 
@@ -221,10 +256,13 @@ def timed(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare(engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int) -> dict[str, Any]:
+def compare(
+    engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int, steps: int | None, pad: int
+) -> dict[str, Any]:
     """Seconds of every stage, the sides in turn, and the time of the first call, which compiles. A side whose memory
-    does not suffice is left out."""
-    seconds: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in engines} for stage in STAGES}
+    does not suffice is left out. steps: behind the prefill, None if lines end where they will. pad: fills up texts."""
+    stages = tuple(stage for stage in STAGES if steps or stage != "decode step")
+    seconds: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in engines} for stage in stages}
     first: dict[str, float] = {}
     texts: dict[str, np.ndarray] = {}
     out_of_memory: list[str] = []
@@ -234,6 +272,7 @@ def compare(engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int) -> d
             engine = engines[name]
             try:
                 encoder, memory = timed(engine.encode, ready[name])
+                prefill, _ = timed(partial(engine.decode, prefill=True), memory)
                 decoder, _ = timed(engine.decode, memory)
                 del memory
                 whole, texts[name] = timed(engine.read, ready[name])
@@ -246,16 +285,19 @@ def compare(engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int) -> d
                     del by[name]
                 continue
             if number == 0:
-                first[name] = encoder + decoder + whole
+                first[name] = encoder + prefill + decoder + whole
                 continue
-            for stage, taken in zip(STAGES, (encoder, decoder, whole), strict=True):
-                seconds[stage][name].append(taken)
+            taken = {"encoder": encoder, "prefill": prefill, "decoder": decoder, "whole line": whole}
+            if steps:
+                taken["decode step"] = (decoder - prefill) / steps
+            for stage in stages:
+                seconds[stage][name].append(taken[stage])
     base, batch = next(iter(engines)), len(pixels)
     others = [name for name in texts if name != base and base in texts]
     return {
         "batch": batch,
         "out of memory": out_of_memory,
-        "equal lines": {o: int((texts[base] == texts[o]).all(axis=1).sum()) for o in others},
+        "equal lines": {o: equal_lines(texts[base], texts[o], pad) for o in others},
         "first round, s": {name: round(s, 1) for name, s in first.items()},
         "lines/s": {s: {n: round(batch / statistics.median(t), 3) for n, t in by.items()} for s, by in seconds.items()},
         "ratio": {
@@ -264,6 +306,13 @@ def compare(engines: dict[str, Engine], pixels: np.ndarray, *, rounds: int) -> d
         },
         "seconds": seconds,
     }
+
+
+def equal_lines(a: np.ndarray, b: np.ndarray, pad: int) -> int:
+    """How many rows of token ids [B, T] are equal, the shorter array filled up."""
+    width = max(a.shape[1], b.shape[1])
+    a, b = (np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad) for ids in (a, b))
+    return int((a == b).all(axis=1).sum())
 
 
 def peak_memory(side: str, folder: Path, arguments: dict[str, Any]) -> int:
@@ -285,7 +334,8 @@ def main(
     rounds: int = 5,
     threads: int = os.cpu_count() or 1,
     memory: bool = False,
-    json_file: Path | None = None,
+    natural: bool = False,
+    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
     only: str | None = None,
     folder: Path | None = None,
 ) -> None:
@@ -294,7 +344,7 @@ def main(
     Args:
         shape: of which published model; tiny: of the built-in one.
         batch: lines read at a time; with several, each side's best is compared too.
-        tokens: written for every line, whatever the model thinks.
+        tokens: written for every line, whatever the model thinks; with --natural, at most.
         num_beams: hypotheses a line.
         side: the one that ratios are taken of: trocr_jax, trocr_jax-int8, trocr_jax-float8 or trocr_jax-int8-cache.
         against: other sides, separated by commas: transformers, transformers-compiled, onnxruntime,
@@ -303,11 +353,18 @@ def main(
         rounds: how often every side has its turn.
         threads: of torch; XLA takes those of the process.
         memory: measure peak memory too, of the first batch size.
+        natural: rendered lines that end where the model ends them.
         json_file: where the figures go too.
         only: run one side alone, twice, and print its peak memory in MiB.
         folder: the weights, if they are there already.
     """
     options: dict[str, Any] = {"tokens": tokens, "num_beams": num_beams, "threads": threads, "dtype": dtype}
+    if natural:
+        if shape != "tiny" and folder is None:
+            raise SystemExit("random weights end no line: with --natural give --shape tiny, or --folder with a model")
+        if "onnxruntime" in against:
+            raise SystemExit("onnxruntime is measured with forced lengths: leave it out of --against with --natural")
+        options["natural"] = True
     if only is not None:
         assert folder is not None
         engine = SIDES[only](folder, **options)
@@ -321,18 +378,36 @@ def main(
     with tempfile.TemporaryDirectory() as made:
         weights = folder or Path(made)
         if folder is None:
-            write_weights(shape, weights)
+            write_weights(shape, weights, trained=natural)
         if memory:
             arguments = {"shape": shape, "batch": batch[0], **options}
+            arguments.pop("natural", None)
             result["peak memory, MiB"] = {name: peak_memory(name, weights, arguments) for name in names}
         engines = {name: SIDES[name](weights, **options) for name in names}
-        result["batches"] = [compare(engines, images(config_of(shape), size), rounds=rounds) for size in batch]
-    packages = ("jax", "torch", "transformers")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+        config = config_of(shape) if folder is None else trocr_jax.checkpoint.load(folder).config
+        steps = None if natural or tokens == 1 else tokens - 1
+        result["batches"] = [
+            compare(
+                engines,
+                images(config, size, lines_for=weights if natural else None),
+                rounds=rounds,
+                steps=steps,
+                pad=config.pad_token_id,
+            )
+            for size in batch
+        ]
+    versions = {"python": platform.python_version()} | dict(installed("jax", "torch", "transformers", "onnxruntime"))
     result |= {"versions": versions, "date": time.strftime("%Y-%m-%d")}
     print(table(result, names))
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def installed(*packages: str) -> Iterator[tuple[str, str]]:
+    """Those of the packages that are there, with their versions."""
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def machine() -> str:
@@ -346,8 +421,9 @@ def machine() -> str:
 
 def table(result: dict[str, Any], names: list[str]) -> str:
     """The figures as Markdown."""
+    limit = "at most " if "natural" in result else ""
     rows = [
-        f"{result['shape']}, {result['tokens']} tokens, {result['num_beams']} beams, {result['dtype']}; "
+        f"{result['shape']}, {limit}{result['tokens']} tokens, {result['num_beams']} beams, {result['dtype']}; "
         f"{result['machine']}; {result['date']}",
         "",
         "| batch | lines/s | " + " | ".join(names) + " | " + " | ".join(f"ratio to {o}" for o in names[1:]) + " |",

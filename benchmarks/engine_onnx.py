@@ -56,7 +56,7 @@ class OnnxRuntime:
     def read(self, pixels: np.ndarray) -> np.ndarray:
         return self.decode(self.encode(pixels))
 
-    def decode(self, memory: Any) -> np.ndarray:
+    def decode(self, memory: Any, *, prefill: bool = False) -> np.ndarray:
         names = [f"{kind}{i}" for i in range(self.layers) for kind in ("ck", "cv")]
         cross = dict(zip(names, self.sessions["prime"].run_with_ort_values(names, {"memory": memory}), strict=True))
         lines, k = memory.shape()[0], self.beams
@@ -69,7 +69,7 @@ class OnnxRuntime:
         texts = np.zeros((lines * k, 0), np.int64)
         scores = np.where(np.arange(k) == 0, 0.0, -1e9)[None].repeat(lines, axis=0).astype(np.float32)
         outputs = ["logits", *(f"new_{name}" for name in past_names)]
-        for position in range(self.tokens):
+        for position in range(1 if prefill else self.tokens):
             given = {"tokens": self.value(last), "position": self.value(np.array([position], np.int64))}
             logits, *new = self.sessions["step"].run_with_ort_values(outputs, given | past | cross)
             past = dict(zip(past_names, new, strict=True))

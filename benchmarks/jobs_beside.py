@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -193,7 +193,7 @@ def main(
     rounds: int = 3,
     workers: int = max(1, (os.cpu_count() or 1) - 2),
     folder: Path | None = None,
-    json_file: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> None:
     """Prints every round, and medians.
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,7 @@ def main(
     deviation: float = 4.0,
     rounds: int = 3,
     natural: bool = False,
-    json_file: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> None:
     """Prints the figures.
 

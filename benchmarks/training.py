@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -145,7 +145,7 @@ def main(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     rounds: int = 10,
     remat: Literal["off", "on", "both"] = "both",
-    json_file: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> None:
     """Prints a table.
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -151,7 +152,7 @@ def main(
     threads: int | None = None,
     int8: bool = False,
     only_ours: bool = False,
-    json_file: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
 ) -> None:
     """Runs the comparison, or with --only-ours the long run."""
     with tempfile.TemporaryDirectory() as name:

@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 
 from tests.tiny import line_image, save_lines, save_tiny, tiny_model
 from trocr_jax.cli import main
-from trocr_jax.errors import CheckpointError, ConfigError, ImageError, TokenizerError
+from trocr_jax.errors import CheckpointError, ConfigError, DecodeError, ImageError, TokenizerError
 from trocr_jax.recognizer import Recognizer
 
 
@@ -226,3 +227,49 @@ def test_weights_that_are_not_numbers(tmp_path, capfd, value):
 
 def test_a_file_instead_of_a_folder(model, capfd):
     refused(model / "model.safetensors", CheckpointError, "is a file; a model is a folder", capfd=capfd)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json", "config.json"])
+def test_a_changed_file_is_said_to_be_that(name: str, native: Path, tmp_path: Path) -> None:
+    """And not what is wrong with it, or nothing if it can be read."""
+    copy = shutil.copytree(native, tmp_path / "copy")
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-9] + b" " + content[-8:])
+    with pytest.raises(CheckpointError, match=f"changed since it was saved: {name}"):
+        Recognizer.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "generation_config.json", "vocab.json"])
+def test_files_that_would_be_read_are_in_the_manifest(name: str, native: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(native, tmp_path / "copy")
+    (copy / "notes.txt").write_text("nobody's business")
+    Recognizer.from_pretrained(copy)
+    (copy / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"not in the manifest: {name}"):
+        Recognizer.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "said"),
+    [
+        ((None,), {}, ImageError, "None is no image"),
+        ((5,), {}, ImageError, "5 is no image"),
+        (([None],), {}, ImageError, "None"),
+        (([], {"num_beams": 2}), {}, DecodeError, "give a DecodeConfig"),
+        (([],), {"batch_size": 0}, DecodeError, "batch_size is 0"),
+        (([],), {"batch_size": np.float32(2)}, DecodeError, "batch_size is"),
+    ],
+)
+def test_arguments_that_cannot_be_used(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], said: str, model: Path
+) -> None:
+    recognizer = Recognizer.from_pretrained(model)
+    assert recognizer([], batch_size=np.int64(2)) == []
+    with pytest.raises(error, match=said):
+        recognizer(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", ["nonsense", "int32", bool, object()])
+def test_types_that_are_none_of_floats(dtype: Any, model: Path) -> None:
+    with pytest.raises(DecodeError, match="give a type of floats"):
+        Recognizer.from_pretrained(model, dtype=dtype)

@@ -452,3 +452,22 @@ def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(model, tmp_path):
         assert b"Traceback" not in process.stderr.read()
         assert process.wait() == -signal.SIGINT
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["--version"]])
+def test_a_reader_of_help_that_has_gone(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as out:
+        done = subprocess.run([*PROGRAM, *arguments], stdout=out, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGPIPE
+    assert done.stderr == b""
+
+
+def test_what_nobody_foresaw_has_a_status_of_its_own(model, image, capsys, monkeypatch):
+    def lost(*arguments, **options):
+        raise RuntimeError("the device was lost")
+
+    monkeypatch.setattr(Recognizer, "read", lost)
+    assert main(["transcribe", "--model", model, str(image)]) == 4
+    assert "RuntimeError: the device was lost" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.small_models import save_transformers
+from trocr_jax import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITS = {"main": "a" * 40, "refs/pr/3": "b" * 40}
@@ -65,15 +66,22 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if commit not in commits:
             headers["X-Error-Code"] = "RevisionNotFound" if commits else "RepoNotFound"
             return self.send(404, headers, b"{}")
-        files = sorted(path for path in commits[commit].iterdir())
+        files = {
+            path.relative_to(commits[commit]).as_posix(): path
+            for path in sorted(commits[commit].rglob("*"))
+            if path.is_file()
+        }
         if api and rest[:1] == ["tree"]:
-            listing = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": self.digest(f)} for f in files]
+            listing = [
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": self.digest(file)}
+                for name, file in files.items()
+            ]
             body = json.dumps(listing).encode()
         elif api:
-            siblings = [{"rfilename": f.name} for f in files]
+            siblings = [{"rfilename": name} for name in files]
             body = json.dumps({"id": f"{owner}/{model}", "sha": commit, "siblings": siblings}).encode()
         else:
-            file = commits[commit] / rest[-1]
+            file = files["/".join(rest[2:])]
             body = file.read_bytes()
             headers["ETag"] = f'"{self.digest(file)}"'
         return self.send(200, headers, body, has_body)
@@ -101,7 +109,13 @@ def hub(tmp_path):
     old.mkdir()
     (old / "config.json").write_text((good / "config.json").read_text())
     torch.save(load_file(good / "model.safetensors"), old / "pytorch_model.bin")
-    repositories = {"some/model": {COMMITS["main"]: old, COMMITS["refs/pr/3"]: good}}
+    native = tmp_path / "native"
+    checkpoint.save(checkpoint.load(good), native, assets=good)
+    (native / "README.md").write_text("not needed")
+    repositories = {
+        "some/model": {COMMITS["main"]: old, COMMITS["refs/pr/3"]: good},
+        "some/native": {COMMITS["main"]: native},
+    }
     Hub.repositories, Hub.is_mute, Hub.over = repositories, threading.Event(), threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -129,11 +143,16 @@ def hub(tmp_path):
 
 def test_download_cache_and_errors(hub):
     resolve, is_mute = hub
-    new, old, unknown, no_revision = resolve(
-        ("some/model", "refs/pr/3"), ("some/model", None), ("some/other", None), ("some/model", "v9")
+    new, old, native, unknown, no_revision = resolve(
+        ("some/model", "refs/pr/3"),
+        ("some/model", None),
+        ("some/native", None),
+        ("some/other", None),
+        ("some/model", "v9"),
     )
     assert new == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
     assert old == ["config.json", "pytorch_model.bin"]
+    assert native == ["MANIFEST.json", "config.json", "generation_config.json", "params", "tokenizer.json"]
     assert "RepositoryNotFoundError" in unknown
     assert "some/model at revision v9: not in the local cache" in no_revision
     assert resolve(("some/model", "refs/pr/3"), HF_HUB_OFFLINE="1") == [new]

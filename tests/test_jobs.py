@@ -314,6 +314,15 @@ def test_too_many_failures_stop_a_job(tmp_path, recognizer, model):
     assert 100 <= sum(job.units[unit].lines for unit in job.done()) < 200
 
 
+def test_too_many_failures_in_a_job_of_few_lines(tmp_path, recognizer, model):
+    (tmp_path / "lines").mkdir()
+    for number in range(5):
+        (tmp_path / "lines" / f"{number:03}.png").write_bytes(b"")
+    job = plan(tmp_path / "lines", tmp_path / "job", recognizer, model)
+    with pytest.raises(JobError, match="5 of 5 lines have no text, more than --max-error-rate"):
+        run(job, recognizer, resources=jobs.Resources(decoders=1, max_error_rate=0.5))
+
+
 def test_retried_lines_may_all_fail_again(tmp_path, recognizer, model):
     """What a share of lines means for a job it does not for those that failed."""
     (tmp_path / "lines").mkdir()

@@ -291,3 +291,11 @@ def test_wrong_usage_is_refused(tmp_path: Path):
         open_source([str(tmp_path)], path_column="a")
     with pytest.raises(SourceError, match="no such file or folder"):
         open_source([str(tmp_path / "missing")])
+
+
+@pytest.mark.parametrize("name", ["lines.tar.gz", "lines.arrow", "list.jsonl.gz", "lines.array_record-00000-of-00001"])
+def test_files_that_are_no_images_by_their_name(name, tmp_path):
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(SourceError, match="its name does not say what it is; give --source"):
+        open_source([str(tmp_path / name)])
+    assert len(list(open_source([str(tmp_path / name)], "folder").inputs())) == 1

@@ -231,7 +231,13 @@ def _scores_bytes(placed: Placed) -> int:
 def compute_dtype(asked: DTypeLike | None = None) -> jnp.dtype:
     """The type asked for; if none, f32 where the default backend is a CPU and bf16 on accelerators."""
     if asked is not None:
-        return jnp.dtype(asked)
+        try:
+            dtype = jnp.dtype(asked)
+        except TypeError:
+            dtype = None
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise DecodeError(f"dtype is {asked!r}: give a type of floats, such as float32 or bfloat16")
+        return dtype
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 

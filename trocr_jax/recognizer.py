@@ -107,8 +107,9 @@ class Recognizer:
         dtype = compute_dtype(dtype)
         Devices(mesh, dtype=dtype, cross_attention=cross_attention)  # said before anything is fetched
         folder = checkpoint.resolve(name_or_path, revision=revision)
-        image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
+        # First, as it compares every file of a native folder with the manifest.
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
+        image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         calibration = Calibration.from_folder(folder)
         return cls(
             model,
@@ -168,9 +169,9 @@ class Recognizer:
         decode, choose = self._plan(decode)
         if batch_size is None:
             batch_size = self.devices * self.default_batch_size
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
-        sizes = bucket_sizes(batch_size, self.devices)
+        sizes = bucket_sizes(int(batch_size), self.devices)
         pixels = normalised(images)
         if pixels is not None:
             starts = range(0, len(pixels), sizes[-1])
@@ -178,6 +179,8 @@ class Recognizer:
             shape = (pixels.shape[2], pixels.shape[1])
             given_sizes = repeat(shape) if attention else None
             return self._recognitions(given, decode, choose, sizes, None, given_sizes)
+        if not is_image(images) and not isinstance(images, Iterable):
+            raise ImageError(f"{images!r} is no image: give a path, the bytes of a file, a PIL image or an array")
         series = cast(Iterable[ImageSource | ImageError], [images] if is_image(images) else images)
         opened: deque[tuple[int, int]] | None = None
         if attention:
@@ -279,6 +282,8 @@ class Recognizer:
         ids = self.model.config
         if decode is None:
             decode = DecodeConfig(max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, ids.decoder.max_position_embeddings))
+        if not isinstance(decode, DecodeConfig):
+            raise DecodeError(f"decode is {decode!r}: give a DecodeConfig")
         choose, spec = decode.choose, decode.constraint
         if choose == "mbr" and decode.num_return_sequences == 1:
             raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')

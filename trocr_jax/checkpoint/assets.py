@@ -10,6 +10,7 @@ from typing import Any
 
 from trocr_jax.errors import CheckpointError
 
+CALIBRATION = "calibration.json"
 ASSETS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -24,7 +25,7 @@ ASSETS = (
     "preprocessor_config.json",
     "processor_config.json",
     "generation_config.json",
-    "calibration.json",
+    CALIBRATION,
 )
 
 

@@ -15,6 +15,7 @@ BUILT_IN: dict[str, Path] = {"tiny-printed": _MODELS / "tiny-printed"}
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_NATIVE = ("MANIFEST.json", "params/**")
 _SECONDS = 10  # for the hub to answer
 _BIN_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
@@ -63,9 +64,9 @@ def _download(name: str, revision: str | None) -> Path:
         reason = error
     cached_only = reason is not None
     try:
-        patterns = ["config.json", *ASSETS, *_WEIGHTS]
+        patterns = ["config.json", *ASSETS, *_WEIGHTS, *_NATIVE]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=cached_only))
-        if not any(folder.glob("model*.safetensors")):
+        if not any(folder.glob("model*.safetensors")) and not (folder / "params").is_dir():
             patterns = list(_BIN_WEIGHTS)
             snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=cached_only)
     except Exception as error:  # noqa: BLE001  as above, or the network went away, or the disk is full

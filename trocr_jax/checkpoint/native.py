@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_quantized import DTYPES
-from trocr_jax.checkpoint.assets import copy_assets
+from trocr_jax.checkpoint.assets import ASSETS, CALIBRATION, copy_assets
 from trocr_jax.checkpoint.parameters import Rounded, StoredTensor, Target, build, parameters, report
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
@@ -167,8 +167,9 @@ def _verify(folder: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether an extra file could be read as part of the model; a note laid beside it is nobody's business."""
-    return name.startswith("params/")
+    """Whether an extra file would be read as part of the model; a note laid beside it is nobody's business, and a
+    calibration changes no text."""
+    return name.startswith("params/") or (name in ASSETS and name != CALIBRATION)
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """The program `trocr-jax`: arguments, exit status, and nothing that takes time to import.
 
 Exit status: 0 all inputs were read; 1 some were not, each named on stderr; 2 wrong usage, or a model or output that
-cannot be used. Interrupted, or with a reader of stdout that has gone (`| head`), it ends by the signal, without a word.
+cannot be used; 4 an error that nobody foresaw, such as a device that fails, with its traceback. Interrupted, or with a
+reader of stdout that has gone (`| head`), it ends by the signal, without a word.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from trocr_jax.cli.jobs_options import JobCommand, Run
 from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
 from trocr_jax.errors import TrOCRError
 from trocr_jax.jobs.stop import Stop
+
+FAILED = 4
+"""Exit status after an error that is none of the user's."""
 
 _INPUTS = (
     "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
@@ -144,13 +148,24 @@ class Info:
     revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
 
 
-Command = Transcribe | Evaluate | Calibrate | Info | JobCommand
+@dataclass(frozen=True, kw_only=True)
+class Compile(Reading):
+    """Compile the programs that reading needs and keep them beside the model: the next starts find them.
+
+    Options that change a program are those of the later command: batch size, type, beams, tokens, constraints. --model
+    is a folder; the programs go to compiled-… in it, apart for each kind of processor, and serve `transcribe` and
+    `jobs run` on this machine or one like it. Once for each set of options.
+    """
+
+
+Command = Transcribe | Evaluate | Calibrate | Info | Compile | JobCommand
 _Command = (
     Annotated[Transcribe, tyro.conf.subcommand("transcribe")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[JobCommand, tyro.conf.subcommand("jobs", description=_JOBS)]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Compile, tyro.conf.subcommand("compile")]
 )
 
 
@@ -158,16 +173,20 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the program with `args` (the process's if none) and returns its exit status, which is 2 by SystemExit for
     arguments that cannot be parsed."""
     args = sys.argv[1:] if args is None else args
-    if list(args) == ["--version"]:
-        print(_version())
-        return 0
-    command = parse(args)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
+    command: Command | None = None
     try:
+        if list(args) == ["--version"]:
+            print(_version(), flush=True)
+            return 0
+        try:
+            command = parse(args)
+        finally:
+            sys.stdout.flush()  # --help
         if isinstance(command, Transcribe):
             from trocr_jax.cli.compiled import keep_programs
 
-            keep_programs()
+            keep_programs(command.model)
             from trocr_jax.cli.transcribe import transcribe
 
             return transcribe(command)
@@ -183,10 +202,22 @@ def main(args: Sequence[str] | None = None) -> int:
             from trocr_jax.cli.info import info
 
             return info(command)
+        if isinstance(command, Compile):
+            from trocr_jax.cli.compiled import make_programs
+
+            folder = make_programs(command.model)
+            from trocr_jax.cli.compile import compile
+
+            return compile(command, folder)
         if isinstance(command, Run):
+            from trocr_jax.cli.compiled import use_programs
+
+            use_programs(command.model)
             stop = Stop()
             with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
-                return _run(command, stop)
+                from trocr_jax.cli.jobs_run import run
+
+                return run(command, stop)
         from trocr_jax.cli.jobs import look
 
         return look(command)
@@ -197,19 +228,10 @@ def main(args: Sequence[str] | None = None) -> int:
         _end_by(signal.SIGINT)
     except BrokenPipeError:
         _end_by(signal.SIGPIPE)
-
-
-def _run(command: Run, stop: Stop) -> int:
-    """`jobs run`. What nobody foresaw is told apart, by the exit status, from what another try would not change."""
-    from trocr_jax.cli.jobs_run import FAILED, run
-
-    try:
-        return run(command, stop)
-    except (TrOCRError, BrokenPipeError):
-        raise
     except Exception:  # noqa: BLE001  whatever a device or a library raises
         traceback.print_exc()
-        print("trocr-jax: what is committed is safe; the same command goes on", file=sys.stderr)
+        if isinstance(command, Run):
+            print("trocr-jax: what is committed is safe; the same command goes on", file=sys.stderr)
         return FAILED
 
 

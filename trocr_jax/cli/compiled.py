@@ -1,4 +1,4 @@
-"""Compiled programs that outlive the process: jax's cache, in a folder of the user."""
+"""Compiled programs that outlive the process: jax's cache, beside the model or in a folder of the user."""
 
 from __future__ import annotations
 
@@ -11,20 +11,58 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trocr_jax.errors import CheckpointError
+
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")  # what jax says
 
 
-def keep_programs() -> None:
-    """Lets jax, which must not be imported yet, keep what it compiles below $XDG_CACHE_HOME or ~/.cache, apart for each
-    kind of processor. JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty."""
-    if FOLDER in os.environ:
+def keep_programs(model: str) -> None:
+    """Lets jax, which must not be imported yet, keep what it compiles: in the folder that `trocr-jax compile` has made
+    beside the model, if it is there, else below $XDG_CACHE_HOME or ~/.cache. Both are apart for each kind of processor.
+    JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty."""
+    if FOLDER in os.environ or use_programs(model):
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "trocr_jax" / f"compiled-{_processor()}"
+    _use(caches / "trocr_jax" / f"compiled-{_processor()}", least="0.1")
+
+
+def use_programs(model: str) -> bool:
+    """As `keep_programs`, but nowhere if the model has no such folder. Returns whether it has."""
+    folder = beside(model)
+    if folder is None or not folder.is_dir() or FOLDER in os.environ:
+        return False
+    _use(folder, least="0.1" if os.access(folder, os.W_OK) else "1e9")  # jax warns of what it cannot write
+    return True
+
+
+def make_programs(model: str) -> Path:
+    """Makes that folder and lets jax keep everything in it. Raises CheckpointError."""
+    folder = beside(model)
+    if folder is None:
+        raise CheckpointError(
+            f"{model}: programs are kept beside a model in a folder; of others `transcribe` keeps them in your cache. "
+            "`python -m convert` writes a folder"
+        )
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
+    _use(folder, least="0")
+    return folder
+
+
+def beside(model: str) -> Path | None:
+    """The folder of compiled programs of a model in a local folder, whether it is there or not."""
+    folder = Path(model).expanduser()
+    return folder / f"compiled-{_processor()}" if folder.is_dir() else None
+
+
+def _use(folder: Path, *, least: str) -> None:
+    """least: seconds that a program that is kept takes to compile."""
     os.environ[FOLDER] = str(folder)
-    os.environ.setdefault(LEAST, "0.1")
+    os.environ.setdefault(LEAST, least)
     shown = warnings.showwarning
 
     def show(message: Warning | str, *where: Any, **options: Any) -> None:

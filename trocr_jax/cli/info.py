@@ -20,8 +20,8 @@ from trocr_jax.tokenizer import load_tokenizer
 def info(command: Info) -> int:
     """Returns the exit status. Reads the whole folder, so that what it describes can be used; raises TrOCRError."""
     folder = checkpoint.resolve(command.model, revision=command.revision)
+    model = checkpoint.load(folder)  # first, as it compares every file of a native folder with the manifest
     image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
-    model = checkpoint.load(folder)
     height, width = image_processor.size
     lines: list[tuple[str, Any]] = [
         ("model", command.model),

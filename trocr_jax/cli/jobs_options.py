@@ -17,7 +17,10 @@ _SOURCE = (
 _JOB = "The job folder: a path, or a URL of fsspec."
 _KIND = "What it is: folder, manifest, tar, zip, parquet, huggingface, tfds, tiff (a line a page), pages."
 _DECODERS = "Processes that decode images."
-_MAX_ERRORS = "Stop when more than this share of the lines has no text."
+_MAX_ERRORS = (
+    "Stop, with status 2, when more than this share of the lines that a process has read has no text; looked at from "
+    "100 lines on, or at the end of a smaller job."
+)
 _METRICS = "Serve the figures to Prometheus on this port."
 _UNIT = "Lines a unit: what is committed together, and lost at most when a process is killed."
 _FORMAT = "Rows as jsonl, csv or parquet; pages: the PAGE XML or ALTO files that were read, with the texts in them."
@@ -38,7 +41,8 @@ class SourceOptions:
 
     source: Annotated[str | None, argument("KIND", _KIND, "(default: by the first name)")] = None
     path_column: Annotated[
-        str | None, argument("NAME", "Column of paths in a manifest.", "(default: path, image, file_name or file)")
+        str | None,
+        argument("NAME", "Column of paths in a manifest.", "(default: path, image, file_name, file or image_path)"),
     ] = None
     id_column: Annotated[
         str | None, argument("NAME", "Column of ids in a manifest.", "(default: id if there is one, else the path)")

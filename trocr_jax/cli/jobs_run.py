@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax import checkpoint, jobs
+from trocr_jax.cli import FAILED
 from trocr_jax.cli.decode import check_options, decode_config, devices, load
 from trocr_jax.cli.jobs import counted
 from trocr_jax.cli.jobs_options import RetryFailed, Run
@@ -27,8 +28,6 @@ from trocr_jax.jobs.rows import COLUMNS, Counts
 from trocr_jax.jobs.stop import Stop, Stopped
 from trocr_jax.jobs.store import open_store
 
-FAILED = 4
-"""Exit status after an error that is none of the user's, such as a device that fails."""
 NOTHING_LEFT = {"local": "nothing left to do here", "ray": "the actors have ended"}
 NOT_PLANNED = "stopped before the job was planned: the same command does it"
 

@@ -24,7 +24,7 @@ from trocr_jax.recognizer import Recognizer
 from trocr_jax.recognizer_batches import threads
 
 LEAST_LINES = 100
-"""Lines before an error rate means something."""
+"""Lines, of the job's if it has fewer, before an error rate means something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Resources:
     without a sign of life after which another host's unit is taken over. grace: seconds that units which are being read
     have to end in after a request to stop, if any line has been read before. hang: seconds without a line after which
     the process ends itself.
-    max_error_rate: share of lines without a text beyond which the job stops.
+    max_error_rate: share of the lines that a process has read without a text beyond which it stops.
     """
 
     decoders: int | None = None
@@ -77,6 +77,7 @@ class Worker:
         self.on_commit: Callable[[Task, Counts], object] = lambda task, counts: None
         self.on_done: Callable[[int], None] = lambda unit: None
         self._resources, self._stop = resources, stop
+        self._lines = sum(unit.lines for unit in job.units)
         reader.look = self._look
         reader.on_begin = lambda task: self._write("begin", task)
 
@@ -113,7 +114,7 @@ class Worker:
 
     def _check_rate(self) -> None:
         bad, limit = self.total.failed + self.total.quarantined, self._resources.max_error_rate
-        if self.total.lines >= LEAST_LINES and bad > limit * self.total.lines:
+        if self.total.lines >= min(LEAST_LINES, self._lines) and bad > limit * self.total.lines:
             raise JobError(
                 f"{bad} of {self.total.lines} lines have no text, more than --max-error-rate {limit:g} allows; their "
                 "rows say why. Correct the cause, then `jobs retry-failed`"

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.image_file import ImageSource
+from trocr_jax.image_paths import SUFFIXES
 from trocr_jax.jobs import files
 
 
@@ -102,4 +103,12 @@ def _kind(argument: str) -> str:
         raise SourceError(f"{argument}: no such file or folder; check the path")
     # A pattern counts by what it ends in; .parquet holds images, or paths with --source manifest; pages of a .tif are
     # lines with --source tiff.
-    return _SUFFIXES.get(os.path.splitext(argument)[1].lower(), "folder")
+    suffix = os.path.splitext(argument)[1].lower()
+    if suffix in SUFFIXES or any(character in argument for character in "*?["):
+        return _SUFFIXES.get(suffix, "folder")
+    if suffix not in _SUFFIXES:
+        raise SourceError(
+            f"{argument}: its name does not say what it is; give --source: folder if it is an image, else one of "
+            f"{', '.join(kind for kind in KINDS if kind != 'folder')}"
+        )
+    return _SUFFIXES[suffix]
