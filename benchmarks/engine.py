@@ -242,10 +242,11 @@ def images(config: TrOCRConfig, batch: int, *, lines_for: Path | None = None) ->
     """Noise, or rendered lines as the model in the folder `lines_for` wants them: pixels [batch, H, W, 3]."""
     if lines_for is not None:
         from train.data.render import Renderer
+        from trocr_jax.image import ImageProcessor
 
-        processor = trocr_jax.ImageProcessor.from_folder(lines_for)
-        renderer = Renderer.create(split="heldout", seed=0)
-        return processor(renderer.line(number, max_chars=64).image for number in range(batch))
+        processor, renderer = ImageProcessor.from_folder(lines_for), Renderer.create(split="heldout", seed=0)
+        pixels = [processor.pixels(renderer.line(number, max_chars=64).image) for number in range(batch)]
+        return np.asarray(processor.normalize(np.stack(pixels)))
     height, width = config.encoder.image_size
     return np.random.default_rng(0).uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
 

@@ -57,7 +57,8 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert "lines: 6 of 6 (100.0 %), complete" in capsys.readouterr().out
     assert main(["jobs", "status", str(job), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["units_done"], status["lines_done"], status["failed"]) == (2, 6, 1)
+    assert (status["units_done"], status["lines_done"], status["lines_left"], status["failed"]) == (2, 6, 0, 1)
+    assert main(["jobs", "merge", str(job), "--output", str(tmp_path / "lines.txt")]) == 2
     assert main(["jobs", "verify", str(job)]) == 0
     assert run(model, lines, job, "--num-beams", "2") == 2
     assert "decode.num_beams: 1 in the plan, 2 now" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def _look(command: Merge | Status | Verify) -> int:
 def _as_json(found: JobStatus) -> dict[str, object]:
     values = dataclasses.asdict(found)
     counts = values.pop("counts")._asdict()
-    return {**values, **counts, "lines_done": found.counts.lines}
+    done = found.counts.lines
+    return {**values, **counts, "lines_done": done, "lines_left": found.lines - done}
 
 
 def _as_text(found: JobStatus) -> str:

@@ -27,6 +27,8 @@ def merge(job: Job, command: Merge) -> int:
         return _pages(job, command, units)
     format = command.format or (format_of(command.output) if command.output else "jsonl")
     if format == "txt":
+        if command.output is not None and command.output.lower().endswith(".txt"):
+            raise JobError(f"{command.output}: rows of a job are more than a text; give jsonl, csv or parquet")
         format = "jsonl"
     if format == "jsonl" and command.min_confidence is None:  # as the parts are
         with open_bytes(command.output) as write:

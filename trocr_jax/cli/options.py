@@ -148,7 +148,8 @@ class Reading:
     model: Annotated[str, argument("MODEL", MODEL, "(default: tiny-printed)")] = "tiny-printed"
     revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
     batch_size: Annotated[
-        int | None, argument("N", "Images read at a time.", "(default: 16 on a CPU, 64 elsewhere)")
+        int | None,
+        argument("N", "Images read at a time; jobs run: by each device.", "(default: 16 on a CPU, 64 elsewhere)"),
     ] = None
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
