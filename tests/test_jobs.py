@@ -20,6 +20,7 @@ import orjson
 import pytest
 from PIL import Image
 
+from tests.decoders import BrokenDecoder
 from tests.poison import Poison
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
@@ -249,24 +250,6 @@ def test_a_caller_may_write_over_the_pixels_of_a_batch(lines, recognizer):
     found = [one.text for one in recognizer.read_batches(batches(), DECODE, 4)]
     assert len(set(expected)) > 1
     assert found == expected
-
-
-class BrokenDecoder:
-    """Cannot be unpickled in the process that is to decode."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _broken, (str(self.folder),)
-
-    def __call__(self, id: str, place: Any) -> Any:
-        raise AssertionError
-
-
-def _broken(folder: str) -> None:
-    (Path(folder) / str(os.getpid())).touch()
-    raise ModuleNotFoundError("No module named 'that_reads_images'")
 
 
 def test_decoders_that_cannot_start_end_the_job_and_say_why(tmp_path, lines, recognizer, model):

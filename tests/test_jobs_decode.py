@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.decoders import SIZE, Decoding, Given, Numbers, Stopped
 from tests.poison import Poison
 from trocr_jax.errors import SourceError
 from trocr_jax.image import ImageProcessor
@@ -25,29 +23,7 @@ from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.wire import Wire
 
-SIZE = (4, 6)
 PROCESSOR = ImageProcessor(height=4, width=6)
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """Decodes the id "…-7" to pixels of 7, after so many seconds; "…-stop-7" stops its process first, for ever, and
-    "…-gone-7" has no source."""
-
-    seconds: float = 0.0
-    log: str = ""
-
-    def __call__(self, id: str, place: Any) -> Decoded:
-        if self.log:
-            with open(self.log, "a") as file:
-                file.write(f"{id}\n")
-        if "stop" in id:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        if "gone" in id:
-            raise SourceError(f"{id}: gone")
-        time.sleep(self.seconds)
-        number = int(id.rsplit("-", 1)[1])
-        return Decoded(np.full((*SIZE, 3), number, np.uint8), float(number))
 
 
 class Deaths:
@@ -163,37 +139,6 @@ def test_deaths_that_cannot_be_counted_are_told():
     check_decoded(found, [0])
     assert isinstance(found[1], Failure)
     assert "tried 3 times" in found[1].error
-
-
-@dataclass(frozen=True)
-class Given:
-    """An image for "plain"; of "silent.tar" nothing is heard."""
-
-    kind: ClassVar[str] = "given"
-
-    def read(self, place: Any) -> np.ndarray:
-        if place[0] == "silent.tar":
-            time.sleep(1000)
-        return np.zeros((*SIZE, 3), np.uint8)
-
-    def check(self) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Stopped(Given):
-    """Its process is stopped while it reads."""
-
-    def read(self, place: Any) -> np.ndarray:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        raise AssertionError
-
-
-@dataclass(frozen=True)
-class Decoding(Given):
-    """Its images are decoded while they are read."""
-
-    kind: ClassVar[str] = "pages"
 
 
 def never(place: int, reason: str) -> int:
