@@ -15,8 +15,9 @@ from train.codec import tokenizer_of
 from train.data import records
 from train.data.checks import TextLimit
 from train.data.line import DataError, Line, Source
+from train.data.listed import splits_of, usable
 from train.data.parts import Built, Data, Part, Rendered
-from train.data.sources import Selected, Stream, Synthetic, open_folder, splits_of, within
+from train.data.sources import Selected, Stream, Synthetic, open_folder, within
 from train.recipe import Recipe, Stage
 from trocr_jax.checkpoint import resolve
 from trocr_jax.datasets.base import Bad
@@ -60,13 +61,19 @@ def longest_text(folder: Path, tokenizer: str) -> int:
     """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take."""
     read = load_tokenizer(resolve(tokenizer))
     limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
-    texts = [record.text for split in splits_of(folder) for record in open_folder(folder, split, limit=limit).records]
-    return max(limit.measure(text) for text in texts) - 1
+    return max(limit.measure(text) for text in texts_of(folder, limit=limit)) - 1
 
 
 def characters_of(folder: Path) -> set[str]:
-    """Of all texts of a folder of pictures."""
-    return {c for split in splits_of(folder) for record in open_folder(folder, split).records for c in record.text}
+    """Of the texts of a folder of pictures that a model is trained and scored on."""
+    return {c for text in texts_of(folder) for c in text}
+
+
+def texts_of(folder: Path, *, limit: TextLimit | None = None) -> list[str]:
+    """Of a folder of pictures: those that a model is trained and scored on. Other lists in it, as of results, are not
+    looked at, nor are the pictures."""
+    splits = ["train", *([apart] if (apart := _scored(splits_of(folder))) else [])]
+    return [record.text for split in splits for record in usable(folder, split, limit=limit)[0]]
 
 
 def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
@@ -98,10 +105,7 @@ def _part(part: Part, folder: Path, limit: TextLimit, *, seed: int, held_out: bo
 
 
 def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
-    splits = splits_of(folder)
-    apart = next((name for name in ("validation", "valid", "val", "dev", "test") if name in splits), None)
-    if "train" not in splits:
-        raise DataError(f"{folder}: no list for the split train; it has {', '.join(splits)}")
+    apart = _scored(splits_of(folder))
     split = "train" if apart is None or not held_out else apart
     pictures = open_folder(folder, split, limit=limit)
     _say(f"{folder}, {split}", pictures.left_out)
@@ -114,6 +118,11 @@ def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
             "others, validation.tsv, to score the model on"
         )
     return Selected(pictures, np.asarray(mine, np.int64))
+
+
+def _scored(splits: Sequence[str]) -> str | None:
+    """The split that a model is scored on, if it has a list of its own."""
+    return next((name for name in ("validation", "valid", "val", "dev", "test") if name in splits), None)
 
 
 def _is_held_out(name: str) -> bool:
