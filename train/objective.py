@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
 
 def counted(labels: jax.Array) -> jax.Array:
-    """Which labels [B, T] count: not those that are IGNORED. A pad token does: with some tokenizers it ends the text."""
+    """Which labels [B, T] count: not those that are IGNORED. A pad token does: some tokenizers end texts with it."""
     return labels != IGNORED
 
 
