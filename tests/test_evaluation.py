@@ -321,6 +321,9 @@ def test_the_command_writes_scores_and_a_report(tmp_path, capsys):
     assert scores["runs"][1]["truncated"] == 3
     assert scores["runs"][0]["scores"]["cer"]["value"] < scores["runs"][1]["scores"]["cer"]["value"]
     assert scores["seconds"]["scoring"] >= 0
+    first, second = (run["throughput"] for run in scores["runs"])
+    assert first is None  # it has looked where the text is, too
+    assert 0 < second["seconds"] < scores["seconds"]["reading"]
     report = (out / "report.html").read_text()
     assert report.startswith("<!doctype html>")
     assert "greedy: CER" in capsys.readouterr().out
