@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from train.data.parts import Built, Data, Part, Rendered
 from train.data.sources import Selected, Stream, Synthetic, open_folder, within
 from train.recipe import Recipe, Stage
 from trocr_jax.checkpoint import resolve
-from trocr_jax.datasets.base import Bad
+from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.tokenizer import load_tokenizer
 
 HELD_OUT_ONE_IN = 10  # lines of a folder that has one list only
@@ -61,19 +61,31 @@ def longest_text(folder: Path, tokenizer: str) -> int:
     """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take."""
     read = load_tokenizer(resolve(tokenizer))
     limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
-    return max(limit.measure(text) for text in texts_of(folder, limit=limit)) - 1
+    texts = (record.text for _, good, _ in _lists(folder, limit) for record in good)
+    return max(map(limit.measure, texts)) - 1
 
 
 def characters_of(folder: Path) -> set[str]:
-    """Of the texts of a folder of pictures that a model is trained and scored on."""
+    """Of `texts_of`."""
     return {c for text in texts_of(folder) for c in text}
 
 
-def texts_of(folder: Path, *, limit: TextLimit | None = None) -> list[str]:
-    """Of a folder of pictures: those that a model is trained and scored on. Other lists in it, as of results, are not
+def texts_of(folder: Path) -> list[str]:
+    """Of a folder of pictures: those that a model is trained and scored on. Lines that cannot be used are named on
+    stderr."""
+    texts: list[str] = []
+    for split, good, bad in _lists(folder, None):
+        _say(f"{folder}, {split}", bad)
+        texts += [record.text for record in good]
+    return texts
+
+
+def _lists(folder: Path, limit: TextLimit | None) -> Iterator[tuple[str, list[Record], list[Bad]]]:
+    """What a model is trained and scored on, a split at a time. Other lists in the folder, as of results, are not
     looked at, nor are the pictures."""
-    splits = ["train", *([apart] if (apart := _scored(splits_of(folder))) else [])]
-    return [record.text for split in splits for record in usable(folder, split, limit=limit)[0]]
+    for split in ("train", _scored(splits_of(folder))):
+        if split is not None:
+            yield split, *usable(folder, split, limit=limit)
 
 
 def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
