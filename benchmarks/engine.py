@@ -84,7 +84,7 @@ class Ours:
         shape, self.numbers = generation_plan.plan(self.config, self.model.config, dtype=self.dtype)
         self.scores_bytes = shape.scores_bytes
         self._encode = jax.jit(self._encoder)
-        one = replace(self.config, max_new_tokens=1, min_new_tokens=min(1, self.config.min_new_tokens))
+        one = replace(self.config, max_new_tokens=1, min_new_tokens=0 if natural else 1)
         first, self.first_numbers = generation_plan.plan(one, self.model.config, dtype=self.dtype)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
         self._prefill = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, first, self.dtype))

@@ -264,7 +264,7 @@ def test_arguments_that_cannot_be_used(
     arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], said: str, model: Path
 ) -> None:
     recognizer = Recognizer.from_pretrained(model)
-    assert recognizer([], batch_size=np.int64(2)) == []
+    assert recognizer([], batch_size=np.int64(2)) == []  # type: ignore[arg-type]
     with pytest.raises(error, match=said):
         recognizer(*arguments, **options)
 

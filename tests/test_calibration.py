@@ -165,9 +165,13 @@ def two_hundred_lines(folder: Path) -> Path:
 
 def test_a_native_folder_keeps_a_true_manifest(tmp_path, capsys):
     folder = two_hundred_lines(tmp_path / "lines")
+    with (folder / "labels.csv").open("a") as file:
+        file.write("line-000.png,x,y\n")
     model = save_tiny(tmp_path / "native", native=True)
     assert main(["calibrate", str(folder), "--model", str(model), "--method", "temperature"]) == 0
-    assert "calibration error on these same lines" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "calibration error on these same lines" in printed.out
+    assert "left out: labels.csv:202: 3 columns, and the header has 2" in printed.err
     checkpoint.load(model)  # it compares the manifest
     listed = json.loads((model / "MANIFEST.json").read_text())["files"]
     assert listed[FILE] == hashlib.sha256((model / FILE).read_bytes()).hexdigest()

@@ -161,7 +161,21 @@ def test_a_row_with_more_columns_than_the_header_is_bad(tmp_path: Path, name: st
     advice = "a text holds no tab" if name == "train.tsv" else "put a text with a comma into quotation marks"
     assert long == Bad(f"{name}:3", f"3 columns, and the header has 2; {advice}")
     assert isinstance(short, Bad)
-    assert "no a text" in short.reason
+    assert "no text in" in short.reason
+
+
+def test_a_text_in_json_that_is_no_string_is_told_as_such(tmp_path: Path) -> None:
+    rows = [{"image": "0.png", "text": text} for text in (1234, 1.5, True, ["a"], None)] + [{"image": 7, "text": "a"}]
+    write(tmp_path / "train.jsonl", "\n".join(map(json.dumps, rows)))
+    found = list(Folder(source=tmp_path).records()["train"])
+    assert found == [
+        Bad("train.jsonl:1", 'the text is 1234 without quotation marks; write "1234"'),
+        Bad("train.jsonl:2", 'the text is 1.5 without quotation marks; write "1.5"'),
+        Bad("train.jsonl:3", 'the text is true without quotation marks; write "true"'),
+        Bad("train.jsonl:4", 'the text is ["a"]; write it as one string in quotation marks'),
+        Bad("train.jsonl:5", "no text in ['image', 'text']"),
+        Bad("train.jsonl:6", 'the picture is 7 without quotation marks; write "7"'),
+    ]
 
 
 ENDS = "a\u2028b\u0085c\x0cd"  # str.splitlines divides it

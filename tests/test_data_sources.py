@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from tokenizers import processors
 
 from train.data import records
 from train.data.augment import PAPER, RANDAUGMENT, augment, dilation, erosion
@@ -181,6 +182,20 @@ def test_a_folder_is_read_as_it_is(folder: Path) -> None:
         pickle.loads(pickle.dumps(source))[1]
 
 
+def test_a_damaged_picture_is_left_out_when_a_folder_is_opened(folder: Path) -> None:
+    whole = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(whole[: len(whole) // 2])
+    source = open_folder(folder)
+    assert [source[i].text for i in range(len(source))] == ["nil", "single", "three of them"]
+    assert [bad.id for bad in source.left_out] == ["gone.png", "2.png"]
+    assert "2.png: " in source.left_out[1].reason
+    (folder / "train.tsv").write_text("2.png\ta pair\n")
+    with pytest.raises(DataError, match=r"no line of train can be used, 1 were left out; the first: 2\.png: .*2\.png"):
+        open_folder(folder)
+    (folder / "2.png").write_bytes(whole)
+    assert len(open_folder(folder)) == 1  # a picture that was mended is looked at again
+
+
 def test_built_records_are_held_to_a_limit(folder: Path) -> None:
     source = records.open(build(Folder(source=folder), folder / "out").folder, "train")
     assert within(source, TextLimit(13)) == (source, [])
@@ -259,3 +274,18 @@ def test_an_encoder_gives_fixed_shapes_and_cuts_nothing() -> None:
         Encoder.of(config, processor, tokenizer, max_tokens=300)
     with pytest.raises(DataError, match="ids up to 174 and the model a vocabulary of 100"):
         check_vocabulary(replace(config, decoder=replace(config.decoder, vocab_size=100)), tokenizer)
+
+
+def test_the_end_token_is_counted_whoever_adds_it() -> None:
+    tokenizer = character_tokenizer("ab")
+    assert TextLimit(tokenizer=tokenizer).measure("ab") == 3
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    assert len(tokenizer("ab").input_ids) == len(Tokens(tokenizer)("ab")) == 2
+    assert TextLimit(3, tokenizer, "endless").refusal("ab") is None
+    assert TextLimit(2, tokenizer, "endless").refusal("ab") == "its text has 3 tokens, more than 2: 'ab'"
+
+
+def test_an_encoder_that_was_used_is_the_same_in_another_process() -> None:
+    tokens = Tokens(character_tokenizer("ab</s>"))
+    found = tokens("a</s>b")  # spelt, not the end of the text
+    assert pickle.loads(pickle.dumps(tokens))("a</s>b") == found == [4, 6, 7, 8, 9, 5]

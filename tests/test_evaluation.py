@@ -208,6 +208,18 @@ def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once
         open_results(path, samples)
 
 
+@pytest.mark.parametrize("confidence", ["1.5", "-0.1", "NaN"])
+def test_a_confidence_that_is_no_probability_is_named(confidence, tmp_path, capsys):
+    folder = folder_of(tmp_path / "lines", {"1.png": "one"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"id": "1.png", "text": "one", "confidence": {confidence}}}\n')
+    out = str(tmp_path / "out")
+    assert main(["evaluate", str(path), "--references", str(folder / "manifest.jsonl"), "--output", out]) == 2
+    message = capsys.readouterr().err
+    said = f"{path}: the row '1.png' cannot be used (its confidence is {float(confidence)}, and not between 0 and 1)"
+    assert said in message
+
+
 def test_a_row_of_results_ends_at_a_newline_alone(tmp_path):
     text = "a\u2028b\u0085c"
     rows = [json.dumps({"id": name, "text": text}, ensure_ascii=False) for name in ("1.png", "2.png")]
@@ -309,6 +321,9 @@ def test_the_command_writes_scores_and_a_report(tmp_path, capsys):
     assert scores["runs"][1]["truncated"] == 3
     assert scores["runs"][0]["scores"]["cer"]["value"] < scores["runs"][1]["scores"]["cer"]["value"]
     assert scores["seconds"]["scoring"] >= 0
+    first, second = (run["throughput"] for run in scores["runs"])
+    assert first is None  # it has looked where the text is, too
+    assert 0 < second["seconds"] < scores["seconds"]["reading"]
     report = (out / "report.html").read_text()
     assert report.startswith("<!doctype html>")
     assert "greedy: CER" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from train import __main__ as command
 from train.codec import codec
 from train.data.line import DataError, Line
 from train.input import Examples
-from train.lines import open_lines
+from train.lines import characters_of, longest_text, open_lines, texts_of
 from train.loop import train
 from train.objective import normalized
 from train.optimizer import optimizer
@@ -102,6 +102,22 @@ def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path)
     recipe = load_recipe("finetune-folder", data=few, model=str(model))
     with pytest.raises(DataError, match=r"too few to keep every 10th apart; add .*validation\.tsv"):
         open_lines(recipe, few)
+
+
+def test_other_lists_in_a_folder_are_not_looked_at(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = lines(tmp_path / "lines", train=3, validation=2, test=1)
+    (data / "test.tsv").write_text(f"5.png\t{'ψ' * 300}\n", encoding="utf-8")
+    (data / "results.jsonl").write_text('{"id": "1.png", "text": "ab", "score": -1.0}\n', encoding="utf-8")
+    (data / "notes.csv").write_text("to do,who,when\n", encoding="utf-8")
+    assert len(texts_of(data)) == 5
+    assert longest_text(data, str(model)) == max(map(len, texts_of(data))) <= 8
+    with (data / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("gone.png\tψ\n")
+    capsys.readouterr()
+    assert characters_of(data) <= set(LETTERS)
+    assert "train: 1 lines cannot be used and are left out:\n  - gone.png: " in capsys.readouterr().err
 
 
 def test_a_text_longer_than_the_positions_is_refused_before_the_first_step(tmp_path: Path, model: Path) -> None:

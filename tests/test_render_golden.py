@@ -48,6 +48,13 @@ def test_lines_in_installed_faces_are_those_of_the_file(golden: dict[str, Any]) 
     assert {style: digests(in_style(printed, style)) for style in STYLES} == golden["installed"]
 
 
+def test_styles_say_texts_of_their_own() -> None:
+    """Where two are mixed, a line of one is not that of the other in other colours."""
+    texts = {style: {bundled(style).line(index).text for index in range(4)} for style in STYLES}
+    assert all(texts["printed"].isdisjoint(said) for style, said in texts.items() if style != "printed")
+    assert texts["colour"].isdisjoint(texts["handwriting"])
+
+
 def test_the_file_notices_a_pixel() -> None:
     line = bundled("printed").line(0, max_chars=MAX_CHARS)
     image = line.image.copy()

@@ -66,21 +66,20 @@ def promotion_of_optax() -> Iterator[None]:
 
 
 def batch_of(config: TrOCRConfig, *, seed: int, rows: int = 3, length: int = 9) -> Batch:
-    """Colour pixels; labels that end in IGNORED at different places, one of them in pads."""
+    """Colour pixels; labels that end in IGNORED at different places."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (rows, *config.encoder.image_size, config.encoder.num_channels)).astype(np.uint8)
     labels = rng.integers(4, config.decoder.vocab_size, (rows, length)).astype(np.int32)
     for row in range(rows):
         labels[row, 2 + row :] = config.eos_token_id
         labels[row, 3 + row :] = IGNORED
-    labels[0, -2:] = config.pad_token_id
     return Batch(pixels, labels)
 
 
 def torch_loss(model: Any, batch: Batch, config: TrOCRConfig, *, label_smoothing: float = 0.0) -> torch.Tensor:
-    """What VisionEncoderDecoderModel returns for labels whose pads are IGNORED, as its users write them."""
+    """What VisionEncoderDecoderModel returns for labels."""
     pixels = torch.from_numpy(batch.pixels.transpose(0, 3, 1, 2).astype(np.float32)) / 127.5 - 1
-    labels = torch.from_numpy(np.where(batch.labels == config.pad_token_id, IGNORED, batch.labels)).long()
+    labels = torch.from_numpy(batch.labels).long()
     out = model(pixel_values=pixels, labels=labels)
     if not label_smoothing:
         return out.loss
@@ -364,12 +363,19 @@ def test_cross_entropy_and_shift_equal_torch(smoothing: float) -> None:
         label_smoothing=smoothing,
         reduction="sum",
     )
-    mask = counted(jnp.asarray(labels), pad_token_id=1)
+    mask = counted(jnp.asarray(labels))
     assert int(mask.sum()) == 9
     found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), mask, label_smoothing=smoothing)
     assert float(found) == pytest.approx(expected.item(), rel=1e-6)
     shifted = shift_right(jnp.asarray(labels), start_token_id=2, pad_token_id=1)
     assert shifted[0].tolist() == [2, *labels[0, :3].tolist(), 1]
+
+
+def test_a_model_whose_pad_token_ends_the_text_learns_to_end() -> None:
+    labels = jnp.asarray([[5, 6, 2, IGNORED], [5, 2, IGNORED, IGNORED]], jnp.int32)
+    for pad in (TOY.pad_token_id, TOY.eos_token_id):
+        found = count(labels, replace(TOY, pad_token_id=pad))
+        assert (int(found.tokens), int(found.lines)) == (5, 2)
 
 
 def test_ctc_equals_torch_and_leaves_out_lines_that_cannot_fit() -> None:

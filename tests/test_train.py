@@ -85,13 +85,14 @@ def test_labels_are_the_tokenizers() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 200), (50, 3000), (8, 8), (64, 1), (20, 90, 3)])
 def test_training_sees_the_pixels_that_the_image_processor_makes(shape: tuple[int, ...]) -> None:
-    """Lines of one row of patches in grey, pictures for a grid of patches in colour."""
+    """Of lines for one row of patches and pictures for a grid of them, coloured ones in colour."""
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     line = Line(image, "a")
     grid = TrOCRConfig.preset("small-printed")
     expected = ImageProcessor(height=384, width=384).pixels(image)
     np.testing.assert_array_equal(examples(grid, width=384)(line).pixels, expected)
-    if image.ndim == 2:
-        processor = ImageProcessor(height=8, width=64, keep_aspect_ratio=True)
-        np.testing.assert_array_equal(examples()(line).pixels, processor.pixels(image)[..., 0])
-    assert examples()(line).pixels.shape == examples().pixel_shape == (8, 64)
+    expected = ImageProcessor(height=8, width=64, keep_aspect_ratio=True).pixels(image)
+    np.testing.assert_array_equal(examples()(line).pixels, expected)
+    assert examples()(line).pixels.shape == examples().pixel_shape == (8, 64, 3)
+    grey = replace(RECIPE.config, encoder=replace(RECIPE.config.encoder, num_channels=1))
+    assert examples(grey)(line).pixels.shape == examples(grey).pixel_shape == (8, 64)

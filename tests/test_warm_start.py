@@ -25,16 +25,16 @@ from train.codec import codec
 from train.from_model import from_model, with_vocabulary
 from train.recipe import Optimizer, Recipe, Stage, WarmStart
 from train.step import TrainState, init_ema, with_params
-from train.vocabulary import carry_rows
+from train.vocabulary import carry_rows, extend
 from train.warm_start import first_weights, start_from
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.huggingface import read_weights
 from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.errors import CheckpointError, ConfigError
+from trocr_jax.errors import CheckpointError, ConfigError, TokenizerError
 from trocr_jax.model import TrOCR
 from trocr_jax.sharding import path_name
-from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
+from trocr_jax.tokenizer import character_tokenizer, decode, load_tokenizer, save_tokenizer
 
 LETTERS = "abcdefghijklmnop"
 CONFIG = TrOCRConfig(
@@ -425,6 +425,31 @@ def test_an_extended_vocabulary_keeps_every_row(tmp_path: Path, capsys: pytest.C
     model = started(recipe_of(narrow, start.start_from, tokenizer=start.tokenizer))
     tokens = jnp.asarray([[2, 5, 9, 12]], jnp.int32)
     np.testing.assert_allclose(model(pixels, tokens)[..., :count], old(pixels, tokens), atol=1e-5)
+
+
+def sentencepiece_and_wordpiece() -> list[Any]:
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [(token, 0.0) for token in special] + [(token, -3.0) for token in ("▁Stra", "▁", *"Strae")]
+    words = {token: i for i, token in enumerate([*special, "[MASK]", "Stra", *"Strae", *(f"##{c}" for c in "Strae")])}
+    named = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token"), special, strict=True))
+    return [
+        transformers.XLMRobertaTokenizer(vocab=pieces),
+        transformers.BertTokenizer(vocab=words, do_lower_case=False, bos_token="<s>", eos_token="</s>", **named),
+    ]
+
+
+def test_new_characters_are_spelt_within_words(tmp_path: Path) -> None:
+    for tokenizer, expected in zip(sentencepiece_and_wordpiece(), (["ß"], ["ß", "##ß"]), strict=True):
+        before = tokenizer.get_vocab()
+        assert extend(tokenizer, ["Straße aß ßa"]) == expected
+        folder = tmp_path / type(tokenizer).__name__
+        save_tokenizer(tokenizer, folder)
+        again = load_tokenizer(folder)
+        assert again.get_vocab() == before | {token: len(before) + i for i, token in enumerate(expected)}
+        assert decode(again, [again("Straße aß ßa").input_ids]) == ["Straße aß ßa"]
+        assert extend(again, ["Straße"]) == []
+    with pytest.raises(TokenizerError, match=r"'1\.5' comes back from this tokenizer as '1\. 5'.*; leave the text out"):
+        extend(tokenizer, ["1.5"])
 
 
 def test_pictures_that_are_not_square_are_read_with_interpolated_positions(tmp_path: Path) -> None:

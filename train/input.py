@@ -39,7 +39,8 @@ Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
-    """pixels uint8 [B, H, W] grey or [B, H, W, 3], labels [B, T] int32: tokens, end token, then IGNORED."""
+    """pixels uint8 [B, H, W, 3], or [B, H, W] for a model of one channel; labels [B, T] int32: tokens, end token, then
+    IGNORED."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -88,15 +89,16 @@ class Examples:
         max_tokens: int,
         processor: ImageProcessor | None = None,
     ) -> Examples:
-        """For a model with an image processor: coloured pictures as that makes them. Without one: with one row of
-        patches a line of any length, in grey; with a grid of them a coloured picture that fills the canvas, as for the
-        published models."""
-        if processor is not None:
-            narrow = processor if processor.size[1] == width else replace(processor, width=width)
-            return cls(encode, narrow, max_tokens, config.eos_token_id, colour=True)
-        row, height = config.encoder.grid[0] == 1, config.encoder.image_size[0]
-        processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=row)
-        return cls(encode, processor, max_tokens, config.eos_token_id, colour=not row)
+        """For a model with an image processor: pictures as that makes them. Without one: with one row of patches a line
+        of any length; with a grid of them a picture that fills the canvas, as for the published models. Pictures keep
+        their colours, as when a model reads, but for a model of one channel."""
+        if processor is None:
+            row, height = config.encoder.grid[0] == 1, config.encoder.image_size[0]
+            processor = ImageProcessor(height=height, width=width, keep_aspect_ratio=row)
+        elif processor.size[1] != width:
+            processor = replace(processor, width=width)
+        colour = config.encoder.num_channels != 1
+        return cls(encode, processor, max_tokens, config.eos_token_id, colour=colour)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

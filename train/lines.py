@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from train.codec import tokenizer_of
 from train.data import records
 from train.data.checks import TextLimit
 from train.data.line import DataError, Line, Source
+from train.data.listed import splits_of, usable
 from train.data.parts import Built, Data, Part, Rendered
-from train.data.sources import Selected, Stream, Synthetic, open_folder, splits_of, within
+from train.data.sources import Selected, Stream, Synthetic, open_folder, within
 from train.recipe import Recipe, Stage
 from trocr_jax.checkpoint import resolve
-from trocr_jax.datasets.base import Bad
+from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.tokenizer import load_tokenizer
 
 HELD_OUT_ONE_IN = 10  # lines of a folder that has one list only
@@ -60,13 +61,31 @@ def longest_text(folder: Path, tokenizer: str) -> int:
     """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take."""
     read = load_tokenizer(resolve(tokenizer))
     limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
-    texts = [record.text for split in splits_of(folder) for record in open_folder(folder, split, limit=limit).records]
-    return max(limit.measure(text) for text in texts) - 1
+    texts = (record.text for _, good, _ in _lists(folder, limit) for record in good)
+    return max(map(limit.measure, texts)) - 1
 
 
 def characters_of(folder: Path) -> set[str]:
-    """Of all texts of a folder of pictures."""
-    return {c for split in splits_of(folder) for record in open_folder(folder, split).records for c in record.text}
+    """Of `texts_of`."""
+    return {c for text in texts_of(folder) for c in text}
+
+
+def texts_of(folder: Path) -> list[str]:
+    """Of a folder of pictures: those that a model is trained and scored on. Lines that cannot be used are named on
+    stderr."""
+    texts: list[str] = []
+    for split, good, bad in _lists(folder, None):
+        _say(f"{folder}, {split}", bad)
+        texts += [record.text for record in good]
+    return texts
+
+
+def _lists(folder: Path, limit: TextLimit | None) -> Iterator[tuple[str, list[Record], list[Bad]]]:
+    """What a model is trained and scored on, a split at a time. Other lists in the folder, as of results, are not
+    looked at, nor are the pictures."""
+    for split in ("train", _scored(splits_of(folder))):
+        if split is not None:
+            yield split, *usable(folder, split, limit=limit)
 
 
 def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
@@ -98,10 +117,7 @@ def _part(part: Part, folder: Path, limit: TextLimit, *, seed: int, held_out: bo
 
 
 def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
-    splits = splits_of(folder)
-    apart = next((name for name in ("validation", "valid", "val", "dev", "test") if name in splits), None)
-    if "train" not in splits:
-        raise DataError(f"{folder}: no list for the split train; it has {', '.join(splits)}")
+    apart = _scored(splits_of(folder))
     split = "train" if apart is None or not held_out else apart
     pictures = open_folder(folder, split, limit=limit)
     _say(f"{folder}, {split}", pictures.left_out)
@@ -114,6 +130,11 @@ def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
             "others, validation.tsv, to score the model on"
         )
     return Selected(pictures, np.asarray(mine, np.int64))
+
+
+def _scored(splits: Sequence[str]) -> str | None:
+    """The split that a model is scored on, if it has a list of its own."""
+    return next((name for name in ("validation", "valid", "val", "dev", "test") if name in splits), None)
 
 
 def _is_held_out(name: str) -> bool:

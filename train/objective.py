@@ -49,14 +49,14 @@ class Counts(NamedTuple):
     lines: jax.Array
 
 
-def counted(labels: jax.Array, *, pad_token_id: int) -> jax.Array:
-    """Which labels [B, T] count: not those that are IGNORED or pad."""
-    return (labels != IGNORED) & (labels != pad_token_id)
+def counted(labels: jax.Array) -> jax.Array:
+    """Which labels [B, T] count: not those that are IGNORED. A pad token does: some tokenizers end texts with it."""
+    return labels != IGNORED
 
 
 def count(labels: jax.Array, config: TrOCRConfig) -> Counts:
     """labels [B, T] of a whole batch; `config` has the width of the stage."""
-    tokens = counted(labels, pad_token_id=config.pad_token_id).sum()
+    tokens = counted(labels).sum()
     lines = _characters(labels, columns=config.encoder.memory_length - config.encoder.num_special_tokens, config=config)
     return Counts(*(jnp.maximum(n, 1).astype(jnp.float32) for n in (tokens, lines.fits.sum())))
 
@@ -125,7 +125,7 @@ def objective(
     ce = accuracy = ctc_loss = jnp.float32(0)
     if stage.cross_entropy_weight:
         logits = model.decoder(tokens, memory, key=key, dtype=dtype, remat=recipe.remat_decoder)
-        mask = counted(labels, pad_token_id=config.pad_token_id)
+        mask = counted(labels)
         ce = cross_entropy(logits, labels, mask, label_smoothing=recipe.label_smoothing) / counts.tokens
         right = (logits.argmax(axis=-1).astype(labels.dtype) == labels) & mask
         accuracy = right.sum().astype(jnp.float32) / counts.tokens
@@ -158,7 +158,7 @@ class _Characters(NamedTuple):
 
 
 def _characters(labels: jax.Array, *, columns: int, config: TrOCRConfig) -> _Characters:
-    mask = counted(labels, pad_token_id=config.pad_token_id) & (labels != config.eos_token_id)
+    mask = counted(labels) & (labels != config.eos_token_id) & (labels != config.pad_token_id)  # pad is the blank
     ids = jnp.where(mask, labels, 0)
     repeats = ((ids[:, 1:] == ids[:, :-1]) & mask[:, 1:]).sum(axis=1)
     lengths = mask.sum(axis=1)

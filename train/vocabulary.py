@@ -1,12 +1,18 @@
-"""A table of token rows carried from one tokenizer to another: a token keeps its row, whatever its number becomes."""
+"""A table of token rows carried from one tokenizer to another: a token keeps its row, whatever its number becomes; and
+tokens for the characters that a tokenizer cannot spell."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+
+from train.data.checks import normal_text
+from trocr_jax.errors import TokenizerError
+from trocr_jax.tokenizer import decode
 
 PARTS = ("eos_token", "bos_token", "pad_token", "unk_token")  # what special tokens are for, whatever they are called
 
@@ -51,10 +57,70 @@ def vocabulary_for(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -
     return numbers | same
 
 
-def extend(tokenizer: PreTrainedTokenizerBase, characters: Iterable[str]) -> list[str]:
-    """Gives a tokenizer a token for each character that it cannot spell, behind those that it has, in the order of code
-    points, and returns them."""
-    wanted = sorted({c for c in characters if not c.isspace()})
-    missing = [c for c in wanted if tokenizer.unk_token_id in tokenizer(c).input_ids]
-    tokenizer.add_tokens(missing)
-    return missing
+def extend(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
+    """Gives a tokenizer what it needs to spell each character of `texts`, behind the tokens that it has, in the order
+    of code points, and returns the new tokens.
+
+    They are part of its own model, and no "added tokens": those stand apart from the text around them, which then
+    begins a new word. Raises TokenizerError naming a text that does not come back, but for what the tokenizer
+    normalises, and where there is no model that can be extended.
+    """
+    texts = [text for text in map(normal_text, texts) if text]
+    characters = sorted({c for text in texts for c in _normalized(tokenizer, text) if not c.isspace()})
+    new = _add(tokenizer, [c for c in characters if _is_lost(tokenizer, c)])
+    for text in texts:
+        found = _there_and_back(tokenizer, text)
+        if normal_text(found) != normal_text(_normalized(tokenizer, text)):
+            raise TokenizerError(
+                f"{text!r} comes back from this tokenizer as {found!r}, and a model would learn to read that; leave "
+                "the text out, or take a model with another kind of tokenizer"
+            )
+    return new
+
+
+def _add(tokenizer: PreTrainedTokenizerBase, characters: list[str]) -> list[str]:
+    from tokenizers import Tokenizer
+
+    if not characters:
+        return []
+    known = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} has no token for {characters} and cannot be extended: only tokenizers with a "
+            "tokenizer.json can; take a model that has one"
+        )
+    whole = json.loads(backend.to_str())
+    model = whole["model"]
+    new = [token for c in characters for token in _forms(model, c) if token not in known]
+    own = {token for token, _ in model["vocab"]} if isinstance(model["vocab"], list) else model["vocab"].keys()
+    behind, end = sorted(known.keys() - own, key=known.__getitem__), max(known.values()) + 1  # they keep their numbers
+    if isinstance(model["vocab"], list):  # Unigram: places are numbers
+        lowest = min(score for _, score in model["vocab"])
+        model["vocab"] += [[token, lowest] for token in [*behind, *new]]
+    else:
+        model["vocab"] |= {token: known[token] for token in behind} | {token: end + i for i, token in enumerate(new)}
+    backend.model = Tokenizer.from_str(json.dumps(whole)).model
+    return new
+
+
+def _forms(model: dict[str, Any], character: str) -> list[str]:
+    """What a model calls a character, at the beginning of a word, further on, and at the end."""
+    prefix, suffix = (model.get(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+    return list(dict.fromkeys(p + character + s for s in ("", suffix) for p in ("", prefix)))
+
+
+def _is_lost(tokenizer: PreTrainedTokenizerBase, character: str) -> bool:
+    """At the beginning of a word, or behind it."""
+    ids = tokenizer(character).input_ids, tokenizer(2 * character).input_ids
+    return any(tokenizer.unk_token_id in i for i in ids) or not _there_and_back(tokenizer, character)
+
+
+def _there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    return decode(tokenizer, [tokenizer(text).input_ids])[0]
+
+
+def _normalized(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """As the tokenizer normalises it: to small letters, for one."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return text if normalizer is None else str(normalizer.normalize_str(text))

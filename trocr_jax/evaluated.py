@@ -64,10 +64,12 @@ class Outcome:
 
 class Reading(NamedTuple):
     """What a run made of each sample, in their order, and the seconds that it took; None for texts read elsewhere.
-    name: what the run is called. model, decode: what it was, for people."""
+    name: what the run is called. model, decode: what it was, for people. attention: whether the seconds are also those
+    of the second pass, which shows where the model looked: then they say nothing of how fast it reads."""
 
     name: str
     outcomes: list[Outcome]
     seconds: float | None
     model: str = ""
     decode: str = ""
+    attention: bool = False

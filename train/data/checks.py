@@ -22,7 +22,8 @@ class TextLimit:
     """How long a text may be, and what measures it.
 
     Attributes:
-        length: in tokens of `tokenizer`, special ones counted; in characters without one; None for any length.
+        length: in tokens of `tokenizer`, special ones counted and the end token in any case, which training adds
+            where the tokenizer does not; in characters without one; None for any length.
         tokenizer: texts that it knows no token for are refused too.
         tokenizer_name: what messages and build.json call it.
     """
@@ -33,7 +34,10 @@ class TextLimit:
 
     def measure(self, text: str) -> int:
         """The length of a text, in the unit of `length`."""
-        return len(text) if self.tokenizer is None else len(self.tokenizer(text).input_ids)
+        if self.tokenizer is None:
+            return len(text)
+        ids = self.tokenizer(text).input_ids
+        return len(ids) + (ids[-1:] != [self.tokenizer.eos_token_id])
 
     def refusal(self, text: str) -> str | None:
         """Why a text, as `normal_text` gives it, cannot be a label; None where it can."""

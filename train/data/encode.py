@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,10 @@ class Tokens:
     published ones) is part of it. Picklable."""
 
     tokenizer: "PreTrainedTokenizerBase"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept below stays here: a pickled tokenizer of Rust forgets that texts may hold "</s>"."""
+        return {"tokenizer": self.tokenizer}
 
     def __call__(self, text: str, /) -> list[int]:
         """Raises DataError for a text with characters that the tokenizer has no token for."""

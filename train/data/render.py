@@ -1,4 +1,4 @@
-"""Synthetic text lines: a pure function from (seed, split, index) to an image and its text.
+"""Synthetic text lines: a pure function from (seed, split, style, index) to an image and its text.
 
 A line is printed in a free typeface with pieces of the lines above and below it, cropped as line finders crop
 (`train.data.page`), and damaged as printers and scanners damage (`train.data.degrade`) or painted in colours
@@ -63,7 +63,8 @@ class Renderer:
     def placed_line(self, index: int, *, max_chars: int = 40, limit: TextLimit | None = None) -> tuple[Line, Placed]:
         """The same line, and where its words and characters stand in the image before `scene` bends it. Raises as
         `line` does."""
-        rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}")
+        style = "" if self.style == "printed" else f"/{self.style}"  # else every style says the same texts
+        rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}{style}")
         refused = ""
         for _ in range(MOST_TEXTS):
             text = LOOKS[self.style].say(self.corpus, rng, max_chars=max_chars)

@@ -7,6 +7,7 @@ for worker processes; nothing has a position that a checkpoint would have to kee
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import grain
 import numpy as np
 
 from train.data.augment import Augmentation, augment
-from train.data.checks import TextLimit, image_bytes, is_grey, normal_text
+from train.data.checks import TextLimit, image_bytes, is_grey
 from train.data.line import ENDLESS, DataError, Line, Source
+from train.data.listed import nothing_left, picture_refusal, usable
 from train.data.records import Records
 from train.data.render import Renderer
 from trocr_jax.datasets.base import Bad, Record
-from trocr_jax.datasets.folder import Folder
 from trocr_jax.image_file import open_rgb
 
 
@@ -153,38 +154,17 @@ def changes(before: dict[str, Any], now: dict[str, Any], *, path: str = "data") 
 
 
 def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None = None) -> Pictures:
-    """Pictures with a list (see `trocr_jax.datasets.folder`), without building anything. Texts are checked at once,
-    pictures when they are read. Raises DataError where there is no such list, or nothing in it can be used."""
-    dataset, limit = Folder(source=folder), limit or TextLimit()
-    dataset.check()
-    lists = dataset.records()
-    if split not in lists:
-        raise DataError(f"{folder}: no list for the split {split!r}; it has {', '.join(lists)}")
-    good: dict[str, Record] = {}
-    bad: list[Bad] = []
-    for record in lists[split]:
-        if isinstance(record, Bad):
-            bad.append(record)
-            continue
-        text = normal_text(record.text)
-        refusal = "its id came before" if record.id in good else limit.refusal(text)
-        if refusal is None and isinstance(record.image, Path) and not record.image.is_file():
-            refusal = f"{record.image}: no such file"
-        if refusal is None:
-            good[record.id] = Record(record.id, text, record.image, record.writer, record.page)
-        else:
-            bad.append(Bad(record.id, refusal))
+    """Pictures with a list (see `trocr_jax.datasets.folder`), without building anything. Every picture is decoded once,
+    since one that is damaged would end a run at the step that reads it. Raises DataError where there is no such list,
+    or nothing in it can be used."""
+    records, bad = usable(folder, split, limit=limit)
+    with ThreadPoolExecutor() as threads:
+        refusals = list(threads.map(picture_refusal, (record.image for record in records)))
+    bad += [Bad(r.id, refusal) for r, refusal in zip(records, refusals, strict=True) if refusal is not None]
+    good = tuple(record for record, refusal in zip(records, refusals, strict=True) if refusal is None)
     if not good:
-        first = f"; the first: {bad[0].id}: {bad[0].reason}" if bad else ""
-        raise DataError(f"{folder}: no line of {split} can be used, {len(bad)} were left out{first}")
-    return Pictures(tuple(good.values()), tuple(bad))
-
-
-def splits_of(folder: Path) -> list[str]:
-    """The splits that a folder has lists for. Raises DataError where it has none."""
-    dataset = Folder(source=folder)
-    dataset.check()
-    return list(dataset.records())
+        raise DataError(nothing_left(folder, split, bad))
+    return Pictures(good, tuple(bad))
 
 
 def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[Bad]]:

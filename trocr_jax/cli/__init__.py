@@ -103,7 +103,11 @@ class Evaluate(Reading):
     )
     no_attention: Annotated[
         bool,
-        argument(None, "No attention and word boxes in the report: reads faster.", "(default: those of the first run)"),
+        argument(
+            None,
+            "No attention and word boxes in the report: reads faster, and says how fast.",
+            "(default: those of the first run)",
+        ),
     ] = False
     plot: Annotated[str | None, argument("FILE", "Also a picture of the plots (png, svg, pdf).", "(default: none)")] = (
         None

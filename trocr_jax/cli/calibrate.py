@@ -25,6 +25,8 @@ def calibrate(command: Calibrate) -> int:
     check_limit(command.limit)
     folder = checkpoint.resolve(command.model, revision=command.revision)
     samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
+    for bad in samples.left_out:
+        print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
     references, results = list[str](), list[Recognition]()
     images = (s.image if isinstance(s.image, bytes) else str(s.image) for s in samples.samples)

@@ -165,20 +165,21 @@ def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> l
         key = " ".join(str(getattr(run, name)) for name in _MODEL if name != "batch_size")
         if key not in known:
             known = {key: load(run)}
-        decode = decode_config(run, known[key])
+        decode, attention = decode_config(run, known[key]), not readings and not command.no_attention
         with Progress(len(samples.samples), bar=bar) as progress:
             outcomes, seconds = read(
                 known[key],
                 samples.samples,
                 decode,
                 run.batch_size or command.batch_size,
-                attention=not readings and not command.no_attention,
+                attention=attention,
                 progress=lambda found, progress=progress: progress.update(failed=found.error is not None),  # type: ignore[misc]
             )
             for sample, found in zip(samples.samples, outcomes, strict=True):
                 if found.error is not None:
                     progress.say(f"{sample.id}: {found.error}")
-        readings.append(Reading(name, outcomes, seconds, model=run.model, decode=_described(run)))
+        described = _described(run)
+        readings.append(Reading(name, outcomes, seconds, model=run.model, decode=described, attention=attention))
     return readings
 
 

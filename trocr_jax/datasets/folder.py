@@ -55,8 +55,8 @@ class Folder(Dataset):
             number, row = found
             image, text = _value(row, _IMAGE), _value(row, _TEXT)
             if image is None or text is None:
-                wanted = "a picture" if image is None else "a text"
-                yield Bad(f"{path.name}:{number}", f"no {wanted} in {sorted(map(str, row))}")
+                wanted = ("picture", _IMAGE) if image is None else ("text", _TEXT)
+                yield Bad(f"{path.name}:{number}", _missing(row, *wanted))
                 continue
             writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
             yield Record(str(row.get("id") or image), text, self.source / image, writer=writer, page=page)
@@ -64,6 +64,17 @@ class Folder(Dataset):
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((row[name] for name in names if isinstance(row.get(name), str)), None)
+
+
+def _missing(row: Mapping[str, Any], wanted: str, names: tuple[str, ...]) -> str:
+    """Why a row has no picture or no text."""
+    value = next((row[name] for name in names if row.get(name) is not None), None)
+    if value is None:
+        return f"no {wanted} in {sorted(map(str, row))}"
+    written = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float):
+        return f'the {wanted} is {written} without quotation marks; write "{written}"'
+    return f"the {wanted} is {written}; write it as one string in quotation marks"
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -110,7 +110,7 @@ def _outcome(row: dict[str, Any], path: Path) -> Outcome:
     try:
         return Outcome(
             text=str(text),
-            confidence=None if confidence is None else float(confidence),
+            confidence=None if confidence is None else _probability(confidence),
             truncated=bool(row.get("truncated")),
             words=[(str(w["text"]), float(w["confidence"])) for w in row.get("words") or ()],
             characters=[(str(c["text"]), float(c["confidence"])) for c in row.get("characters") or ()],
@@ -121,3 +121,9 @@ def _outcome(row: dict[str, Any], path: Path) -> Outcome:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: the row {row['id']!r} cannot be used ({error}); write it again") from None
+
+
+def _probability(value: Any) -> float:
+    if not 0 <= (found := float(value)) <= 1:  # nor is NaN
+        raise ValueError(f"its confidence is {value}, and not between 0 and 1")
+    return found

@@ -94,7 +94,7 @@ def _run(
         "scores": _scores(tallies, level=level, resamples=resamples),
         "groups": _groups(samples, tallies, level=level, resamples=resamples),
         "throughput": None
-        if reading.seconds is None
+        if reading.seconds is None or reading.attention
         else {
             "seconds": fast.seconds,
             "lines_per_second": fast.lines_per_second,
