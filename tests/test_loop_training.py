@@ -119,6 +119,22 @@ def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_made_good(tmp
     assert manifest.read(folder).metrics == {"cer": 0.5}
 
 
+def test_a_signal_during_the_last_evaluation_does_not_finish_the_run(tmp_path: Path) -> None:
+    what, stop = replace(SHORT, eval_every=3, keep_best=1, patience=1), Stop()
+
+    def run(*, interrupted: bool) -> Outcome:
+        def evaluate(state: TrainState, stopped: Callable[[], bool]) -> Mapping[str, float] | None:
+            stop.seen = interrupted and int(state.step) == 6
+            return None if stopped() else {"cer": 1 / int(state.step)}
+
+        stop.seen = False
+        return train(what, tmp_path, workers=0, lines=bars, evaluate=evaluate, stop=stop)
+
+    assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)
+    assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)  # while it makes good what it owes
+    assert run(interrupted=False) == Outcome(6, finished=True, compiling=False)
+
+
 def test_a_signal_during_compilation_ends_the_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:

@@ -39,8 +39,8 @@ NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst", "p
 
 
 class Outcome(NamedTuple):
-    """How a run ended: `finished`, or stopped after `step` steps. `compiling`: a compilation that nobody waits for any
-    more is still running in a thread."""
+    """How a run ended: `finished`, no due reading of held-out lines missing, or stopped after `step` steps.
+    `compiling`: a compilation that nobody waits for any more is still running in a thread."""
 
     step: int
     finished: bool
@@ -95,7 +95,7 @@ def train(
         abstract = abstract_state(recipe, optimizer, mesh)
         where = jax.tree.map(lambda x: x.sharding, abstract)
         # 2. its values from the newest whole checkpoint, or at first from the seed and the model that it starts from,
-        owed = False  # an evaluation that was due at the checkpoint's step and not finished
+        owed = False  # an evaluation that was due at this step and not finished: the state may be the best one
         if (found := checkpoints.restore(abstract)) is not None:
             state, saved = found
             owed = evaluation_due(recipe, saved.step) and saved.metrics is None
@@ -111,15 +111,21 @@ def train(
         step = int(np.asarray(state.step))
         last = recipe.total_steps if until is None else min(until, recipe.total_steps)
 
-        def evaluated() -> None:
-            metrics = evaluate(state, agreed) if evaluate else None
-            if metrics is not None:
-                progress.evaluation(step, metrics)
-                if step:
-                    checkpoints.score(step, metrics)
+        def evaluated() -> bool:
+            """Whether the reading came to its end; a signal ends it before."""
+            if evaluate is None:
+                return True
+            if (metrics := evaluate(state, agreed)) is None:
+                return False
+            progress.evaluation(step, metrics)
+            if step:
+                checkpoints.score(step, metrics)
+            return True
 
         if owed or (step == 0 and recipe.eval_every and recipe.start_from is not None):
-            evaluated()  # what a run starts with is scored too, if it starts with something
+            if not evaluated():  # what a run starts with is scored too, if it starts with something
+                return Outcome(step, finished=False, compiling=False)
+            owed = False
         ended = given_up(recipe, step, checkpoints)
         for span in spans(recipe):
             if ended or step >= min(span.last_step, last):
@@ -161,9 +167,9 @@ def train(
                     flight.land()
                     checkpoints.save(state)
                 if due:
-                    evaluated()
+                    owed = not evaluated()
                     progress.begin(step)
-                    if ended := given_up(recipe, step, checkpoints):
+                    if ended := not owed and given_up(recipe, step, checkpoints):
                         break
             flight.land()
             samples = None
@@ -172,7 +178,7 @@ def train(
                 break
         if step:
             checkpoints.save(state)
-        return Outcome(step, finished=ended or step == recipe.total_steps, compiling=False)
+        return Outcome(step, finished=not owed and (ended or step == recipe.total_steps), compiling=False)
 
 
 def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
