@@ -113,6 +113,22 @@ def test_a_label_longer_than_the_positions(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_folder_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
+) -> None:
+    chosen = ("finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run", "--output")
+    native, file = tmp_path / "native", tmp_path / "file"
+    native.mkdir()
+    for path in (native / "MANIFEST.json", file):
+        path.write_text("{}", encoding="utf-8")
+    for command in ("run", "export"):
+        message = said(capsys, command, *chosen, native)
+        assert f"{native}: is a native folder; choose another name for the model, or remove it" in message
+        assert f"{file}: is a file; name another folder" in said(capsys, command, *chosen, file / "model")
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in native.iterdir()] == ["MANIFEST.json"]
+
+
 def test_a_mesh_that_the_devices_do_not_make(
     capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
 ) -> None:

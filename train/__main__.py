@@ -77,6 +77,7 @@ def run(
     with Stop() as stop:  # before everything that takes long
         import jax
 
+        from train.export import check_output
         from train.export import export as write
         from train.lines import open_lines
         from train.loop import train
@@ -84,6 +85,8 @@ def run(
 
         initialize(coordinator, process=process, processes=processes)
         stop.listen()
+        if output is not None:
+            check_output(output)
         what, folder = load(recipe, chosen), folder or Path("runs") / recipe
         opened = None if what.data is None else open_lines(what, chosen.data or DATA)
         outcome = train(

@@ -16,18 +16,29 @@ from train.loop import describe_recipe
 from train.optimizer import optimizer
 from train.recipe import Recipe
 from train.step import init_state, model_params, with_params
-from trocr_jax.checkpoint import save_huggingface
+from trocr_jax.checkpoint import is_native, save_huggingface
 from trocr_jax.errors import CheckpointError
 from trocr_jax.tokenizer import save_tokenizer
 
 
+def check_output(output: Path) -> None:
+    """Raises CheckpointError unless a model folder can be written there: before a training, not after it."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"{there}: is a file; name another folder for the model, or remove it")
+    if is_native(output):  # it would still be read as one, and its files are not those of its manifest any more
+        raise CheckpointError(f"{output}: is a native folder; choose another name for the model, or remove it")
+
+
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
     """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
-    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's.
+    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's, and as
+    `check_output` does.
 
     step: of the checkpoint; if none, that with the best score of a recipe with `patience`, which goes on behind it, and
     the newest of the others. In a run of several processes all of them have to call; the first writes.
     """
+    check_output(output)
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
