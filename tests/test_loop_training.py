@@ -21,7 +21,7 @@ from scripts.toy_training import Bars, FewBars, bars, recipe
 from train import flops, manifest
 from train.checkpoints import Checkpoints
 from train.codec import codec
-from train.export import export
+from train.export import _write_assets, export
 from train.input import padded
 from train.loop import Outcome, train
 from train.optimizer import optimizer
@@ -225,6 +225,24 @@ def test_the_checkpoint_of_another_recipe_is_not_exported(whole: Path, tmp_path:
     with pytest.raises(CheckpointError, match=r"recipe\.config\.encoder\.num_heads was 2 and is 4"):
         export(other, whole, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_model_takes_the_place_of_another_and_reads_lines_as_long_as_those_it_learnt(
+    whole: Path, tmp_path: Path
+) -> None:
+    for name in ("processor_config.json", "vocab.json", "merges.txt"):  # of the one before
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    export(SHORT, whole, tmp_path)
+    names = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
+    assert {p.name for p in tmp_path.iterdir()} == names | {"model.safetensors", "tokenizer_config.json"}
+
+    def tokens(max_chars: int, positions: int) -> int:
+        decoder = replace(SHORT.config.decoder, max_position_embeddings=positions)
+        stages = (replace(SHORT.stages[0], max_chars=max_chars), SHORT.stages[0])
+        _write_assets(replace(SHORT, config=replace(SHORT.config, decoder=decoder), stages=stages), tmp_path)
+        return int(json.loads((tmp_path / "generation_config.json").read_text())["max_new_tokens"])
+
+    assert [tokens(8, 16), tokens(8, 300), tokens(200, 300), tokens(200, 150)] == [16, 128, 201, 150]
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
