@@ -161,7 +161,7 @@ def test_a_row_with_more_columns_than_the_header_is_bad(tmp_path: Path, name: st
     advice = "a text holds no tab" if name == "train.tsv" else "put a text with a comma into quotation marks"
     assert long == Bad(f"{name}:3", f"3 columns, and the header has 2; {advice}")
     assert isinstance(short, Bad)
-    assert "no a text" in short.reason
+    assert "no text" in short.reason
 
 
 ENDS = "a\u2028b\u0085c\x0cd"  # str.splitlines divides it

@@ -19,6 +19,7 @@ from tests.tiny import save_tiny
 from train import __main__ as command
 from train.codec import codec
 from train.data.line import DataError, Line
+from train.evaluate import manifest
 from train.input import Examples
 from train.lines import open_lines
 from train.loop import train
@@ -86,6 +87,21 @@ def test_the_command_prints_before_and_after_and_writes_the_model(
     assert ours.image_processor == theirs.image_processor
     assert ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab()
     assert len(ours([data / "7.png"])) == 1
+
+
+def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = lines(tmp_path / "lines", test=3)
+    texts = ["one\u2028row", "a form\ffeed", "b" * 40]  # more than the model has positions for
+    rows = [json.dumps({"image": f"{i}.png", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
+    (data / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert [text for _, text in manifest(data / "manifest.jsonl")] == texts
+    command.evaluate(str(model), real=data / "manifest.jsonl", show=3)
+    printed = capsys.readouterr().out.split("\n")
+    cut = sum(len(row) == len("+ ") + 32 for row in printed if row.startswith("+ "))
+    assert printed[-2].endswith(f" % on 3 lines; {cut} texts were cut off")
+    assert cut
 
 
 def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path) -> None:

@@ -198,7 +198,7 @@ def evaluate(
         lines: how many rendered lines, in typefaces and of sentences held out of training.
         max_chars: characters a rendered line may have.
         sentences: running text alone, without the loose words, figures and random characters of the mixture.
-        real: a manifest.jsonl of real lines, scored instead of rendered ones.
+        real: a list of real lines (.jsonl, .tsv or .csv: docs/data.md), scored instead of rendered ones.
         show: how many misread lines are printed.
     """
     from train.evaluate import evaluate as score
@@ -208,7 +208,8 @@ def evaluate(
     rate, reads = score(model, list(found))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:
         print(f"- {read.reference}\n+ {read.hypothesis}")
-    print(f"CER {100 * rate:.2f} % on {len(reads)} lines")
+    cut = sum(read.truncated for read in reads)
+    print(f"CER {100 * rate:.2f} % on {len(reads)} lines" + (f"; {cut} texts were cut off" if cut else ""))
 
 
 def compile_(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
-_SUFFIXES = (".jsonl", ".tsv", ".csv")
+SUFFIXES = (".jsonl", ".tsv", ".csv")
 _IMAGE = ("image", "file_name", "file", "path", "filename", "image_path")
 _TEXT = ("text", "transcription", "label", "ground_truth", "sentence")
 _SINGLE = ("manifest", "labels", "lines", "metadata", "gt", "all")  # lists that are no split: all of it is training
@@ -38,7 +38,7 @@ class Folder(Dataset):
 
     def _lists(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in sorted(path for path in self.source.glob("*") if path.suffix in _SUFFIXES):
+        for path in sorted(path for path in self.source.glob("*") if path.suffix in SUFFIXES):
             split = "train" if path.stem in _SINGLE else split_name(path.stem)
             if split in found:
                 raise DataError(f"{path} and {found[split]} are both the split {split}; keep one of them")
@@ -55,7 +55,7 @@ class Folder(Dataset):
             number, row = found
             image, text = _value(row, _IMAGE), _value(row, _TEXT)
             if image is None or text is None:
-                wanted = "a picture" if image is None else "a text"
+                wanted = "picture" if image is None else "text"
                 yield Bad(f"{path.name}:{number}", f"no {wanted} in {sorted(map(str, row))}")
                 continue
             writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
