@@ -17,6 +17,7 @@ from PIL import Image
 from scripts.toy_training import LETTERS, Bars
 from tests.tiny import save_tiny
 from train import __main__ as command
+from train import loop
 from train.codec import codec
 from train.data.line import DataError, Line
 from train.evaluate import manifest
@@ -87,6 +88,23 @@ def test_the_command_prints_before_and_after_and_writes_the_model(
     assert ours.image_processor == theirs.image_processor
     assert ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab()
     assert len(ours([data / "7.png"])) == 1
+
+
+def test_a_run_that_is_not_finished_says_so(
+    tmp_path: Path, model: Path, short: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = command.Chosen(data=lines(tmp_path / "lines", train=3, validation=2), model=str(model))
+    settings: dict[str, Any] = {"chosen": chosen, "folder": tmp_path / "run", "output": tmp_path / "out"}
+    with pytest.raises(ConfigError, match=r"--output is for the end of a run, step 4, and --until 3 ends before it"):
+        command.run("finetune-folder", until=3, **settings)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(2, finished=False, compiling=False))
+    command.run("finetune-folder", **settings)
+    expected = f"stopped after step 2 of 4; the same command goes on; {tmp_path / 'out'} is not written yet\n"
+    assert capsys.readouterr().err == expected
+    command.run("finetune-folder", **settings | {"output": None}, until=2)
+    assert capsys.readouterr().err == "stopped after step 2 of 4; the same command without --until goes on\n"
+    command.run("finetune-folder", **settings | {"output": None}, until=3)
+    assert "; the same command goes on\n" in capsys.readouterr().err
 
 
 def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(

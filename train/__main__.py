@@ -61,7 +61,7 @@ def run(
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.
         chosen: what the recipe leaves to you.
-        output: writes the finished model there, as export does.
+        output: writes the model there once the run is finished, as export does; not with an --until before its end.
         folder: where logs and checkpoints go; runs/RECIPE by default. Processes on several machines share it.
         workers: processes that render lines; 0 renders in threads.
         mesh: of the devices, for example data=4,fsdp=2,model=1; the recipe's by default.
@@ -82,12 +82,18 @@ def run(
         from train.lines import open_lines
         from train.loop import train
         from train.progress import before_and_after
+        from trocr_jax.errors import ConfigError
 
         initialize(coordinator, process=process, processes=processes)
         stop.listen()
         if output is not None:
             check_output(output)
         what, folder = load(recipe, chosen), folder or Path("runs") / recipe
+        if output is not None and until is not None and until < what.total_steps:
+            raise ConfigError(
+                f"--output is for the end of a run, step {what.total_steps}, and --until {until} ends before it: leave "
+                "out one of them; `python -m train export` writes the state of any checkpoint"
+            )
         opened = None if what.data is None else open_lines(what, chosen.data or DATA)
         outcome = train(
             what,
@@ -108,6 +114,11 @@ def run(
                     print(found)
                 if step is not None:
                     print(f"{output}: step {step}")
+        elif jax.process_index() == 0:
+            without = "" if until is None or outcome.step < until else " without --until"
+            unwritten = "" if output is None else f"; {output} is not written yet"
+            where = f"stopped after step {outcome.step} of {what.total_steps}"
+            print(f"{where}; the same command{without} goes on{unwritten}", file=sys.stderr)
         if outcome.compiling:  # a thread of XLA that nobody waits for
             sys.stderr.flush()
             os._exit(0)
