@@ -21,14 +21,19 @@ from scripts.toy_training import Bars, FewBars, bars, recipe
 from train import flops, manifest
 from train.checkpoints import Checkpoints
 from train.codec import codec
+from train.data.checks import TextLimit
+from train.data.line import Line
+from train.data.render import Renderer
 from train.export import _write_assets, export
 from train.input import padded
-from train.loop import Outcome, train
+from train.loop import Outcome, _scorer, rendered, train
 from train.optimizer import optimizer
 from train.processes import Stop
 from train.recipe import Recipe, Stage, check
 from train.step import TrainState, init_state
 from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
+from trocr_jax.sharding import make_mesh
+from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
@@ -271,6 +276,26 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_wri
 def test_a_text_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrOCRError, match=r"tokens, and the stage takes 8"):
         train(SHORT, tmp_path, workers=0, lines=lambda s: FewBars(2**40, 30))
+
+
+def test_lines_drawn_without_data_are_those_that_the_tokenizer_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drawing:
+        """Says the first of some texts that is within the limit."""
+
+        def line(self, index: int, *, max_chars: int, limit: TextLimit | None = None) -> Line:
+            texts = ("12 34", "abc")
+            text = next(text for text in texts if limit is None or limit.refusal(text) is None)
+            return Line(np.zeros((8, 8), np.uint8), text)
+
+    monkeypatch.setattr(Renderer, "create", lambda **_: Drawing())
+    save_tokenizer(character_tokenizer("abcdef "), tmp_path)
+    for tokenizer, expected in ((str(tmp_path), "abc"), (None, "12 34")):
+        what = replace(SHORT, tokenizer=tokenizer, eval_lines=1)
+        assert rendered(what)(what.stages[0])[0].text == expected
+        scorer: Any = _scorer(what, None, make_mesh(), lambda step, lines: None)
+        assert [line.text for line in scorer._lines] == [expected]
 
 
 def test_the_codec_goes_both_ways() -> None:

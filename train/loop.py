@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from train.checkpoints import Checkpoints, Keep
 from train.codec import codec
+from train.data.checks import TextLimit
 from train.data.line import Line, Source
 from train.flight import Flight
 from train.input import Batch, Examples, Samples, batches, in_order, release, rows_of
@@ -248,12 +249,19 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def rendered(recipe: Recipe) -> Callable[[Stage], Source]:
-    """The renderer's lines, as long as a stage takes them."""
+    """The renderer's lines, as long as a stage takes them; what its tokenizer makes too long is drawn anew."""
     from train.data.render import Renderer
     from train.data.sources import Synthetic
 
     renderer = Renderer.create(split="train", seed=recipe.seed)
-    return lambda stage: Synthetic(renderer, stage.max_chars)
+    return lambda stage: Synthetic(renderer, stage.max_chars, _limit(recipe, stage))
+
+
+def _limit(recipe: Recipe, stage: Stage) -> TextLimit | None:
+    """None for the character tokenizer, which takes whatever is drawn for it."""
+    from train.lines import text_limit
+
+    return None if recipe.tokenizer is None else text_limit(recipe, stage)
 
 
 def _next(data: Any, stop: Stop) -> Samples | None:
@@ -276,7 +284,8 @@ def _scorer(
         from train.data.render import Renderer
 
         renderer = Renderer.create(split="heldout", seed=recipe.seed)
-        lines = [renderer.line(index, max_chars=stage.max_chars) for index in range(recipe.eval_lines)]
+        limit, count = _limit(recipe, stage), recipe.eval_lines
+        lines = [renderer.line(index, max_chars=stage.max_chars, limit=limit) for index in range(count)]
     width = recipe.config.encoder.image_size[1]
     examples = Examples.of(
         recipe.config, text.encode, width=width, max_tokens=stage.max_chars, processor=recipe.processor
