@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 from scripts.toy_training import Bars, FewBars, bars, recipe
 from train import flops, manifest
 from train.checkpoints import Checkpoints
-from train.codec import codec
+from train.codec import codec, vocabulary_sha256
 from train.data.checks import TextLimit
 from train.data.line import Line
 from train.data.render import Renderer
@@ -230,6 +231,25 @@ def test_the_checkpoint_of_another_recipe_is_not_exported(whole: Path, tmp_path:
     with pytest.raises(CheckpointError, match=r"recipe\.config\.encoder\.num_heads was 2 and is 4"):
         export(other, whole, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_that_has_changed_is_another_run(whole: Path, tmp_path: Path) -> None:
+    numbers = set()
+    for alphabet in ("ab", "ba"):
+        save_tokenizer(character_tokenizer(alphabet), tmp_path)
+        numbers.add(vocabulary_sha256(replace(SHORT, tokenizer=str(tmp_path))))
+    assert len(numbers) == 2
+    folder = shutil.copytree(whole, tmp_path / "run")
+    saved = manifest.read(folder / "checkpoints/00000006")
+    older = {name: value for name, value in saved.run.items() if name != "vocabulary"}  # as runs were described before
+    assert saved.run == older | {"vocabulary": vocabulary_sha256(SHORT)}
+    manifest.write(replace(saved, run=older), folder / "checkpoints/00000006")
+    assert train(SHORT, folder, workers=0, lines=bars).finished
+    manifest.write(replace(saved, run=older | {"vocabulary": "0"}), folder / "checkpoints/00000006")
+    with pytest.raises(CheckpointError, match='of another run: vocabulary was "0" and is'):
+        train(SHORT, folder, workers=0, lines=bars)
+    with pytest.raises(CheckpointError, match='of another run: vocabulary was "0" and is'):
+        export(SHORT, folder, tmp_path / "model")
 
 
 def test_a_model_takes_the_place_of_another_and_reads_lines_as_long_as_those_it_learnt(

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from train.checkpoints import Checkpoints, Keep
-from train.codec import codec
+from train.codec import codec, vocabulary_sha256
 from train.data.checks import TextLimit
 from train.data.line import Line, Source
 from train.flight import Flight
@@ -236,16 +236,16 @@ def lower(
 
 def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
     """What decides the parameters a run ends with, as JSON values: the recipe but for what only decides what one sees
-    and keeps, and the data."""
+    and keeps, the tokens, and the data."""
     data: list[Any] = json.loads(json.dumps([lines(stage).fingerprint() for stage in recipe.stages]))
-    return {"recipe": describe_recipe(recipe), "data": data}
+    return {**describe_recipe(recipe), "data": data}
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's part of `describe`."""
+    """`describe` but for the data: what a model is exported with."""
     fields = {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_RESULT}
     described: dict[str, Any] = json.loads(json.dumps(fields))
-    return described
+    return {"recipe": described, "vocabulary": vocabulary_sha256(recipe)}
 
 
 def rendered(recipe: Recipe) -> Callable[[Stage], Source]:
