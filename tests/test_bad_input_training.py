@@ -113,6 +113,39 @@ def test_a_label_longer_than_the_positions(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_folder_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
+) -> None:
+    chosen = ("finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run", "--output")
+    native, file = tmp_path / "native", tmp_path / "file"
+    native.mkdir()
+    for path in (native / "MANIFEST.json", file):
+        path.write_text("{}", encoding="utf-8")
+    for command in ("run", "export"):
+        message = said(capsys, command, *chosen, native)
+        assert f"{native}: is a native folder; choose another name for the model, or remove it" in message
+        assert f"{file}: is a file; name another folder" in said(capsys, command, *chosen, file / "model")
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in native.iterdir()] == ["MANIFEST.json"]
+
+
+def test_lists_of_real_lines_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    for content, expected in (
+        (None, f"{path}: cannot be read (No such file or directory)"),
+        ("", f"{path}: has no rows; give a list of pictures and what they say"),
+        ("{", f"{path}:1: not JSON"),
+        ('{"image": "1.png"}', f"{path}:1: no text in ['image']"),
+        ('{"image": "1.png", "text": "a"}', f"{path}: {tmp_path / '1.png'}: no such file; its paths count from"),
+    ):
+        if content is not None:
+            path.write_text(content, encoding="utf-8")
+        assert expected in said(capsys, "evaluate", model, "--real", path)
+    assert "name a file that ends in .jsonl, .tsv, .csv" in said(capsys, "evaluate", model, "--real", tmp_path)
+
+
 def test_a_mesh_that_the_devices_do_not_make(
     capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
 ) -> None:

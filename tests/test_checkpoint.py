@@ -375,6 +375,22 @@ def test_a_calibration_of_other_weights_is_removed(base, tmp_path):
     assert not (folder / "calibration.json").exists()
 
 
+def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):
+    source, folder, model = tmp_path / "source", tmp_path / "model", checkpoint.load(base)
+    for path in (source, folder):
+        path.mkdir()
+    for name in ("tokenizer.json", "processor_config.json", "generation_config.json", "mine.txt"):
+        (folder / name).write_text('{"of": "before"}')
+    checkpoint.save_huggingface(model, folder)
+    assert (folder / "tokenizer.json").exists()
+    for name in ("vocab.json", "merges.txt"):
+        (source / name).write_text("{}")
+    checkpoint.save_huggingface(model, folder, assets=source)
+    left = {"config.json", "model.safetensors", "generation_config.json", "vocab.json", "merges.txt", "mine.txt"}
+    assert {path.name for path in folder.iterdir()} == left
+    assert "of" not in json.loads((folder / "generation_config.json").read_text())
+
+
 def test_assets_go_along(base, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(base, source)

@@ -17,8 +17,10 @@ from PIL import Image
 from scripts.toy_training import LETTERS, Bars
 from tests.tiny import save_tiny
 from train import __main__ as command
+from train import loop
 from train.codec import codec
 from train.data.line import DataError, Line
+from train.evaluate import manifest
 from train.input import Examples
 from train.lines import characters_of, longest_text, open_lines, texts_of
 from train.loop import train
@@ -86,6 +88,38 @@ def test_the_command_prints_before_and_after_and_writes_the_model(
     assert ours.image_processor == theirs.image_processor
     assert ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab()
     assert len(ours([data / "7.png"])) == 1
+
+
+def test_a_run_that_is_not_finished_says_so(
+    tmp_path: Path, model: Path, short: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = command.Chosen(data=lines(tmp_path / "lines", train=3, validation=2), model=str(model))
+    settings: dict[str, Any] = {"chosen": chosen, "folder": tmp_path / "run", "output": tmp_path / "out"}
+    with pytest.raises(ConfigError, match=r"--output is for the end of a run, step 4, and --until 3 ends before it"):
+        command.run("finetune-folder", until=3, **settings)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(2, finished=False, compiling=False))
+    command.run("finetune-folder", **settings)
+    expected = f"stopped after step 2 of 4; the same command goes on; {tmp_path / 'out'} is not written yet\n"
+    assert capsys.readouterr().err == expected
+    command.run("finetune-folder", **settings | {"output": None}, until=2)
+    assert capsys.readouterr().err == "stopped after step 2 of 4; the same command without --until goes on\n"
+    command.run("finetune-folder", **settings | {"output": None}, until=3)
+    assert "; the same command goes on\n" in capsys.readouterr().err
+
+
+def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = lines(tmp_path / "lines", test=3)
+    texts = ["one\u2028row", "a form\ffeed", "b" * 40]  # more than the model has positions for
+    rows = [json.dumps({"image": f"{i}.png", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
+    (data / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert [text for _, text in manifest(data / "manifest.jsonl")] == texts
+    command.evaluate(str(model), real=data / "manifest.jsonl", show=3)
+    printed = capsys.readouterr().out.split("\n")
+    cut = sum(len(row) == len("+ ") + 32 for row in printed if row.startswith("+ "))
+    assert printed[-2].endswith(f" % on 3 lines; {cut} texts were cut off")
+    assert cut
 
 
 def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,15 +21,20 @@ import pytest
 from scripts.toy_training import Bars, FewBars, bars, recipe
 from train import flops, manifest
 from train.checkpoints import Checkpoints
-from train.codec import codec
-from train.export import export
+from train.codec import codec, vocabulary_sha256
+from train.data.checks import TextLimit
+from train.data.line import Line
+from train.data.render import Renderer
+from train.export import _write_assets, export
 from train.input import padded
-from train.loop import Outcome, train
+from train.loop import Outcome, _scorer, rendered, train
 from train.optimizer import optimizer
 from train.processes import Stop
 from train.recipe import Recipe, Stage, check
 from train.step import TrainState, init_state
 from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
+from trocr_jax.sharding import make_mesh
+from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
@@ -117,6 +123,22 @@ def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_made_good(tmp
     train(what, tmp_path, workers=0, lines=bars, evaluate=whole, until=4)
     assert seen == [2, 4]
     assert manifest.read(folder).metrics == {"cer": 0.5}
+
+
+def test_a_signal_during_the_last_evaluation_does_not_finish_the_run(tmp_path: Path) -> None:
+    what, stop = replace(SHORT, eval_every=3, keep_best=1, patience=1), Stop()
+
+    def run(*, interrupted: bool) -> Outcome:
+        def evaluate(state: TrainState, stopped: Callable[[], bool]) -> Mapping[str, float] | None:
+            stop.seen = interrupted and int(state.step) == 6
+            return None if stopped() else {"cer": 1 / int(state.step)}
+
+        stop.seen = False
+        return train(what, tmp_path, workers=0, lines=bars, evaluate=evaluate, stop=stop)
+
+    assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)
+    assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)  # while it makes good what it owes
+    assert run(interrupted=False) == Outcome(6, finished=True, compiling=False)
 
 
 def test_a_signal_during_compilation_ends_the_run_at_once(
@@ -211,6 +233,43 @@ def test_the_checkpoint_of_another_recipe_is_not_exported(whole: Path, tmp_path:
     assert not (tmp_path / "model").exists()
 
 
+def test_a_tokenizer_that_has_changed_is_another_run(whole: Path, tmp_path: Path) -> None:
+    numbers = set()
+    for alphabet in ("ab", "ba"):
+        save_tokenizer(character_tokenizer(alphabet), tmp_path)
+        numbers.add(vocabulary_sha256(replace(SHORT, tokenizer=str(tmp_path))))
+    assert len(numbers) == 2
+    folder = shutil.copytree(whole, tmp_path / "run")
+    saved = manifest.read(folder / "checkpoints/00000006")
+    older = {name: value for name, value in saved.run.items() if name != "vocabulary"}  # as runs were described before
+    assert saved.run == older | {"vocabulary": vocabulary_sha256(SHORT)}
+    manifest.write(replace(saved, run=older), folder / "checkpoints/00000006")
+    assert train(SHORT, folder, workers=0, lines=bars).finished
+    manifest.write(replace(saved, run=older | {"vocabulary": "0"}), folder / "checkpoints/00000006")
+    with pytest.raises(CheckpointError, match='of another run: vocabulary was "0" and is'):
+        train(SHORT, folder, workers=0, lines=bars)
+    with pytest.raises(CheckpointError, match='of another run: vocabulary was "0" and is'):
+        export(SHORT, folder, tmp_path / "model")
+
+
+def test_a_model_takes_the_place_of_another_and_reads_lines_as_long_as_those_it_learnt(
+    whole: Path, tmp_path: Path
+) -> None:
+    for name in ("processor_config.json", "vocab.json", "merges.txt"):  # of the one before
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    export(SHORT, whole, tmp_path)
+    names = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
+    assert {p.name for p in tmp_path.iterdir()} == names | {"model.safetensors", "tokenizer_config.json"}
+
+    def tokens(max_chars: int, positions: int) -> int:
+        decoder = replace(SHORT.config.decoder, max_position_embeddings=positions)
+        stages = (replace(SHORT.stages[0], max_chars=max_chars), SHORT.stages[0])
+        _write_assets(replace(SHORT, config=replace(SHORT.config, decoder=decoder), stages=stages), tmp_path)
+        return int(json.loads((tmp_path / "generation_config.json").read_text())["max_new_tokens"])
+
+    assert [tokens(8, 16), tokens(8, 300), tokens(200, 300), tokens(200, 150)] == [16, 128, 201, 150]
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"log.jsonl: cannot be written \(No space left on device\); make room"):
@@ -237,6 +296,26 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_wri
 def test_a_text_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrOCRError, match=r"tokens, and the stage takes 8"):
         train(SHORT, tmp_path, workers=0, lines=lambda s: FewBars(2**40, 30))
+
+
+def test_lines_drawn_without_data_are_those_that_the_tokenizer_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drawing:
+        """Says the first of some texts that is within the limit."""
+
+        def line(self, index: int, *, max_chars: int, limit: TextLimit | None = None) -> Line:
+            texts = ("12 34", "abc")
+            text = next(text for text in texts if limit is None or limit.refusal(text) is None)
+            return Line(np.zeros((8, 8), np.uint8), text)
+
+    monkeypatch.setattr(Renderer, "create", lambda **_: Drawing())
+    save_tokenizer(character_tokenizer("abcdef "), tmp_path)
+    for tokenizer, expected in ((str(tmp_path), "abc"), (None, "12 34")):
+        what = replace(SHORT, tokenizer=tokenizer, eval_lines=1)
+        assert rendered(what)(what.stages[0])[0].text == expected
+        scorer: Any = _scorer(what, None, make_mesh(), lambda step, lines: None)
+        assert [line.text for line in scorer._lines] == [expected]
 
 
 def test_the_codec_goes_both_ways() -> None:

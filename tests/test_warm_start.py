@@ -23,7 +23,7 @@ from train import __main__ as command
 from train import warm_tensors
 from train.codec import codec
 from train.from_model import from_model, with_vocabulary
-from train.recipe import Optimizer, Recipe, Stage, WarmStart
+from train.recipe import Lora, Optimizer, Recipe, Stage, WarmStart, check
 from train.step import TrainState, init_ema, with_params
 from train.vocabulary import carry_rows, extend
 from train.warm_start import first_weights, start_from
@@ -69,7 +69,7 @@ TEXT = {
 }
 
 
-def recipe_of(config: TrOCRConfig, start: WarmStart | str, **changes: Any) -> Recipe:
+def recipe_of(config: TrOCRConfig, start: WarmStart | str | None, **changes: Any) -> Recipe:
     stage = Stage(steps=1, batch_size=1, width=config.encoder.image_size[1], max_chars=4)
     return Recipe(
         name="warm",
@@ -338,6 +338,26 @@ def test_a_model_goes_on_with_more_characters_on_wider_lines(tmp_path: Path) -> 
     np.testing.assert_array_equal(ours.decoder.embed_tokens[:4], theirs.decoder.embed_tokens[:4])
     np.testing.assert_allclose(ours.encoder.position_embeddings[...], theirs.encoder._positions((1, 12)), atol=1e-5)
     np.testing.assert_array_equal(ours.encoder.cls_token[...], theirs.encoder.cls_token[...])
+
+
+def test_adapters_leave_nothing_new_untrained(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    save_tokenizer(character_tokenizer(ALPHABET + "ψω"), tmp_path / "tokenizer")
+    config = tiny_config(vocab_size=4 + len(ALPHABET) + 2)
+
+    def first(targets: str) -> None:
+        lora = Lora(rank=1, alpha=1.0, targets=targets)
+        recipe = recipe_of(config, str(source), tokenizer=str(tmp_path / "tokenizer"), lora=lora)
+        first_weights(recipe, shapes_of(config))
+
+    with pytest.raises(ConfigError, match=r"lora freezes decoder/embed_tokens, .* 2 tokens are new: 'ψ', 'ω'; add it"):
+        first(".*/query/kernel")
+    first("decoder/(embed_tokens|output_projection)")
+    lora = Lora(rank=1, alpha=1.0)
+    check(recipe_of(tiny_config(), str(source), lora=lora))
+    for start in (WarmStart(encoder=str(source)), None):
+        with pytest.raises(ConfigError, match="lora freezes the model, and start_from names no whole one"):
+            check(recipe_of(tiny_config(), start, lora=lora))
 
 
 def test_a_model_starts_as_it_is_or_not_at_all(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def run(
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.
         chosen: what the recipe leaves to you.
-        output: writes the finished model there, as export does.
+        output: writes the model there once the run is finished, as export does; not with an --until before its end.
         folder: where logs and checkpoints go; runs/RECIPE by default. Processes on several machines share it.
         workers: processes that render lines; 0 renders in threads.
         mesh: of the devices, for example data=4,fsdp=2,model=1; the recipe's by default.
@@ -77,14 +77,23 @@ def run(
     with Stop() as stop:  # before everything that takes long
         import jax
 
+        from train.export import check_output
         from train.export import export as write
         from train.lines import open_lines
         from train.loop import train
         from train.progress import before_and_after
+        from trocr_jax.errors import ConfigError
 
         initialize(coordinator, process=process, processes=processes)
         stop.listen()
+        if output is not None:
+            check_output(output)
         what, folder = load(recipe, chosen), folder or Path("runs") / recipe
+        if output is not None and until is not None and until < what.total_steps:
+            raise ConfigError(
+                f"--output is for the end of a run, step {what.total_steps}, and --until {until} ends before it: leave "
+                "out one of them; `python -m train export` writes the state of any checkpoint"
+            )
         opened = None if what.data is None else open_lines(what, chosen.data or DATA)
         outcome = train(
             what,
@@ -105,6 +114,11 @@ def run(
                     print(found)
                 if step is not None:
                     print(f"{output}: step {step}")
+        elif jax.process_index() == 0:
+            without = "" if until is None or outcome.step < until else " without --until"
+            unwritten = "" if output is None else f"; {output} is not written yet"
+            where = f"stopped after step {outcome.step} of {what.total_steps}"
+            print(f"{where}; the same command{without} goes on{unwritten}", file=sys.stderr)
         if outcome.compiling:  # a thread of XLA that nobody waits for
             sys.stderr.flush()
             os._exit(0)
@@ -152,13 +166,13 @@ def vocabulary(
     """
     import unicodedata
 
-    from train.lines import characters_of
+    from train.lines import texts_of
     from train.vocabulary import extend
     from trocr_jax.checkpoint import resolve
     from trocr_jax.tokenizer import load_tokenizer, save_tokenizer
 
     tokenizer = load_tokenizer(resolve(model))
-    wanted = set(unicodedata.normalize("NFC", characters)) | (set() if data is None else characters_of(data))
+    wanted = [*unicodedata.normalize("NFC", characters), *([] if data is None else texts_of(data))]
     added = extend(tokenizer, wanted)
     save_tokenizer(tokenizer, output)
     print(f"{output}: {len(tokenizer)} tokens, {len(added)} of them new: {''.join(added)}")
@@ -195,7 +209,7 @@ def evaluate(
         lines: how many rendered lines, in typefaces and of sentences held out of training.
         max_chars: characters a rendered line may have.
         sentences: running text alone, without the loose words, figures and random characters of the mixture.
-        real: a manifest.jsonl of real lines, scored instead of rendered ones.
+        real: a list of real lines (.jsonl, .tsv or .csv: docs/data.md), scored instead of rendered ones.
         show: how many misread lines are printed.
     """
     from train.evaluate import evaluate as score
@@ -205,7 +219,8 @@ def evaluate(
     rate, reads = score(model, list(found))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:
         print(f"- {read.reference}\n+ {read.hypothesis}")
-    print(f"CER {100 * rate:.2f} % on {len(reads)} lines")
+    cut = sum(read.truncated for read in reads)
+    print(f"CER {100 * rate:.2f} % on {len(reads)} lines" + (f"; {cut} texts were cut off" if cut else ""))
 
 
 def compile_(

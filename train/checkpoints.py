@@ -42,7 +42,8 @@ class Keep:
 class Checkpoints:
     """The states of one run, by step. A context manager: leaving it waits for what is still being written.
 
-    run: what a later run must be to go on from these states, JSON values by name; the names given are compared.
+    run: what a later run must be to go on from these states, JSON values by name. Names that both have are compared:
+    a state may be older than a name.
     Several processes use one folder that all of them see, and call every method in the same order.
     """
 
@@ -135,8 +136,8 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: {wanted} is missing or damaged; nothing to go on from")
         path = self._folder / f"{found:08d}"
         saved = manifest.read(path)
-        was = {name: saved.run.get(name) for name in self._run or {}}
-        if changed := list(manifest.differences(was, dict(self._run or {}))):
+        now = {name: value for name, value in (self._run or {}).items() if name in saved.run}
+        if changed := list(manifest.differences({name: saved.run[name] for name in now}, now)):
             raise CheckpointError(
                 f"{path}: of another run: {'; '.join(changed)}. Go back to what it was, or train in another folder"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,6 +40,12 @@ def codec(recipe: Recipe) -> Codec:
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
     """That of the model `recipe.tokenizer`, or the character tokenizer."""
     return character_tokenizer(ALPHABET) if recipe.tokenizer is None else load_tokenizer(resolve(recipe.tokenizer))
+
+
+def vocabulary_sha256(recipe: Recipe) -> str:
+    """Of the tokens of `tokenizer_of` and their numbers: files of one name may change."""
+    vocabulary = sorted(tokenizer_of(recipe).get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
 def _characters(ids: list[int]) -> str:

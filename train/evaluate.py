@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,21 @@ import numpy as np
 
 from train.data.render import Renderer
 from train.data.text import sample_sentence
+from trocr_jax.datasets.base import Bad
+from trocr_jax.datasets.folder import SUFFIXES, Folder
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import DataError
 from trocr_jax.metrics import cer
 from trocr_jax.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
 class Read:
-    """One line: what it says and what the model read."""
+    """One line: what it says and what the model read, cut off at the last token it may have if `truncated`."""
 
     reference: str
     hypothesis: str
+    truncated: bool
 
 
 def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int = 0) -> Iterator[tuple[np.ndarray, str]]:
@@ -41,15 +44,29 @@ def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int =
 
 
 def manifest(path: Path) -> Iterator[tuple[Path, str]]:
-    """Rows {"image": file name beside the manifest, "text": …} of a JSONL file."""
-    for row in path.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(row)
-        yield path.parent / fields["image"], fields["text"]
+    """Pictures and texts of a list in any form that `trocr_jax.datasets.folder` reads; paths count from its folder.
+    Raises DataError naming the file, and the row, that cannot be used."""
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: no list of lines; name a file that ends in {', '.join(SUFFIXES)}")
+    rows = list(Folder(source=path.parent).read(path))
+    if not rows:
+        raise DataError(f"{path}: has no rows; give a list of pictures and what they say")
+    for row in rows:
+        if isinstance(row, Bad):
+            raise DataError(f"{path.parent / row.id}: {row.reason}")
+        assert isinstance(row.image, Path)  # a list names files
+        if not row.image.is_file():
+            raise DataError(f"{path}: {row.image}: no such file; its paths count from {path.parent}")
+        yield row.image, row.text
 
 
 def evaluate(model: str, lines: list[tuple[np.ndarray | Path, str]]) -> tuple[float, list[Read]]:
-    """Corpus-level CER of greedy search, and every line."""
+    """Corpus-level CER of greedy search, and every line. A text may have as many tokens as the longest of `lines`, at
+    least 128, as far as the model has positions."""
     recognizer = Recognizer.from_pretrained(model)
-    results = recognizer([image for image, _ in lines], decode=DecodeConfig(max_new_tokens=128), batch_size=32)
-    reads = [Read(text, result.text) for (_, text), result in zip(lines, results, strict=True)]
+    longest = max((len(recognizer.tokenizer(text).input_ids) for _, text in lines), default=0)
+    tokens = min(max(128, longest + 1), recognizer.model.config.decoder.max_position_embeddings)
+    decode = DecodeConfig(max_new_tokens=tokens)
+    results = recognizer([image for image, _ in lines], decode=decode, batch_size=32)
+    reads = [Read(text, found.text, found.truncated) for (_, text), found in zip(lines, results, strict=True)]
     return cer([r.reference for r in reads], [r.hypothesis for r in reads]), reads

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +15,34 @@ from train.loop import describe_recipe
 from train.optimizer import optimizer
 from train.recipe import Recipe
 from train.step import init_state, model_params, with_params
-from trocr_jax.checkpoint import save_huggingface
+from trocr_jax.checkpoint import is_native, save_huggingface
+from trocr_jax.checkpoint.assets import write_json
 from trocr_jax.errors import CheckpointError
 from trocr_jax.tokenizer import save_tokenizer
 
 
+def check_output(output: Path) -> None:
+    """Raises CheckpointError unless a model folder can be written there: before a training, not after it."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"{there}: is a file; name another folder for the model, or remove it")
+    if is_native(output):  # it would still be read as one, and its files are not those of its manifest any more
+        raise CheckpointError(f"{output}: is a native folder; choose another name for the model, or remove it")
+
+
 def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = None) -> int:
     """Writes the parameters of a run's checkpoint to `output` in bf16, with tokenizer, image processor and generation
-    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's.
+    settings; returns the step. Raises CheckpointError if the run has no checkpoint, or another recipe's, and as
+    `check_output` does.
 
     step: of the checkpoint; if none, that with the best score of a recipe with `patience`, which goes on behind it, and
     the newest of the others. In a run of several processes all of them have to call; the first writes.
     """
+    check_output(output)
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
-    with Checkpoints(folder / "checkpoints", run={"recipe": describe_recipe(recipe)}) as checkpoints:
+    with Checkpoints(folder / "checkpoints", run=describe_recipe(recipe)) as checkpoints:
         if step is None and recipe.patience:
             step = checkpoints.best_step()
         found = checkpoints.restore(like, step=step)
@@ -41,27 +52,29 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
     if jax.process_index() > 0:
         return int(state.step)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
-    save_huggingface(with_params(recipe.config, params), output)
-    save_tokenizer(tokenizer_of(recipe), output)
+    with tempfile.TemporaryDirectory() as assets:
+        _write_assets(recipe, Path(assets))
+        save_huggingface(with_params(recipe.config, params), output, assets=assets)
     # computed in f32 by default, by transformers too; only the file is bf16
-    _write(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
+    write_json(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
+    return int(state.step)
+
+
+def _write_assets(recipe: Recipe, folder: Path) -> None:
+    """Tokenizer, image processor and generation settings."""
+    save_tokenizer(tokenizer_of(recipe), folder)
     width, max_tokens = recipe.config.encoder.image_size[1], recipe.stages[-1].max_chars
     examples = Examples.of(
         recipe.config, codec(recipe).encode, width=width, max_tokens=max_tokens, processor=recipe.processor
     )
-    _write(output / "preprocessor_config.json", examples.processor.to_dict())
-    (output / "processor_config.json").unlink(missing_ok=True)  # of a model that was there before, and would win
+    write_json(folder / "preprocessor_config.json", examples.processor.to_dict())
+    longest = max(stage.max_chars for stage in recipe.stages)  # the end token not counted
     settings = {
         "bos_token_id": recipe.config.bos_token_id,
         "decoder_start_token_id": recipe.config.decoder_start_token_id,
         "eos_token_id": recipe.config.eos_token_id,
         "pad_token_id": recipe.config.pad_token_id,
-        "max_new_tokens": min(128, recipe.config.decoder.max_position_embeddings),
+        "max_new_tokens": min(max(128, longest + 1), recipe.config.decoder.max_position_embeddings),
         "num_beams": 1,
     }
-    _write(output / "generation_config.json", settings)
-    return int(state.step)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "generation_config.json", settings)

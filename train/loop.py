@@ -18,7 +18,8 @@ import optax
 from jax.sharding import Mesh
 
 from train.checkpoints import Checkpoints, Keep
-from train.codec import codec
+from train.codec import codec, vocabulary_sha256
+from train.data.checks import TextLimit
 from train.data.line import Line, Source
 from train.flight import Flight
 from train.input import Batch, Examples, Samples, batches, in_order, release, rows_of
@@ -39,8 +40,8 @@ NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst", "p
 
 
 class Outcome(NamedTuple):
-    """How a run ended: `finished`, or stopped after `step` steps. `compiling`: a compilation that nobody waits for any
-    more is still running in a thread."""
+    """How a run ended: `finished`, no due reading of held-out lines missing, or stopped after `step` steps.
+    `compiling`: a compilation that nobody waits for any more is still running in a thread."""
 
     step: int
     finished: bool
@@ -95,7 +96,7 @@ def train(
         abstract = abstract_state(recipe, optimizer, mesh)
         where = jax.tree.map(lambda x: x.sharding, abstract)
         # 2. its values from the newest whole checkpoint, or at first from the seed and the model that it starts from,
-        owed = False  # an evaluation that was due at the checkpoint's step and not finished
+        owed = False  # an evaluation that was due at this step and not finished: the state may be the best one
         if (found := checkpoints.restore(abstract)) is not None:
             state, saved = found
             owed = evaluation_due(recipe, saved.step) and saved.metrics is None
@@ -111,15 +112,21 @@ def train(
         step = int(np.asarray(state.step))
         last = recipe.total_steps if until is None else min(until, recipe.total_steps)
 
-        def evaluated() -> None:
-            metrics = evaluate(state, agreed) if evaluate else None
-            if metrics is not None:
-                progress.evaluation(step, metrics)
-                if step:
-                    checkpoints.score(step, metrics)
+        def evaluated() -> bool:
+            """Whether the reading came to its end; a signal ends it before."""
+            if evaluate is None:
+                return True
+            if (metrics := evaluate(state, agreed)) is None:
+                return False
+            progress.evaluation(step, metrics)
+            if step:
+                checkpoints.score(step, metrics)
+            return True
 
         if owed or (step == 0 and recipe.eval_every and recipe.start_from is not None):
-            evaluated()  # what a run starts with is scored too, if it starts with something
+            if not evaluated():  # what a run starts with is scored too, if it starts with something
+                return Outcome(step, finished=False, compiling=False)
+            owed = False
         ended = given_up(recipe, step, checkpoints)
         for span in spans(recipe):
             if ended or step >= min(span.last_step, last):
@@ -161,9 +168,9 @@ def train(
                     flight.land()
                     checkpoints.save(state)
                 if due:
-                    evaluated()
+                    owed = not evaluated()
                     progress.begin(step)
-                    if ended := given_up(recipe, step, checkpoints):
+                    if ended := not owed and given_up(recipe, step, checkpoints):
                         break
             flight.land()
             samples = None
@@ -172,7 +179,7 @@ def train(
                 break
         if step:
             checkpoints.save(state)
-        return Outcome(step, finished=ended or step == recipe.total_steps, compiling=False)
+        return Outcome(step, finished=not owed and (ended or step == recipe.total_steps), compiling=False)
 
 
 def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -229,25 +236,32 @@ def lower(
 
 def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
     """What decides the parameters a run ends with, as JSON values: the recipe but for what only decides what one sees
-    and keeps, and the data."""
+    and keeps, the tokens, and the data."""
     data: list[Any] = json.loads(json.dumps([lines(stage).fingerprint() for stage in recipe.stages]))
-    return {"recipe": describe_recipe(recipe), "data": data}
+    return {**describe_recipe(recipe), "data": data}
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's part of `describe`."""
+    """`describe` but for the data: what a model is exported with."""
     fields = {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_RESULT}
     described: dict[str, Any] = json.loads(json.dumps(fields))
-    return described
+    return {"recipe": described, "vocabulary": vocabulary_sha256(recipe)}
 
 
 def rendered(recipe: Recipe) -> Callable[[Stage], Source]:
-    """The renderer's lines, as long as a stage takes them."""
+    """The renderer's lines, as long as a stage takes them; what its tokenizer makes too long is drawn anew."""
     from train.data.render import Renderer
     from train.data.sources import Synthetic
 
     renderer = Renderer.create(split="train", seed=recipe.seed)
-    return lambda stage: Synthetic(renderer, stage.max_chars)
+    return lambda stage: Synthetic(renderer, stage.max_chars, _limit(recipe, stage))
+
+
+def _limit(recipe: Recipe, stage: Stage) -> TextLimit | None:
+    """None for the character tokenizer, which takes whatever is drawn for it."""
+    from train.lines import text_limit
+
+    return None if recipe.tokenizer is None else text_limit(recipe, stage)
 
 
 def _next(data: Any, stop: Stop) -> Samples | None:
@@ -270,7 +284,8 @@ def _scorer(
         from train.data.render import Renderer
 
         renderer = Renderer.create(split="heldout", seed=recipe.seed)
-        lines = [renderer.line(index, max_chars=stage.max_chars) for index in range(recipe.eval_lines)]
+        limit, count = _limit(recipe, stage), recipe.eval_lines
+        lines = [renderer.line(index, max_chars=stage.max_chars, limit=limit) for index in range(count)]
     width = recipe.config.encoder.image_size[1]
     examples = Examples.of(
         recipe.config, text.encode, width=width, max_tokens=stage.max_chars, processor=recipe.processor

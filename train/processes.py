@@ -57,8 +57,8 @@ def check_same(description: Any) -> None:
     others = [i for i, found in enumerate(all_of_them) if found.tobytes() != all_of_them[0].tobytes()]
     if others:
         raise DataError(
-            f"processes {others} have another recipe or other data than process 0: typefaces, word lists, files; make "
-            "them the same, since every process draws its own part of each batch"
+            f"processes {others} have another recipe or other data than process 0: tokenizer, typefaces, word lists, "
+            "files; make them the same, since every process draws its own part of each batch"
         )
 
 

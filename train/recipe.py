@@ -235,6 +235,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.lora is not None:
         if recipe.lora.rank < 1:
             yield f"lora.rank is {recipe.lora.rank}; give at least 1"
+        if not isinstance(recipe.start_from, str):
+            yield (
+                "lora freezes the model, and start_from names no whole one: what is new would stay as it is drawn; "
+                "start from a model, or leave lora out"
+            )
         yield from _pattern_problems("lora.targets", recipe.lora.targets)
 
 

@@ -7,6 +7,7 @@ as one that may begin anew. What happened is a `Found`, printed when a run start
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -37,7 +38,8 @@ def start_from(state: TrainState, recipe: Recipe) -> TrainState:
     """`state` with the first weights that `recipe.start_from` names, in f32; the rest of it stays. Nothing is read from
     the arrays of `state`, and the new ones lie where those lie.
 
-    Raises CheckpointError listing what does not fit, TokenizerError if a vocabulary is needed and missing.
+    Raises CheckpointError listing what does not fit, TokenizerError if a vocabulary is needed and missing, ConfigError
+    if adapters would leave what is new as it is drawn.
     """
     if recipe.start_from is None:
         return state
@@ -122,8 +124,19 @@ def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -
         if path in arrays:
             carried = carry_rows(arrays[path], numbers, new.get_vocab(), size=size, seed=recipe.seed)
             arrays[path] = carried.rows
+            _check_trained(recipe, path, [token for token in new.get_vocab() if token not in numbers])
             notes[path] = f"{carried.kept} rows kept by their tokens, {carried.new} new"
     return Found(arrays, notes, found.new)
+
+
+def _check_trained(recipe: Recipe, path: str, new: list[str]) -> None:
+    """Raises ConfigError if rows of new tokens would stay as they are drawn."""
+    if new and recipe.lora is not None and not re.fullmatch(recipe.lora.targets, path):
+        raise ConfigError(
+            f"recipe {recipe.name!r}: lora freezes {path}, in which the rows of {len(new)} tokens are new: "
+            f"{', '.join(map(repr, sorted(new)[:10]))}{', …' if len(new) > 10 else ''}; add it to lora.targets, leave "
+            "lora out, or keep the model's tokenizer"
+        )
 
 
 def _arithmetic(config: TrOCRConfig) -> dict[str, Any]:

@@ -43,6 +43,14 @@ def copy_assets(source: Path, folder: Path) -> list[str]:
     return copied
 
 
+def remove(path: Path) -> None:
+    """Raises CheckpointError if the file is there and cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be removed ({error})") from None
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Raises CheckpointError if the file cannot be written."""
     try:

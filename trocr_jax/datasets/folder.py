@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
-_SUFFIXES = (".jsonl", ".tsv", ".csv")
+SUFFIXES = (".jsonl", ".tsv", ".csv")
 _IMAGE = ("image", "file_name", "file", "path", "filename", "image_path")
 _TEXT = ("text", "transcription", "label", "ground_truth", "sentence")
 _SINGLE = ("manifest", "labels", "lines", "metadata", "gt", "all")  # lists that are no split: all of it is training
@@ -38,7 +38,7 @@ class Folder(Dataset):
 
     def _lists(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in sorted(path for path in self.source.glob("*") if path.suffix in _SUFFIXES):
+        for path in sorted(path for path in self.source.glob("*") if path.suffix in SUFFIXES):
             split = "train" if path.stem in _SINGLE else split_name(path.stem)
             if split in found:
                 raise DataError(f"{path} and {found[split]} are both the split {split}; keep one of them")
