@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import line_image, save_lines, save_tiny, tiny_model
+from trocr_jax import checkpoint
 from trocr_jax.cli import main
 from trocr_jax.errors import CheckpointError, ConfigError, DecodeError, ImageError, TokenizerError
 from trocr_jax.recognizer import Recognizer
@@ -247,6 +248,12 @@ def test_files_that_would_be_read_are_in_the_manifest(name: str, native: Path, t
     (copy / name).write_text("{}")
     with pytest.raises(CheckpointError, match=f"not in the manifest: {name}"):
         Recognizer.from_pretrained(copy)
+
+
+def test_a_model_that_was_saved_without_tokenizer_may_be_given_one(model: Path, tmp_path: Path) -> None:
+    checkpoint.save(tiny_model(), tmp_path / "native")
+    checkpoint.copy_assets(model, tmp_path / "native")
+    Recognizer.from_pretrained(tmp_path / "native")
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,12 @@ def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):
         (source / name).write_text("{}")
     checkpoint.save_huggingface(model, folder, assets=source)
     left = {"config.json", "model.safetensors", "generation_config.json", "vocab.json", "merges.txt", "mine.txt"}
-    assert {path.name for path in folder.iterdir()} == left
+    assert {path.name for path in folder.iterdir()} == left | {"processor_config.json"}  # which nothing replaces
+    (source / "preprocessor_config.json").write_text("{}")
+    checkpoint.save_huggingface(model, folder, assets=source)
+    assert {path.name for path in folder.iterdir()} == left | {"preprocessor_config.json"}
+    with pytest.raises(CheckpointError, match="no such folder to copy a tokenizer"):
+        checkpoint.save_huggingface(model, folder, assets=tmp_path / "typo")
     assert "of" not in json.loads((folder / "generation_config.json").read_text())
 
 

@@ -464,10 +464,10 @@ def test_a_reader_of_help_that_has_gone(arguments):
     assert done.stderr == b""
 
 
-def test_what_nobody_foresaw_has_a_status_of_its_own(model, image, capsys, monkeypatch):
+def test_what_nobody_foresaw_has_a_status_of_its_own(model, lines, capsys, monkeypatch):
     def lost(*arguments, **options):
         raise RuntimeError("the device was lost")
 
     monkeypatch.setattr(Recognizer, "read", lost)
-    assert main(["transcribe", "--model", model, str(image)]) == 4
+    assert main(["transcribe", "--model", model, str(lines[0])]) == 4
     assert "RuntimeError: the device was lost" in capsys.readouterr().err

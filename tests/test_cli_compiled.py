@@ -14,15 +14,13 @@ from tests.tiny import save_lines, save_tiny
 from trocr_jax.cli import main
 from trocr_jax.cli.compiled import FOLDER, LEAST, beside, keep_programs, use_programs
 
-SAMPLE = Path(__file__).parents[1] / "samples" / "line_1.png"
 
-
-def start(tmp_path: Path, *, warning: str = "", **environment: str) -> str:
-    """What `transcribe` prints, started where the user's caches are in `tmp_path`."""
+def program(*arguments: str, warning: str = "", **environment: str) -> str:
+    """What the program prints, with the environment of this process but for a folder of compiled programs."""
     inherited = {name: value for name, value in os.environ.items() if name != FOLDER}
     done = subprocess.run(
-        [sys.executable, "-m", "trocr_jax", "transcribe", str(SAMPLE)],
-        env={**inherited, "XDG_CACHE_HOME": str(tmp_path), **environment},
+        [sys.executable, "-m", "trocr_jax", *arguments],
+        env=inherited | environment,
         capture_output=True,
         check=True,
         text=True,
@@ -32,20 +30,29 @@ def start(tmp_path: Path, *, warning: str = "", **environment: str) -> str:
     return done.stdout
 
 
-def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
-    first = start(tmp_path)
+def test_the_second_start_compiles_nothing_and_what_is_cut_off_is_made_anew(tmp_path: Path) -> None:
+    (line,) = save_lines(tmp_path / "lines", 1)
+    command = ["transcribe", str(line), "--model", str(save_tiny(tmp_path / "model"))]
+    caches = {"XDG_CACHE_HOME": str(tmp_path)}
+    first = program(*command, **caches)
     (folder,) = (tmp_path / "trocr_jax").iterdir()
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert kept
-    assert start(tmp_path) == first
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+    assert program(*command, **caches) == first
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+    largest = max(folder.glob("*-cache"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    assert program(*command, warning=") is damaged and made anew", **caches) == first
+    assert largest.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("chosen", ["", "elsewhere"])
-def test_another_folder_or_none(chosen: str, tmp_path: Path) -> None:
-    start(tmp_path / "caches", **{FOLDER: str(tmp_path / chosen) if chosen else ""})
-    assert not (tmp_path / "caches").exists()
-    assert (tmp_path / "elsewhere").exists() == bool(chosen)
+def test_another_folder_or_none(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is left to jax."""
+    monkeypatch.setenv(FOLDER, chosen)
+    before = dict(os.environ)
+    keep_programs("tiny-printed")
+    assert dict(os.environ) == before
 
 
 def test_the_folder_is_below_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,45 +66,30 @@ def test_the_folder_is_below_the_home_of_the_user(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(FOLDER)
 
 
-def test_programs_that_are_cut_off_are_made_anew(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    (folder,) = (tmp_path / "trocr_jax").iterdir()
-    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
-    largest = max(whole, key=lambda path: whole[path])
-    largest.write_bytes(largest.read_bytes()[:1000])
-    assert start(tmp_path, warning=") is damaged and made anew") == first
-    assert largest.stat().st_size > 1000
-    assert start(tmp_path) == first
-
-
 def test_programs_beside_the_model(tmp_path: Path) -> None:
-    """transcribe and jobs run compile nothing more, also where nothing can be written."""
-    model, lines = save_tiny(tmp_path / "model"), save_lines(tmp_path / "lines", 13)
-    environment = {name: value for name, value in os.environ.items() if name != FOLDER}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "caches"), LEAST: "0"}
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "trocr_jax", *arguments, "--model", str(model), "--batch-size", "4"]
-        done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-        assert "cache" not in done.stderr
-        return done.stdout
-
-    run("compile")
+    """transcribe and jobs run compile nothing more, wherever the folder is then."""
+    model, lines = save_tiny(tmp_path / "model"), save_lines(tmp_path / "lines", 3)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "caches"), LEAST: "0"}
+    options = ["--batch-size", "2", "--max-new-tokens", "12"]
+    program("compile", "--model", str(model), *options)
     (folder,) = model.glob("compiled-*")
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    kept = {path.name for path in folder.iterdir()}
     assert sum(name.startswith("jit_encode") for name in kept) == 1
-    assert sum(name.startswith("jit__generate") for name in kept) == 2  # batches of 1 and 2
-    for number in (13, 2, 1):
-        run("transcribe", *map(str, lines[:number]))
-    run("jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"))
-    programs = [name for name in kept if not name.startswith("jit_stage")]
-    assert sorted(p.name for p in folder.iterdir() if not p.name.startswith("jit_stage")) == sorted(programs)
+    assert sum(name.startswith("jit__generate") for name in kept) == 1  # batches of one
+    moved = model.rename(tmp_path / "elsewhere")
+    program("transcribe", "--model", str(moved), *options, *map(str, lines), **environment)
+    jobs = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--decoders", "1"]
+    program(*jobs, "--model", str(moved), *options, **environment)
+    own = {name for name in kept if not name.startswith("jit_stage")}
+    assert {path.name for path in (moved / folder.name).iterdir() if not path.name.startswith("jit_stage")} == own
     assert not (tmp_path / "caches").exists()
 
 
-def test_programs_of_a_model_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compile", "--model", "tiny-printed"]) == 2
-    assert "programs are kept beside a model in a folder" in capsys.readouterr().err
+def test_programs_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in ("tiny-printed", str(tmp_path)):
+        assert main(["compile", "--model", model]) == 2
+        assert f"{model}: no folder of a model, beside which" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

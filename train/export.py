@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -23,9 +24,14 @@ from trocr_jax.tokenizer import save_tokenizer
 
 def check_output(output: Path) -> None:
     """Raises CheckpointError unless a model folder can be written there: before a training, not after it."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be made ({error.strerror})") from None
     if not there.is_dir():
         raise CheckpointError(f"{there}: is a file; name another folder for the model, or remove it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{there}: nothing may be written there; name another folder for the model")
     if is_native(output):  # it would still be read as one, and its files are not those of its manifest any more
         raise CheckpointError(f"{output}: is a native folder; choose another name for the model, or remove it")
 

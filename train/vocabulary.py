@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from train.data.checks import normal_text
 from trocr_jax.errors import TokenizerError
-from trocr_jax.tokenizer import decode
 
 PARTS = ("eos_token", "bos_token", "pad_token", "unk_token")  # what special tokens are for, whatever they are called
 
@@ -63,18 +62,24 @@ def extend(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str
 
     They are part of its own model, and no "added tokens": those stand apart from the text around them, which then
     begins a new word. Raises TokenizerError naming a text that does not come back, but for what the tokenizer
-    normalises, and where there is no model that can be extended.
+    normalises, and how many there are, and where there is no model that can be extended.
     """
     texts = [text for text in map(normal_text, texts) if text]
     characters = sorted({c for text in texts for c in _normalized(tokenizer, text) if not c.isspace()})
     new = _add(tokenizer, [c for c in characters if _is_lost(tokenizer, c)])
-    for text in texts:
-        found = _there_and_back(tokenizer, text)
-        if normal_text(found) != normal_text(_normalized(tokenizer, text)):
-            raise TokenizerError(
-                f"{text!r} comes back from this tokenizer as {found!r}, and a model would learn to read that; leave "
-                "the text out, or take a model with another kind of tokenizer"
-            )
+    back = {text: _there_and_back(tokenizer, text) for text in texts}
+    changed = [t for t, found in back.items() if normal_text(found) != normal_text(_normalized(tokenizer, t))]
+    if changed:
+        added = [token for token in tokenizer.get_added_vocab() if len(token) == 1 and token in changed[0]]
+        advice = (
+            f"{added} stand apart from the text around them: extend the tokenizer as it was before they were added"
+            if added
+            else "leave these texts out, or take a model with another kind of tokenizer"
+        )
+        raise TokenizerError(
+            f"{len(changed)} of {len(back)} texts come back from this tokenizer otherwise, and a model would learn to "
+            f"read that: {changed[0]!r} as {back[changed[0]]!r}; {advice}"
+        )
     return new
 
 
@@ -117,7 +122,8 @@ def _is_lost(tokenizer: PreTrainedTokenizerBase, character: str) -> bool:
 
 
 def _there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    return decode(tokenizer, [tokenizer(text).input_ids])[0]
+    ids = tokenizer(text).input_ids
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _normalized(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -179,9 +179,13 @@ class Recognizer:
             shape = (pixels.shape[2], pixels.shape[1])
             given_sizes = repeat(shape) if attention else None
             return self._recognitions(given, decode, choose, sizes, None, given_sizes)
-        if not is_image(images) and not isinstance(images, Iterable):
-            raise ImageError(f"{images!r} is no image: give a path, the bytes of a file, a PIL image or an array")
-        series = cast(Iterable[ImageSource | ImageError], [images] if is_image(images) else images)
+        given_images: Any = [images] if is_image(images) else images
+        try:
+            series: Iterable[ImageSource | ImageError] = iter(given_images)
+        except TypeError:
+            raise ImageError(
+                f"{images!r} is no image: give a path, the bytes of a file, a PIL image or an array"
+            ) from None
         opened: deque[tuple[int, int]] | None = None
         if attention:
             opened = deque()

@@ -66,15 +66,21 @@ class Synthetic:
         faces = [(Path(face.path).name, face.weight, "".join(sorted(face.characters))) for face in self.renderer.faces]
         corpus = self.renderer.corpus
         limit = {} if self.limit is None else {"limit": [self.limit.length, self.limit.tokenizer_name]}
-        return limit | {
-            "kind": "synthetic",
-            "seed": self.renderer.seed,
-            "split": self.renderer.split,
-            "style": self.renderer.style,
-            "max_chars": self.max_chars,
-            "faces": _sha256(faces),
-            "text": _sha256([corpus.sentences, corpus.words]),
-        }
+        # Lines of other styles than "printed" once said the texts of those.
+        own = {} if self.renderer.style == "printed" else {"texts": "of the style"}
+        return (
+            limit
+            | own
+            | {
+                "kind": "synthetic",
+                "seed": self.renderer.seed,
+                "split": self.renderer.split,
+                "style": self.renderer.style,
+                "max_chars": self.max_chars,
+                "faces": _sha256(faces),
+                "text": _sha256([corpus.sentences, corpus.words]),
+            }
+        )
 
 
 @dataclass(frozen=True)

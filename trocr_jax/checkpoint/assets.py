@@ -11,7 +11,7 @@ from typing import Any
 from trocr_jax.errors import CheckpointError
 
 CALIBRATION = "calibration.json"
-ASSETS = (
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -22,15 +22,15 @@ ASSETS = (
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
-    CALIBRATION,
 )
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+ASSETS = (*TOKENIZER, *PROCESSOR, "generation_config.json", CALIBRATION)
 
 
 def copy_assets(source: Path, folder: Path) -> list[str]:
-    """Copies those of `ASSETS` that `source` has. Returns their names. Raises CheckpointError."""
+    """Copies those of `ASSETS` that `source` has. Returns their names. Raises CheckpointError, for no folder too."""
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such folder to copy a tokenizer and image processor from; check the path")
     copied = []
     for name in ASSETS:
         if (source / name).is_file():

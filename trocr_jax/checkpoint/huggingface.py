@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from trocr_jax.checkpoint.assets import ASSETS, CALIBRATION, copy_assets, remove, write_json
+from trocr_jax.checkpoint.assets import CALIBRATION, PROCESSOR, TOKENIZER, copy_assets, remove, write_json
 from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, OUTPUT_PROJECTION_KEY, canonical_key, stored_name
 from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
@@ -60,11 +60,11 @@ def save_huggingface(
 ) -> None:
     """Writes a folder that transformers loads with `VisionEncoderDecoderModel.from_pretrained`.
 
-    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along; those of a model that
-    was there before are removed, since they might be preferred, and without `assets` left as they are. Generation
-    settings that are not copied are written anew, and a calibration of other weights is always removed. The encoder's
-    pooler, which TrOCR does not use, is not written (nor is it in the published folders): transformers says that it
-    makes a new one. Raises CheckpointError if the folder cannot be written, or the model is quantised.
+    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. Files of a tokenizer or
+    image processor that was there before are removed where another one takes its place. Generation settings that are
+    not copied are written anew, and a calibration of other weights is always removed. The encoder's pooler, which TrOCR
+    does not use, is not written (nor is it in the published folders): transformers says that it makes a new one. Raises
+    CheckpointError if the folder cannot be written, or the model is quantised.
     """
     folder = Path(folder)
     if kind := kind_of(model):
@@ -88,9 +88,12 @@ def save_huggingface(
     write_safetensors(folder / "model.safetensors", specs, read)
     write_json(folder / "config.json", config.to_huggingface(dtype=dtypes.pop() if len(dtypes) == 1 else "float32"))
     copied = [] if assets is None else copy_assets(Path(assets), folder)
-    for name in (CALIBRATION,) if assets is None else ASSETS:
-        if name not in copied:
-            remove(folder / name)
+    for group in (TOKENIZER, PROCESSOR):
+        if set(group) & set(copied):  # another one's files might be preferred
+            for name in set(group) - set(copied):
+                remove(folder / name)
+    if CALIBRATION not in copied:
+        remove(folder / CALIBRATION)
     if "generation_config.json" not in copied:
         names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
         write_json(folder / "generation_config.json", {name: getattr(config, name) for name in names})

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,7 +158,7 @@ def _verify(folder: Path) -> None:
         raise CheckpointError(f"{path}: damaged, or written by another version; copy the checkpoint again")
     present = set(_files(folder))
     problems = [f"missing: {name}" for name in sorted(files.keys() - present)]
-    problems += [f"not in the manifest: {name}" for name in sorted(present - files.keys()) if _is_ours(name)]
+    problems += [f"not in the manifest: {name}" for name in sorted(present - files.keys()) if _is_ours(name, files)]
     found = _hashes(folder, sorted(files.keys() & present))
     problems += [f"changed since it was saved: {name}" for name, digest in found.items() if digest != files[name]]
     if problems:
@@ -166,10 +166,11 @@ def _verify(folder: Path) -> None:
         raise CheckpointError(report(str(folder), problems))
 
 
-def _is_ours(name: str) -> bool:
-    """Whether an extra file would be read as part of the model; a note laid beside it is nobody's business, and a
-    calibration changes no text."""
-    return name.startswith("params/") or (name in ASSETS and name != CALIBRATION)
+def _is_ours(name: str, files: Iterable[str]) -> bool:
+    """Whether an extra file would be read as part of the model; a note laid beside it is nobody's business, a
+    calibration changes no text, and a model that was saved without tokenizer and image processor may be given some."""
+    own = {*ASSETS} - {CALIBRATION}
+    return name.startswith("params/") or (name in own and not own.isdisjoint(files))
 
 
 def _files(folder: Path) -> list[str]:

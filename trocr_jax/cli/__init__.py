@@ -44,7 +44,7 @@ class Transcribe(Reading):
     """Read line images: one row for each, in the order of the inputs.
 
     Results go to stdout or to --output, everything else to stderr. Exit status: 0 all inputs were read, 1 some were not
-    (each is named), 2 wrong usage, or a model or output that cannot be used.
+    (each is named), 2 wrong usage, or a model or output that cannot be used, 4 an error that is none of yours.
     """
 
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("INPUT...", _INPUTS, "(required)")]] = ()
@@ -76,7 +76,7 @@ class Evaluate(Reading):
     """Score models on lines whose text is known: metrics.json and report.html.
 
     The report is one file that works offline. Exit status: 0 all lines were read, 1 some were not (they count as empty
-    texts), 2 wrong usage, or a model, data set or output that cannot be used.
+    texts), 2 wrong usage, or a model, data set or output that cannot be used, 4 an error that is none of yours.
     """
 
     sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCES, "(required)")]] = ()
@@ -214,9 +214,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
             return compile(command, folder)
         if isinstance(command, Run):
-            from trocr_jax.cli.compiled import use_programs
+            if command.engine == "local":
+                from trocr_jax.cli.compiled import use_programs
 
-            use_programs(command.model)
+                use_programs(command.model)
             stop = Stop()
             with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
                 from trocr_jax.cli.jobs_run import run

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from trocr_jax.cli import Compile
 from trocr_jax.cli.decode import check_options, decode_config, load
-from trocr_jax.recognizer_batches import bucket_sizes
+from trocr_jax.errors import OutputError, TrOCRError
+from trocr_jax.jobs.all_devices import load as on_all_devices
+from trocr_jax.recognizer_batches import Batch, bucket_sizes
 
 
 def compile(command: Compile, folder: Path) -> int:
-    """Returns the exit status. folder: where jax keeps what it compiles. Raises TrOCRError for what cannot be used."""
-    check_options(command)
-    recognizer = load(command)
-    decode = decode_config(command, recognizer)
-    most = command.batch_size or recognizer.devices * recognizer.default_batch_size
-    blank = np.full((*recognizer.image_processor.size, 3), 255, np.uint8)
-    for size in bucket_sizes(most, recognizer.devices):
-        recognizer([blank] * size, decode, most)
-        print(f"trocr-jax: batches of {size}: compiled", file=sys.stderr)
+    """Returns the exit status. folder: where jax keeps what it compiles, made here. Raises TrOCRError for what cannot
+    be used, and leaves no folder then."""
+    try:
+        check_options(command)
+        folder.mkdir(exist_ok=True)
+        _compile(command)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    except TrOCRError:
+        with suppress(OSError):  # as it is not empty
+            folder.rmdir()
+        raise
     kept = [path.stat().st_size for path in folder.glob("*-cache")]
     print(f"trocr-jax: {folder}: {len(kept)} programs, {sum(kept) / 1e6:.1f} MB", file=sys.stderr)
     return 0
+
+
+def _compile(command: Compile) -> None:
+    recognizer = load(command)
+    decode = decode_config(command, recognizer)
+    blank = np.full((*recognizer.image_processor.size, 3), 255, np.uint8)
+    most = command.batch_size or recognizer.devices * recognizer.default_batch_size
+    for size in bucket_sizes(most, recognizer.devices):
+        recognizer([blank] * size, decode, most)
+        print(f"trocr-jax: batches of {size}: compiled", file=sys.stderr)
+    shared = load(command, by=on_all_devices)
+    if shared.devices > 1:  # `jobs run` has a batch on each
+        size = shared.devices * (command.batch_size or shared.default_batch_size)
+        list(shared.read_batches([Batch.of_pixels([blank] * size)], decode, command.batch_size))
+        print(f"trocr-jax: jobs run, batches of {size} on {shared.devices} devices: compiled", file=sys.stderr)

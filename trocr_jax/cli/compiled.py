@@ -38,18 +38,15 @@ def use_programs(model: str) -> bool:
 
 
 def make_programs(model: str) -> Path:
-    """Makes that folder and lets jax keep everything in it. Raises CheckpointError."""
+    """That folder, not made yet, in which jax shall keep everything. Raises CheckpointError."""
     folder = beside(model)
-    if folder is None:
+    if folder is None or not (Path(model).expanduser() / "config.json").is_file():
         raise CheckpointError(
-            f"{model}: programs are kept beside a model in a folder; of others `transcribe` keeps them in your cache. "
-            "`python -m convert` writes a folder"
+            f"{model}: no folder of a model, beside which programs are kept; of others `transcribe` keeps them in your "
+            "cache. `python -m convert` writes a folder"
         )
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
     _use(folder, least="0")
+    os.environ[LEAST] = "0"
     return folder
 
 
@@ -63,6 +60,8 @@ def _use(folder: Path, *, least: str) -> None:
     """least: seconds that a program that is kept takes to compile."""
     os.environ[FOLDER] = str(folder)
     os.environ.setdefault(LEAST, least)
+    # Their paths below the folder, a GPU's only, would be part of every program's key: the folder could not move.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
     shown = warnings.showwarning
 
     def show(message: Warning | str, *where: Any, **options: Any) -> None:

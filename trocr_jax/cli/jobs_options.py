@@ -19,7 +19,7 @@ _KIND = "What it is: folder, manifest, tar, zip, parquet, huggingface, tfds, tif
 _DECODERS = "Processes that decode images."
 _MAX_ERRORS = (
     "Stop, with status 2, when more than this share of the lines that a process has read has no text; looked at from "
-    "100 lines on, or at the end of a smaller job."
+    "100 lines on, or when it has read all that was left."
 )
 _METRICS = "Serve the figures to Prometheus on this port."
 _UNIT = "Lines a unit: what is committed together, and lost at most when a process is killed."

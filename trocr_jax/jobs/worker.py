@@ -24,7 +24,7 @@ from trocr_jax.recognizer import Recognizer
 from trocr_jax.recognizer_batches import threads
 
 LEAST_LINES = 100
-"""Lines, of the job's if it has fewer, before an error rate means something."""
+"""Lines, or as many as were left when a worker began, before an error rate means something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ class Worker:
         self.on_commit: Callable[[Task, Counts], object] = lambda task, counts: None
         self.on_done: Callable[[int], None] = lambda unit: None
         self._resources, self._stop = resources, stop
-        self._lines = sum(unit.lines for unit in job.units)
+        done = job.done()
+        self._left = sum(unit.lines for number, unit in enumerate(job.units) if number not in done)
         reader.look = self._look
         reader.on_begin = lambda task: self._write("begin", task)
 
@@ -114,7 +115,7 @@ class Worker:
 
     def _check_rate(self) -> None:
         bad, limit = self.total.failed + self.total.quarantined, self._resources.max_error_rate
-        if self.total.lines >= min(LEAST_LINES, self._lines) and bad > limit * self.total.lines:
+        if self.total.lines >= min(LEAST_LINES, self._left) and bad > limit * self.total.lines:
             raise JobError(
                 f"{bad} of {self.total.lines} lines have no text, more than --max-error-rate {limit:g} allows; their "
                 "rows say why. Correct the cause, then `jobs retry-failed`"
