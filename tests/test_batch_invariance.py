@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import programs
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import DecodeConfig, Recognition, Recognizer, generate
 
@@ -76,7 +77,8 @@ print(json.dumps({name: [[one.token_ids, one.score] for one in found] for name, 
 
 def test_a_line_reads_the_same_on_eight_devices(folder, lines, alone):
     command = [sys.executable, "-c", EIGHT, str(folder), *map(str, lines)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = programs.environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for search, read in found.items():

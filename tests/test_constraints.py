@@ -327,10 +327,10 @@ def test_no_line_breaks_its_constraint(roberta, xlm_roberta) -> None:  # noqa: F
         tokenizer = load_tokenizer(folder)
         known = spellings(tokenizer)
         usable = frozenset(w for w in words if "ç" not in w or folder is roberta)
-        for spec, pattern in (
-            (Regex(r"[A-Zé]{2}-\d{4}"), re.compile(r"[A-Zé]{2}-\d{4}")),
-            (Characters("0123456789"), re.compile("[0-9]*")),
-            (Lexicon(usable), several),
+        for spec, pattern, more in (
+            (Regex(r"[A-Zé]{2}-\d{4}"), re.compile(r"[A-Zé]{2}-\d{4}"), {"samples": 3}),
+            (Characters("0123456789"), re.compile("[0-9]*"), {"samples": 3}),
+            (Lexicon(usable), several, {"beams": 4}),
         ):
             try:
                 found = constraints.compile(spec, known, special=Special(2, 2, 1), max_new_tokens=16)
@@ -338,7 +338,7 @@ def test_no_line_breaks_its_constraint(roberta, xlm_roberta) -> None:  # noqa: F
                 assert folder is xlm_roberta and "spell" in str(error)  # noqa: PT017, PT018
                 continue
             run = partial(random_lines, found, batch=60, size=len(known))
-            for ids in (run(), run(samples=3), run(beams=4)):
+            for ids in (run(), run(**more)):
                 texts = decode(tokenizer, np.asarray(ids))
                 assert [text for text in texts if not pattern.fullmatch(text)] == []
                 assert len(set(texts)) > 30

@@ -103,18 +103,18 @@ def test_cross_attention_is_as_near_to_floats_as_rounding_allows(form: str) -> N
 
 def test_cells_of_the_cache_are_written_in_their_place() -> None:
     model = TrOCR(FAMILIES["base"], rngs=nnx.Rngs(1))
-    cross = model.prime(random(7, 2, 5, 24))
+    cross, step = jax.jit(model.prime)(random(7, 2, 5, 24)), jax.jit(model.step)
     caches = [model.init_cache(2, 3, 4, dtype=dtype) for dtype in (jnp.float32, jnp.int8)]
     for position in range(3):
         tokens = jnp.asarray([[5 + position, 6, 7], [8, 9, 10 + position]], jnp.int32)
-        caches = [model.step(tokens, each, jnp.int32(position), cross)[1] for each in caches]
+        caches = [step(tokens, each, jnp.int32(position), cross)[1] for each in caches]
     floats, rounded = caches
     np.testing.assert_array_equal(floats.rows, rounded.rows)
     first, small = floats.layers[0], rounded.layers[0]  # of the first layer, which reads no rounded row
     for exact, rows in zip(first, small, strict=True):
         assert isinstance(rows, Int8Rows)
-        step = np.asarray(rows.scale)[..., None]
-        assert (np.abs(np.asarray(widened(rows, dtype=jnp.float32)) - np.asarray(exact)) <= step * 0.501 + 1e-6).all()
+        whole = np.asarray(rows.scale)[..., None]
+        assert (np.abs(np.asarray(widened(rows, dtype=jnp.float32)) - np.asarray(exact)) <= whole * 0.501 + 1e-6).all()
         assert (np.asarray(rows.scale)[:, :, :9] > 0).all()
         assert not np.asarray(rows.scale)[:, :, 9:].any()
 
