@@ -367,7 +367,8 @@ def main(
             raise SystemExit("onnxruntime is measured with forced lengths: leave it out of --against with --natural")
         options["natural"] = True
     if only is not None:
-        assert folder is not None
+        if folder is None:
+            raise SystemExit("--only needs --folder with the weights; --memory measures each side by itself")
         engine = SIDES[only](folder, **options)
         pixels = engine.put(images(config_of(shape), batch[0]))
         for _ in range(2):

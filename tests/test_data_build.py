@@ -76,6 +76,17 @@ def test_a_folder_is_written_and_read_back(folder: Path) -> None:
         build(Folder(source=folder / "in"), folder / "out")
 
 
+def test_nothing_is_left_of_a_build_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.move", full)
+        with pytest.raises(DataError, match=r"No space left on device\); it was removed"):
+            build(Folder(source=folder / "in"), folder / "out")
+    assert build(Folder(source=folder / "in"), folder / "out").written == {"train": 5}
+
+
 def test_bad_records_are_listed_and_the_rest_is_kept(folder: Path) -> None:
     write(folder / "in/cut.png", picture()[:40])
     write(folder / "in/thin.png", picture(height=2))

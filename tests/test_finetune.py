@@ -181,9 +181,15 @@ def test_lines_that_change_between_two_starts_are_refused(tmp_path: Path, model:
 
     def start(until: int) -> None:
         recipe = replace(load_recipe("finetune-folder", data=data, model=str(model)), eval_every=0)
-        train(recipe, tmp_path / "run", lines=open_lines(recipe, data).lines, until=until, workers=0)
+        opened = open_lines(recipe, data)
+        train(recipe, tmp_path / "run", lines=opened.lines, held_out=opened.held_out, until=until, workers=0)
 
     start(1)
+    scored = (data / "validation.tsv").read_text(encoding="utf-8")
+    (data / "validation.tsv").write_text(scored.replace("\t", "\ta", 1), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="of another run: held_out was"):
+        start(2)
+    (data / "validation.tsv").write_text(scored, encoding="utf-8")
     with (data / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("6.png\tabc\n")
     with pytest.raises(CheckpointError, match=r"of another run: .*data\[0\]\.parts\[0\]\.records was 6 and is 7"):

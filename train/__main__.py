@@ -280,12 +280,13 @@ def compile_(
 
 def load(name: str, chosen: Chosen) -> Recipe:
     """A recipe with what was chosen. Raises ConfigError for what it does not leave to choose."""
+    from train.data.parts import Rendered
     from train.recipe import load_recipe
 
     options = asdict(chosen)
     recipe = load_recipe(name, data=options.pop("data") or DATA, **options)
-    if chosen.data is not None and recipe.data is None:
-        raise SystemExit(f"recipe {name!r} draws its lines; leave out --data, or give a copy of it a field data")
+    if chosen.data is not None and (recipe.data is None or all(isinstance(p, Rendered) for p in recipe.data.train)):
+        raise SystemExit(f"recipe {name!r} draws its lines; leave out --data, or give a copy of it other data")
     return recipe
 
 

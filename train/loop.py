@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,8 @@ def train(
     optimizer = make_optimizer(recipe)
     keep = Keep(last=recipe.keep_last, best=recipe.keep_best, every=recipe.keep_every)
     description = describe(recipe, lines)
+    if held_out is not None:  # by which the best state is chosen
+        description["held_out"] = sha256("\n".join(line.text for line in held_out).encode()).hexdigest()
     check_same(description)
     with ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())

@@ -58,7 +58,8 @@ def build(dataset: Dataset, output: Path, *, limit: TextLimit | None = None) -> 
         with (Path(scratch) / QUARANTINE).open("w", encoding="utf-8") as report:
             splits = {name: _Split(name, records, limit, report) for name, records in dataset.records().items()}
             _write(dataset.name, splits, output)
-        shutil.move(Path(scratch) / QUARANTINE, folder / QUARANTINE)
+        with _whole(folder):
+            shutil.move(Path(scratch) / QUARANTINE, folder / QUARANTINE)
     built = Built(
         folder,
         written={name: split.written for name, split in splits.items()},
@@ -75,8 +76,19 @@ def build(dataset: Dataset, output: Path, *, limit: TextLimit | None = None) -> 
         "tokenizer": limit.tokenizer_name or None,
         "splits": {name: split.summary() for name, split in splits.items()},
     }
-    (folder / BUILD).write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _whole(folder):
+        (folder / BUILD).write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return built
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Or nothing is left of it."""
+    try:
+        yield
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{folder}: cannot be written ({error}); it was removed") from error
 
 
 class _Split:

@@ -2,7 +2,7 @@
 
 Source:    the paper (arXiv 2109.10282): Adam, learning rate 2e-5, inverse square root with 500 steps of warm-up from
            1e-8, weight decay 1e-4, batch 64, beams of 10; it ends after PATIENCE epochs without a better score on the
-           validation lines. The best state stays: export it with --step
+           validation lines, and its best state becomes the model
 """
 
 from train.data.parts import Data
@@ -28,7 +28,7 @@ def finetune(name: str, start: FromModel, data: Data, *, lines: int, max_tokens:
         save_every=epoch,
         keep_best=1,
         eval_every=epoch,
-        eval_lines=10_000,
+        eval_lines=100_000,
         eval_beams=10,
         patience=PATIENCE,
     )

@@ -1,7 +1,8 @@
 """Stage 1 of the paper, base: a reader of printed lines from an image and a text Transformer.
 
-Command:   python -m train run stage1-base --mesh data=16,fsdp=16
-           the starts are downloaded from the hub; `python -m train compile stage1-base` checks a topology beforehand
+Command:   python -m train run stage1-base --mesh data=16,fsdp=16 --output runs/stage1-base/model
+           the starts are downloaded from the hub; `python -m train compile stage1-base --topology v5e:16x16` looks
+           beforehand whether it fits
 Hardware:  made for a pod of 256 chips, 8 lines a chip. Never run: nothing here has been trained at this size
 Time:      684 M lines (the paper's, arXiv 2109.10282, who printed them from documents; ours are drawn)
 Score:     none is published for this stage alone

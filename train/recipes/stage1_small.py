@@ -1,6 +1,6 @@
 """Stage 1 of the paper, small.
 
-Command:   python -m train run stage1-small [--decoder FOLDER]
+Command:   python -m train run stage1-small [--decoder FOLDER] --output runs/stage1-small/model
            FOLDER: a BERT or XLM-R of width 256 with 8 heads and at least 6 layers over the model's vocabulary, such as
            the MiniLM of the paper. Without it the decoder begins with random weights
 Hardware:  made for 256 chips, 8 lines a chip. Never run: nothing here has been trained at this size

@@ -1,6 +1,7 @@
 """Stage 2 of the paper, printed receipts: a model of stage 1 goes on with lines of receipts.
 
-Command:   python -m train run stage2-printed --model runs/stage1-base/model (of any size, or a published stage 1)
+Command:   python -m train run stage2-printed --model runs/stage1-base/model --output runs/stage2-printed/model
+           (of any size, or a published stage 1)
 Hardware:  made for 256 chips, 8 lines a chip. Never run at this size
 Time:      3.3 M lines (the paper's, arXiv 2109.10282, drawn in receipt faces and cut from photographed receipts; ours
            are drawn)

@@ -2,6 +2,7 @@
 
 Command:   python -m train data build mjsynth --source … --output data; the same for synthtext: docs/data.md
            python -m train run stage2-scene-text --model runs/stage1-base/model --data data
+           --output runs/stage2-scene-text/model
 Hardware:  made for 256 chips, 8 lines a chip. Never run at this size
 Time:      16 M words (the paper's, arXiv 2109.10282: MJSynth and SynthText)
 Score:     the paper scores the models fine-tuned on real words afterwards: finetune-str
