@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from tests.tiny import tiny_model
-from trocr_jax import DecodeConfig, attention, generate
+from trocr_jax import DecodeConfig, attention, attention_quantized, generate
 from trocr_jax.attention import attend, gelu, on_chip
 from trocr_jax.decoding import beam
 from trocr_jax.decoding.beam_state import first_beams
@@ -107,6 +107,19 @@ def test_attention_on_the_chip_with_an_odd_number_of_positions(t: int, s: int, m
         found.append(jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays))
     for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "taken"),
+    [(9.0, "bfloat16", True), (8.0, "float16", True), (7.5, "bfloat16", False), (0.0, "bfloat16", False),
+     (9.0, "float32", False)],
+)  # fmt: skip
+def test_where_attention_stays_on_the_chip(
+    capability: float, dtype: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on GPUs before Ampere, nor on AMD's, for which cuDNN has none."""
+    monkeypatch.setattr(attention_quantized, "compute_capability", lambda: capability)
+    assert on_chip(jnp.zeros((2, 12, 577, 64)), dtype=jnp.dtype(dtype)) is taken
 
 
 @needs_gpu

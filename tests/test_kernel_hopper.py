@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public from jax 0.11 on
 
-from trocr_jax import DecodeConfig
+from tests.tiny import tiny_config
+from trocr_jax import DecodeConfig, generation_plan
 from trocr_jax.attention_cross import Absorbed, OnePassHopper, on_hopper
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import DecodeError
@@ -20,6 +22,7 @@ from trocr_jax.generation_plan import Placed, is_hopper, placed_on, plan
 from trocr_jax.generation_refill import Refill
 from trocr_jax.kernels import cross_attention_hopper
 from trocr_jax.kernels.cross_attention_hopper import SHARED_BYTES, Tiles, read_memory, tiles
+from trocr_jax.model import TrOCR
 
 H200 = Placed("gpu", "NVIDIA H200")
 BASE, SMALL, LARGE = map(TrOCRConfig.preset, ("base-handwritten", "small-printed", "large-handwritten"))
@@ -116,6 +119,21 @@ def test_what_the_kernel_cannot_do_is_said() -> None:
     assert tiles(5, 128) is None
     assert tiles(16, 100) is None
     assert tiles(16, 768) == Tiles(queries=16, chunk=256, slots=6)
+
+
+def test_slots_read_by_products_where_others_take_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    encoder = replace(config.encoder, hidden_size=64)
+    config = replace(
+        config, encoder=encoder, decoder=replace(config.decoder, num_heads=8, cross_attention_hidden_size=64)
+    )
+    monkeypatch.setattr(generation_plan, "placed_on", lambda split: H200)
+    decode = DecodeConfig(max_new_tokens=5)
+    assert plan(decode, config, dtype=jnp.bfloat16, cross_attention="auto")[0].one_pass == "hopper"
+    slots = partial(Refill, TrOCR(config), decode, slots=2, group=2, dtype=jnp.bfloat16)
+    assert slots(cross_attention="auto")._shape.one_pass is None
+    with pytest.raises(DecodeError, match="slots on a GPU read by 'products'"):
+        slots(cross_attention="kernel")
 
 
 @needs_hopper

@@ -59,6 +59,22 @@ def test_absorbed_attention_of_beams_is_shared_out_by_heads(found):
     assert found["absorbed"]["equal"]
 
 
+def test_forms_for_gpus_ask_for_nothing_else(found):
+    """cuDNN's attention, here a stand-in, reads a device's own heads; rows in one axis would need all of them."""
+    assert Counter(found["gpu_rows"]) == {"all-reduce": 3}
+    assert set(found["fused_heads"]) == {2}
+    assert found["fused"]
+
+
+def test_threads_that_start_programs_do_so_on_the_default_device(found):
+    assert found["pinned"] == [3]
+
+
+def test_one_thread_gives_programs_to_devices_that_share_a_model(found):
+    assert len(found["threads"]) == 1
+    assert "lane" in found["threads"][0]
+
+
 def test_a_share_ends_with_its_own_lines(found):
     assert len(set(found["steps"])) > 1, "else the test above had no need to wait"
 
@@ -108,6 +124,7 @@ def test_who_waits_for_whom_is_read_off_a_program(groups, well):
 def main(folder: Path) -> None:
     import contextlib
     import io
+    import threading
 
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -120,7 +137,15 @@ def main(folder: Path) -> None:
     from benchmarks.tpu_mesh import within
     from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
     from train.ahead.hlo import Work, work
-    from trocr_jax import generation, generation_plan
+    from trocr_jax import (
+        attention,
+        attention_quantized,
+        generation,
+        generation_plan,
+        generation_stages,
+        recognizer_attention,
+        recognizer_devices,
+    )
     from trocr_jax.cli import main as command
     from trocr_jax.decoding.config import DecodeConfig
     from trocr_jax.generation_split import split_of
@@ -193,6 +218,45 @@ def main(folder: Path) -> None:
     one = generation.generate(odd, jnp.asarray(pixels), config, image_processor=processor)
     result["absorbed"] = {"turn": turn.count, "equal": bool(np.array_equal(eight.token_ids, one.token_ids))}
     greedy = DecodeConfig(max_new_tokens=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_quantized, "compute_capability", lambda: 0.0)
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        _, turn, _ = compiled(own, lines, replace(greedy, max_new_tokens=19))
+    result["gpu_rows"], heads = turn.count, list[int]()
+
+    def fused(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        heads.append(query.shape[2])
+        return jax.nn.dot_product_attention(query, key, value)
+
+    one = generation.generate(odd, jnp.asarray(pixels), replace(greedy, max_new_tokens=18), image_processor=processor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "on_chip", lambda query, dtype: query.shape[2] > 4)  # in the encoder
+        patch.setattr(attention, "_fused", fused)
+        _, _, eight = compiled(own, lines, replace(greedy, max_new_tokens=18))
+    result["fused_heads"], result["fused"] = heads, bool(np.array_equal(eight.token_ids, one.token_ids))
+
+    devices, starters = set[int](), set[str]()
+
+    def encoded(*arguments: Any, **options: Any) -> Any:
+        found = generation_stages.encode(*arguments, **options)
+        devices.update(device.id for device in found.means.devices())
+        starters.add(threading.current_thread().name)
+        return found
+
+    def looked_at(*arguments: Any, **options: Any) -> Any:
+        starters.add(threading.current_thread().name)
+        return recognizer_attention.attentions(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, jax.default_device(jax.devices()[3]):
+        patch.setattr(recognizer_devices, "encode", encoded)
+        recognizer(None)(images, greedy, batch_size=4)
+        result["pinned"] = sorted(devices)
+    starters.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognizer_devices, "encode", encoded)
+        patch.setattr("trocr_jax.recognizer.attentions", looked_at)
+        recognizer(make_mesh(FIRST))(images[:9], greedy, batch_size=4, attention=True)
+    result["threads"] = sorted(starters)
     lengths = generation.generate(odd, jnp.asarray(pixels), greedy, image_processor=processor).lengths
     result["steps"] = lengths.reshape(4, 4).max(axis=1).tolist()
     reader = recognizer(make_mesh(FIRST))

@@ -68,8 +68,9 @@ def handed_on(dtype: DTypeLike) -> DTypeLike:
 
 def by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """A function of the last axis of x [..., D] -> [..., D]. With several axes in front of it XLA's GPU backend takes
-    rows that lie far apart for a block, and twice the time; there they are one axis."""
-    if jax.default_backend() != "gpu":
+    rows that lie far apart for a block, and twice the time; there they are one axis, but where devices share out heads:
+    of such an axis each would need all."""
+    if jax.default_backend() != "gpu" or devices_of_heads() > 1:
         return function(x)
     return function(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
@@ -200,6 +201,10 @@ class Attention(nnx.Module):
         self.out = OutProjection(heads, head_dim, width, rngs=rngs, param_dtype=param_dtype)
 
 
+CUDNN_ATTENTION = 8.0
+"""Compute capability from which cuDNN has it: Ampere."""
+
+
 def attend(query: jax.Array, key: Kept, value: Kept, *, bias: jax.Array | None = None, dtype: DTypeLike) -> jax.Array:
     """softmax(query keyᵀ / √H + bias) value (Vaswani et al. 2017, eq. 1).
 
@@ -212,7 +217,7 @@ def attend(query: jax.Array, key: Kept, value: Kept, *, bias: jax.Array | None =
         return plain(query, key, value)
     if bias is None and on_chip(query, dtype=dtype):
         heads_last = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, T or S, N, H]
-        return _fused(*heads_last).transpose(0, 2, 1, 3)
+        return _by_heads(_fused)(*heads_last).transpose(0, 2, 1, 3)
     if jnp.dtype(dtype) != jnp.bfloat16 or query.shape[2] < attention_quantized.MANY_ROWS:
         return plain(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=partial(_in_one_axis, bias=bias), default=plain)
@@ -253,9 +258,28 @@ def _in_one_axis(query: jax.Array, key: jax.Array, value: jax.Array, *, bias: ja
 
 def on_chip(query: jax.Array, *, dtype: DTypeLike) -> bool:
     """Whether cuDNN's attention takes queries [B, N, T, H] and is the faster one (benchmarks/README.md)."""
-    _, _, t, head_dim = query.shape
+    _, n, t, head_dim = query.shape
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-    return jax.default_backend() == "gpu" and half and t >= 128 and head_dim <= 128 and head_dim % 8 == 0
+    has_kernel = attention_quantized.compute_capability() >= CUDNN_ATTENTION and n % devices_of_heads() == 0
+    return has_kernel and half and t >= 128 and head_dim <= 128 and head_dim % 8 == 0
+
+
+def devices_of_heads() -> int:
+    """How many devices share out the heads of a layer by the axis `model` of the ambient mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or "model" in mesh.manual_axes else int(mesh.shape.get("model", 1))
+
+
+def _by_heads(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Attention [B, T, N, H], [B, S, N, H] twice -> [B, T, N, H] with each device at its own heads. cuDNN's, which
+    shares itself out, asks for a mesh that jax does not know within another `shard_map` (jax 0.10.2)."""
+    if devices_of_heads() == 1 or not jax.sharding.get_abstract_mesh().manual_axes:
+        return attention
+    heads = PartitionSpec(None, None, "model")
+    apart: Callable[..., jax.Array] = jax.shard_map(
+        attention, in_specs=heads, out_specs=heads, axis_names={"model"}, check_vma=False
+    )
+    return apart
 
 
 @jax.custom_vjp

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
+from trocr_jax.attention import devices_of_heads
 from trocr_jax.attention_cross import Absorbed, KeyColumns, OnePass, OnePassHopper
 
 
@@ -19,8 +20,7 @@ def read_by_heads(
     cross: KeyColumns | Absorbed | OnePass | OnePassHopper, query: jax.Array, *, dtype: DTypeLike
 ) -> jax.Array:
     """`cross.read` of query [B, N, K, H] -> [B, N, K, H], on a mesh with an axis `model` that shares out N."""
-    mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty or "model" in mesh.manual_axes else mesh.shape.get("model", 1)
+    devices = devices_of_heads()
     if isinstance(cross, KeyColumns | OnePassHopper) or devices == 1 or query.shape[1] % devices:
         return cross.read(query, dtype=dtype)
     whole, first, second = PartitionSpec(), PartitionSpec("model"), PartitionSpec(None, "model")

@@ -99,14 +99,19 @@ def multiplies_bf16() -> bool:
 
 
 @cache
+def compute_capability() -> float:
+    """NVIDIA's number of what jax's default devices can do; 0 if they are no GPUs of theirs."""
+    if jax.default_backend() != "gpu":
+        return 0.0
+    try:
+        return float(jax.devices()[0].compute_capability)
+    except ValueError:  # of AMD's, "gfx…"
+        return 0.0
+
+
 def multiplies_float8() -> bool:
     """Whether jax's default devices are GPUs with units for it: Ada and Hopper are the first."""
-    if jax.default_backend() != "gpu":
-        return False
-    try:
-        return float(jax.devices()[0].compute_capability) >= FP8_UNITS
-    except ValueError:  # of AMD's, "gfx…"
-        return False
+    return compute_capability() >= FP8_UNITS
 
 
 def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:

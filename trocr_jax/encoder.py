@@ -33,6 +33,7 @@ from trocr_jax.errors import ImageError
 # MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1. By their compiler TPUs
 # that have little bandwidth for what they compute are fastest with 4 images of base or large, v5p with all.
 SCORES_BYTES = {"cpu": 32 << 20, "TPU v5 lite": 96 << 20, "TPU v6 lite": 96 << 20}
+SCORES_BYTES |= {"TPU v5e": 96 << 20, "TPU v6e": 96 << 20}  # as other versions of libtpu call the same
 
 Found = TypeVar("Found")  # arrays of a batch
 

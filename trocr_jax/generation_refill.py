@@ -62,7 +62,9 @@ class Refill:
         self._dtype = compute_dtype(dtype)
         self._shape, self._numbers = plan(config, model.config, cross_attention=cross_attention, dtype=self._dtype)
         if self._shape.one_pass == "hopper":
-            raise DecodeError(f"cross_attention is {cross_attention!r}: slots on a GPU read by 'products'")
+            if cross_attention == "kernel":
+                raise DecodeError(f"cross_attention is {cross_attention!r}: slots on a GPU read by 'products'")
+            self._shape, self._numbers = plan(config, model.config, cross_attention="products", dtype=self._dtype)
         self._image_processor = image_processor
         self._model, self._config = Flat(model), model.config
         self._projections = projections(self._model, shape=self._shape, dtype=self._dtype)

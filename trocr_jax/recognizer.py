@@ -345,14 +345,15 @@ class Recognizer:
                 for one in found:
                     results = [] if one.decoded is None else self._found(one.decoded, drawn=drawn, choose=choose)
                     if image_sizes is not None:
-                        looked = attentions(
+                        looked = pool.submit(  # where programs are started
+                            attentions,
                             self.model,
                             one.pixels,
                             [result.token_ids for result in results],
                             [size for error, size in zip(one.errors, image_sizes, strict=False) if error is None],
                             dtype=self.dtype,
                             image_processor=image_processor,
-                        )
+                        ).result()
                         results = [replace(result, attention=own) for result, own in zip(results, looked, strict=True)]
                     of_images = iter(results)
                     for error in one.errors:

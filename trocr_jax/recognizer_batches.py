@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -104,8 +105,11 @@ def bucket_sizes(batch_size: int, devices: int = 1) -> tuple[int, ...]:
 
 @contextmanager
 def closing_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool that is left as soon as its threads have ended what they are at."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=f"trocr-{name}")
+    """A pool that is left as soon as its threads have ended what they are at. They have the default device of the
+    thread that makes them."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    keep = jax.default_device(device).__enter__
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=f"trocr-{name}", initializer=keep)
     try:
         yield pool
     finally:

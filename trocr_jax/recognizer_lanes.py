@@ -216,7 +216,11 @@ class Lanes:
         if program in self._compiled:
             return self._pool.submit(function, self._busy.run, *arguments)
         future: Future[Any] = Future()
-        future.set_result(function(_uncounted, *arguments))
+        if self._lanes == 1:  # of several devices, to which one thread alone gives programs
+            future = self._pool.submit(function, _uncounted, *arguments)
+            future.result()
+        else:
+            future.set_result(function(_uncounted, *arguments))
         self._compiled.add(program)
         return future
 

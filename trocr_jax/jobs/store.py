@@ -208,7 +208,9 @@ class LocalStore:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            os.replace(temporary, path)  # no hard links here: a second writer puts the same bytes in their place
+            if path.exists():
+                return False
+            os.replace(temporary, path)  # no hard links here: two writers at one moment put the same rows there
         return True
 
 
