@@ -286,6 +286,18 @@ def test_lines_that_failed_are_read_once_more(tmp_path, lines, recognizer, model
     assert rows(whole) == after  # the same bytes as if nothing had happened
 
 
+def test_without_hard_links_the_first_writer_stays(tmp_path, monkeypatch):
+    def no_links(*paths: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = LocalStore(str(tmp_path))
+    assert store.create("parts/1", b"first")
+    assert not store.create("parts/1", b"second")
+    assert store.read("parts/1") == b"first"
+    assert store.names("tmp") == []
+
+
 def test_too_many_failures_stop_a_job(tmp_path, recognizer, model):
     (tmp_path / "lines").mkdir()
     for number in range(200):

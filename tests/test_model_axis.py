@@ -75,6 +75,10 @@ def test_one_thread_gives_programs_to_devices_that_share_a_model(found):
     assert "lane" in found["threads"][0]
 
 
+def test_tables_of_a_constraint_are_on_every_device_before(found):
+    assert found["numbers"] == [8]
+
+
 def test_a_share_ends_with_its_own_lines(found):
     assert len(set(found["steps"])) > 1, "else the test above had no need to wait"
 
@@ -148,6 +152,7 @@ def main(folder: Path) -> None:
     )
     from trocr_jax.cli import main as command
     from trocr_jax.decoding.config import DecodeConfig
+    from trocr_jax.decoding.constraints import Characters
     from trocr_jax.generation_split import split_of
     from trocr_jax.image import ImageProcessor
     from trocr_jax.model import TrOCR
@@ -235,12 +240,13 @@ def main(folder: Path) -> None:
         _, _, eight = compiled(own, lines, replace(greedy, max_new_tokens=18))
     result["fused_heads"], result["fused"] = heads, bool(np.array_equal(eight.token_ids, one.token_ids))
 
-    devices, starters = set[int](), set[str]()
+    devices, starters, numbers = set[int](), set[str](), set[int]()
 
     def encoded(*arguments: Any, **options: Any) -> Any:
         found = generation_stages.encode(*arguments, **options)
         devices.update(device.id for device in found.means.devices())
         starters.add(threading.current_thread().name)
+        numbers.update(len(leaf.devices()) for leaf in jax.tree.leaves(arguments[2]) if isinstance(leaf, jax.Array))
         return found
 
     def looked_at(*arguments: Any, **options: Any) -> Any:
@@ -252,11 +258,13 @@ def main(folder: Path) -> None:
         recognizer(None)(images, greedy, batch_size=4)
         result["pinned"] = sorted(devices)
     starters.clear()
+    numbers.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognizer_devices, "encode", encoded)
         patch.setattr("trocr_jax.recognizer.attentions", looked_at)
-        recognizer(make_mesh(FIRST))(images[:9], greedy, batch_size=4, attention=True)
-    result["threads"] = sorted(starters)
+        allowed = replace(greedy, constraint=Characters(ALPHABET))
+        recognizer(make_mesh(FIRST))(images[:9], allowed, batch_size=4, attention=True)
+    result["threads"], result["numbers"] = sorted(starters), sorted(numbers)
     lengths = generation.generate(odd, jnp.asarray(pixels), greedy, image_processor=processor).lengths
     result["steps"] = lengths.reshape(4, 4).max(axis=1).tolist()
     reader = recognizer(make_mesh(FIRST))

@@ -26,7 +26,7 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_batches import closing_pool, threads
 from trocr_jax.recognizer_lanes import Programs, Send
-from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings
+from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings, replicated
 
 
 class Devices:
@@ -62,6 +62,8 @@ class Devices:
         """Those of a search. image_processor: for pixels of uint8, None for normalised ones."""
         flat, (shape, numbers) = Flat(model), self.plan(decode, model.config)
         dtype, split = self._dtype, self.split
+        if split is not None:  # a constraint's tables would be sent to every device with every search
+            numbers = jax.device_put(numbers, replicated(split.mesh))
         # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
         ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes_wait else _at_once
 

@@ -1,7 +1,8 @@
 """From units to rows: images are decoded a few batches ahead of the device, which always has its next batch.
 
 A row is a function of the plan and of the line's image alone: batches have one shape and are filled with copies, so the
-bytes of a part do not depend on who reads it, when, beside what, or after how many failures.
+bytes of a part do not depend on who reads it, when, beside what, or after how many failures, where devices compute
+alike: processes on GPUs choose their products by timing them.
 """
 
 from __future__ import annotations

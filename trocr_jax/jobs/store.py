@@ -208,9 +208,7 @@ class LocalStore:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            if path.exists():
-                return False
-            os.replace(temporary, path)  # no hard links here: two writers at one moment put the same rows there
+            os.replace(temporary, path)  # no hard links here: a second writer of this moment puts the same rows there
         return True
 
 
