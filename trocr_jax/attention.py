@@ -83,10 +83,28 @@ def softmax(x: jax.Array) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default), in f32.
 
-    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long.
+    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of bf16 on a
+    GPU, where erf takes longer than the memory does, by `gelu_for_bf16`.
     """
+    if x.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+        return gelu_for_bf16(x)
     y = x.astype(jnp.float32)
     return (0.5 * y * (1 + jax.lax.erf(y * np.float32(math.sqrt(0.5))))).astype(x.dtype)
+
+
+LOGIT_OF_GAUSS = (1.594965, 7.379704e-2, -5.371138e-4, -2.685888e-5, 9.388264e-7)
+"""Of powers of x²: their sum times x is log(Φ(x) / (1 - Φ(x))), fitted so that `gelu_for_bf16` is x Φ(x) within 2.1e-4
+(|x Φ(x)| + 2⁻⁹); bf16 rounds up to 3.9e-3."""
+
+
+def gelu_for_bf16(x: jax.Array) -> jax.Array:
+    """x / (1 + exp(-x p(x²))): x Φ(x) by the logistic function, a third of erf's arithmetic."""
+    y = x.astype(jnp.float32)
+    square = y * y
+    *others, p = LOGIT_OF_GAUSS
+    for coefficient in reversed(others):
+        p = square * p + np.float32(coefficient)
+    return (y * jax.lax.logistic(y * p)).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
