@@ -83,11 +83,15 @@ def softmax(x: jax.Array) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default), in f32.
 
-    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of bf16 on a
-    GPU, where erf takes longer than the memory does, by `gelu_for_bf16`.
+    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of bf16 on
+    other devices, where erf takes longer than the memory or the products, by `gelu_for_bf16`.
     """
-    if x.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
-        return gelu_for_bf16(x)
+    if x.dtype == jnp.bfloat16:
+        return jax.lax.platform_dependent(x, cpu=_gelu_by_erf, default=gelu_for_bf16)
+    return _gelu_by_erf(x)
+
+
+def _gelu_by_erf(x: jax.Array) -> jax.Array:
     y = x.astype(jnp.float32)
     return (0.5 * y * (1 + jax.lax.erf(y * np.float32(math.sqrt(0.5))))).astype(x.dtype)
 

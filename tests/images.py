@@ -1,0 +1,42 @@
+"""Images for tests, and what becomes of them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trocr_jax.errors import ImageError
+from trocr_jax.image import ImageProcessor
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def opened(source) -> np.ndarray:
+    image = ImageProcessor().open(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=-1)
+
+
+def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """round(colour * a + white * (1 - a)); 255 is odd, so there are no ties."""
+    alpha = alpha.astype(np.int64)[..., None]
+    return ((colour * alpha + 255 * (255 - alpha)) * 2 + 255) // 510
+
+
+def raises(source, message: str, processor: ImageProcessor | None = None) -> str:
+    with pytest.raises(ImageError, match=message) as caught:
+        (processor or ImageProcessor()).pixels(source)
+    return str(caught.value)
