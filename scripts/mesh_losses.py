@@ -98,11 +98,12 @@ def _start(options: Options, *, processes: int) -> dict[str, Rows]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes} --xla_backend_optimization_level=0",
-        "PYTHONPATH": str(ROOT),
-    }
+    flags = [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        f"--xla_force_host_platform_device_count={8 // processes}",
+        "--xla_backend_optimization_level=0",
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "scripts.mesh_losses", "--losses", f"{folder}/losses.json"]
         command += ["--steps", str(options.steps), "--processes", str(processes), "--meshes", *options.meshes]

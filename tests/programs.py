@@ -9,9 +9,9 @@ import jax
 
 def environment(*, devices: int | None = None) -> dict[str, str]:
     """For a program that is compared with another one like it, or whose compiled text is read: LLVM optimises little,
-    which takes a third less time, and what is compiled is kept with that of the tests. devices: if the program does not
-    ask for them itself."""
-    flags = ["--xla_backend_optimization_level=0"]
+    which takes a third less time, beside the flags that the tests have (`scripts/test`), and what is compiled is kept
+    with that of the tests. devices: if the program does not ask for them itself."""
+    flags = [*os.environ.get("XLA_FLAGS", "").split(), "--xla_backend_optimization_level=0"]
     if devices is not None:
         flags.append(f"--xla_force_host_platform_device_count={devices}")
     cache = str(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]

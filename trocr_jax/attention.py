@@ -83,10 +83,11 @@ def softmax(x: jax.Array) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default), in f32.
 
-    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of bf16 on
-    other devices, where erf takes longer than the memory or the products, by `gelu_for_bf16`.
+    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of the many
+    rows [B, T, F] of an encoder in bf16 by `gelu_for_bf16` elsewhere, where erf takes longer than the memory or the
+    products.
     """
-    if x.dtype == jnp.bfloat16:
+    if x.dtype == jnp.bfloat16 and x.ndim > 1 and x.shape[-2] >= attention_quantized.MANY_ROWS:
         return jax.lax.platform_dependent(x, cpu=_gelu_by_erf, default=gelu_for_bf16)
     return _gelu_by_erf(x)
 
@@ -105,9 +106,10 @@ def gelu_for_bf16(x: jax.Array) -> jax.Array:
     """x / (1 + exp(-x p(x²))): x Φ(x) by the logistic function, a third of erf's arithmetic."""
     y = x.astype(jnp.float32)
     square = y * y
-    *others, p = LOGIT_OF_GAUSS
+    *others, highest = LOGIT_OF_GAUSS
+    p = jnp.full_like(y, highest)
     for coefficient in reversed(others):
-        p = square * p + np.float32(coefficient)
+        p = p * square + np.float32(coefficient)
     return (y * jax.lax.logistic(y * p)).astype(x.dtype)
 
 
