@@ -16,11 +16,7 @@ from trocr_jax.jobs.job import Job
 from trocr_jax.recognizer import Recognizer
 
 DECODE = DecodeConfig(max_new_tokens=12)
-
-
 CHOICES = jobs.Choices(unit_size=8, batch_size=4)
-
-
 RESOURCES = jobs.Resources(decoders=2, limits=Limits(seconds=2.0, memory=400 << 20))
 
 

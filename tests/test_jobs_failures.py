@@ -30,6 +30,7 @@ from trocr_jax.jobs.leases import Leases
 from trocr_jax.jobs.sources import from_description
 from trocr_jax.jobs.store import LocalStore
 from trocr_jax.jobs.worker import open_worker
+from trocr_jax.recognizer import Recognizer
 
 
 def test_images_that_do_harm_are_quarantined_after_three_attempts(tmp_path, lines, recognizer, model):
@@ -180,12 +181,18 @@ def test_a_death_that_several_processes_see_at_a_time_is_one(tmp_path, lines, re
     assert list(Attempts(job, 0).tasks()) == [job.whole(0)]
 
 
-def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, model):
+def whole_and_halved(lines: Path, tmp_path: Path, recognizer: Recognizer, model: Path) -> tuple[Job, Job]:
+    """A job that is complete, and one whose first unit has ended so many processes that it is read in halves."""
     first = plan(lines, tmp_path / "first", recognizer, model)
     run(first, recognizer)
     second = plan(lines, tmp_path / "second", recognizer, model)
     for _ in range(ATTEMPTS):
         Attempts(second, 0).process_died(second.whole(0), "it ended")
+    return first, second
+
+
+def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, model):
+    first, second = whole_and_halved(lines, tmp_path, recognizer, model)
     ok = [orjson.loads(line) for line in first.read_part(0).splitlines()]
     second.commit(Task(0, range(4, 8)), ok[4:8])  # by a process that died before it could say so:
     Attempts(second, 0).process_died(Task(0, range(4, 8)), "it ended")
@@ -197,11 +204,7 @@ def test_pieces_of_a_unit_become_the_same_part(tmp_path, lines, recognizer, mode
 
 
 def test_pieces_that_are_all_there_are_put_together_without_reading(tmp_path, lines, recognizer, model):
-    first = plan(lines, tmp_path / "first", recognizer, model)
-    run(first, recognizer)
-    second = plan(lines, tmp_path / "second", recognizer, model)
-    for _ in range(ATTEMPTS):
-        Attempts(second, 0).process_died(second.whole(0), "it ended")
+    first, second = whole_and_halved(lines, tmp_path, recognizer, model)
     for unit in (1, 2):
         second.store.create(f"parts/{unit:08}.jsonl", first.read_part(unit))
     for start, part in (

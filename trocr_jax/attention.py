@@ -83,9 +83,9 @@ def softmax(x: jax.Array) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """x Φ(x) with the exact Gaussian distribution function (not the tanh form that is jax's default), in f32.
 
-    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of the many
-    rows [B, T, F] of an encoder in bf16 by `gelu_for_bf16` elsewhere, where erf takes longer than the memory or the
-    products.
+    By erf, as torch has it: `jax.nn.gelu` goes by erfc, which takes XLA's CPU backend nine times as long. Of many
+    rows [B, T, F] in bf16, such as an encoder's, by `gelu_for_bf16` elsewhere, where erf takes longer than the memory
+    or the products.
     """
     if x.dtype == jnp.bfloat16 and x.ndim > 1 and x.shape[-2] >= attention_quantized.MANY_ROWS:
         return jax.lax.platform_dependent(x, cpu=_gelu_by_erf, default=gelu_for_bf16)
@@ -103,7 +103,7 @@ LOGIT_OF_GAUSS = (1.594965, 7.379704e-2, -5.371138e-4, -2.685888e-5, 9.388264e-7
 
 
 def gelu_for_bf16(x: jax.Array) -> jax.Array:
-    """x / (1 + exp(-x p(x²))): x Φ(x) by the logistic function, a third of erf's arithmetic."""
+    """x / (1 + exp(-x p(x²))): x Φ(x) by the logistic function: one exponential and one division."""
     y = x.astype(jnp.float32)
     square = y * y
     *others, highest = LOGIT_OF_GAUSS
