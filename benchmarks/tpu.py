@@ -192,17 +192,15 @@ def whole(device: Any, batch: int, cache_dtype: Literal["int8"] | None = None) -
     import jax
     import jax.numpy as jnp
 
-    from trocr_jax import DecodeConfig, generation, generation_plan
+    from trocr_jax import DecodeConfig, generation
     from trocr_jax.image import ImageProcessor
 
     model, config = abstract_model(device)
     height, width = config.encoder.image_size
-    placed = generation_plan.Placed("tpu", device.device_kind)
     search = DecodeConfig(max_new_tokens=TOKENS, cache_dtype=cache_dtype)
-    shape, numbers = generation_plan.plan(search, config, placed=placed)
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=_on(device))
     processor = ImageProcessor(height=height, width=width)
-    return generation._generate.lower(model, pixels, numbers, shape, jnp.dtype(jnp.bfloat16), processor)
+    return generation.lower(model, pixels, search, dtype=jnp.bfloat16, image_processor=processor)
 
 
 def layers() -> int:

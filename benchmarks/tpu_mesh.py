@@ -91,9 +91,8 @@ def lowered(devices: Any, name: str, shape: str, batch: int, *, tokens: int, num
     import jax.numpy as jnp
     from flax import nnx
 
-    from trocr_jax import DecodeConfig, generation, generation_plan
+    from trocr_jax import DecodeConfig, generation
     from trocr_jax.config import TrOCRConfig
-    from trocr_jax.generation_split import Split
     from trocr_jax.image import ImageProcessor
     from trocr_jax.model import TrOCR
     from trocr_jax.sharding import batch_sharding, generation_shardings, make_mesh
@@ -107,10 +106,11 @@ def lowered(devices: Any, name: str, shape: str, batch: int, *, tokens: int, num
     )
     height, width = config.encoder.image_size
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=batch_sharding(mesh))
-    search, split = DecodeConfig(max_new_tokens=tokens, num_beams=num_beams), Split(mesh, "data")
-    plan, numbers = generation_plan.plan(search, config, placed=generation_plan.placed_on(split))
-    processor = ImageProcessor(height=height, width=width)
-    return generation._generate.lower(model, pixels, numbers, plan, jnp.dtype(jnp.bfloat16), processor, split)
+    search, processor = (
+        DecodeConfig(max_new_tokens=tokens, num_beams=num_beams),
+        ImageProcessor(height=height, width=width),
+    )
+    return generation.lower(model, pixels, search, dtype=jnp.bfloat16, image_processor=processor)
 
 
 if __name__ == "__main__":

@@ -72,17 +72,21 @@ def main() -> None:
     mesh = Mesh(np.array(jax.devices()), ("data",))
     model = jax.device_put(tiny_model(), NamedSharding(mesh, PartitionSpec()))
     shared = jax.device_put(pixels, NamedSharding(mesh, PartitionSpec("data")))
+
+    def described(array: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
     result = {}
     for beams in (1, 3):
         config = DecodeConfig(max_new_tokens=20, num_beams=beams)
         split = split_of(model, shared)
         shape, numbers = generation_plan.plan(config, model.config, placed=generation_plan.placed_as(shared, split))
         assert split is not None
-        lower = generation._generate.lower
-        texts = [
-            lower(model, shared, numbers, shape, jnp.dtype(jnp.float32), processor, how).compile().as_text()
-            for how in (split, None)
+        lowered = [  # from shapes, as for devices that are not there
+            generation.lower(jax.tree.map(described, model), described(shared), config, image_processor=processor),
+            generation._generate.lower(model, shared, numbers, shape, jnp.dtype(jnp.float32), processor),
         ]
+        texts = [program.compile().as_text() for program in lowered]
         eight = generation.generate(model, shared, config, image_processor=processor)
         one = generation.generate(tiny_model(), jnp.asarray(pixels), config, image_processor=processor)
         result[str(beams)] = {

@@ -51,12 +51,21 @@ def generate(
     Raises DecodeError if the model cannot do what `config` asks for, ImageError for pixels that it cannot read, before
     anything is compiled.
     """
-    split = split_of(model, pixels)
-    config = DecodeConfig() if config is None else config
-    dtype = compute_dtype(dtype)
-    placed = placed_as(pixels, split)
-    shape, numbers = plan(config, model.config, placed=placed, cross_attention=cross_attention, dtype=dtype)
-    return _generate(model, pixels, numbers, shape, dtype, image_processor, split)
+    return _generate(*_arguments(model, pixels, config, dtype, image_processor, cross_attention))
+
+
+def lower(
+    model: TrOCR,
+    pixels: jax.Array | jax.ShapeDtypeStruct,
+    config: DecodeConfig | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    image_processor: ImageProcessor | None = None,
+    cross_attention: CrossAttention = "auto",
+) -> jax.stages.Lowered:
+    """The program that `generate` would run, to be compiled ahead: instead of arrays, ShapeDtypeStructs will do, in the
+    model too, and devices that are only described, if their shardings say where they would lie."""
+    return _generate.lower(*_arguments(model, pixels, config, dtype, image_processor, cross_attention))
 
 
 def stream(
@@ -245,6 +254,23 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
         processor=numbers.processor,
         keys=keys if shape.do_sample else None,
     )
+
+
+def _arguments(
+    model: TrOCR,
+    pixels: jax.Array | jax.ShapeDtypeStruct,
+    config: DecodeConfig | None,
+    dtype: DTypeLike | None,
+    image_processor: ImageProcessor | None,
+    cross_attention: CrossAttention,
+) -> tuple[Any, ...]:
+    """Of `_generate`."""
+    split = split_of(model, pixels)
+    config = DecodeConfig() if config is None else config
+    dtype = compute_dtype(dtype)
+    placed = placed_as(pixels, split)
+    shape, numbers = plan(config, model.config, placed=placed, cross_attention=cross_attention, dtype=dtype)
+    return model, pixels, numbers, shape, dtype, image_processor, split
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor", "split"))

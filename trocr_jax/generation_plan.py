@@ -198,14 +198,14 @@ def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRCon
 _ELSE = "use 'products', which gives the same but for rounding"
 
 
-def placed_as(pixels: jax.Array, split: Split | None = None) -> Placed:
-    """Where the images are; in a function that is being traced the devices of its mesh. With `split` each device goes
-    its own way."""
+def placed_as(pixels: jax.Array | jax.ShapeDtypeStruct, split: Split | None = None) -> Placed:
+    """Where the images are, or would be; in a function that is being traced the devices of its mesh. With `split` each
+    device goes its own way."""
     if isinstance(pixels, jax.core.Tracer):
         mesh = jax.sharding.get_abstract_mesh()
         device, devices = mesh.abstract_device, max(mesh.size, 1)
-    elif isinstance(pixels, jax.Array):
-        device, devices = next(iter(pixels.sharding.device_set)), len(pixels.sharding.device_set)
+    elif (sharding := getattr(pixels, "sharding", None)) is not None:
+        device, devices = next(iter(sharding.device_set)), len(sharding.device_set)
     else:
         return placed_on(None)
     platform = getattr(device, "platform", None)

@@ -48,11 +48,10 @@ def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Call
     return apart
 
 
-def split_of(model: Any, pixels: jax.Array) -> Split | None:
-    """How images that lie on several devices are shared out, if each share has all of the parameters, on one device or
-    several; None otherwise, and in a function that is being traced, whose own shardings count."""
-    concrete = isinstance(pixels, jax.Array) and not isinstance(pixels, jax.core.Tracer)
-    sharding = pixels.sharding if concrete else None
+def split_of(model: Any, pixels: jax.Array | jax.ShapeDtypeStruct) -> Split | None:
+    """How images that lie on several devices, or would, are shared out, if each share has all of the parameters, on one
+    device or several; None otherwise, and in a function that is being traced, whose own shardings count."""
+    sharding = None if isinstance(pixels, jax.core.Tracer) else getattr(pixels, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1 or not sharding.spec:
         return None
     axes, mesh = sharding.spec[0], sharding.mesh
@@ -71,9 +70,9 @@ def _others(split: Split) -> list[str]:
     return [name for name in split.mesh.axis_names if name != split.axis and split.mesh.shape[name] > 1]
 
 
-def _whole(sharding: jax.sharding.Sharding, split: Split) -> bool:
+def _whole(sharding: jax.sharding.Sharding | None, split: Split) -> bool:
     """Whether each share of the images has all of an array."""
-    if sharding.is_fully_replicated:
+    if sharding is None or sharding.is_fully_replicated:
         return True
     if not isinstance(sharding, NamedSharding) or sharding.mesh != split.mesh:
         return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -13,8 +11,8 @@ from train.loop import abstract_state, lower, placed
 from train.optimizer import optimizer as make_optimizer
 from train.recipe import Recipe, Stage
 from train.step import make_train_step, model_params, with_params
+from trocr_jax import generation
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.generation import generate
 from trocr_jax.sharding import batch_sharding
 
 
@@ -30,20 +28,17 @@ def lower_step(recipe: Recipe, stage: Stage, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def lower_generation(recipe: Recipe, stage: Stage, mesh: Mesh, *, num_beams: int) -> jax.stages.Lowered:
-    """`trocr_jax.generation` with the parameters where training has them, on images of full width, as many as the
+    """`trocr_jax.generate` with the parameters where training has them, on images of full width, as many as the
     evaluation takes at a time."""
     search = DecodeConfig(num_beams=num_beams, max_new_tokens=stage.max_chars + 1)
     batch = stage.batch_size // stage.micro_batches
     shape = (batch, *recipe.config.encoder.image_size, recipe.config.encoder.num_channels)
 
-    def read(params: dict[str, Any], pixels: jax.Array) -> Any:
-        return generate(with_params(recipe.config, params), pixels, search, dtype=recipe.dtype)
-
     with jax.set_mesh(mesh):
         state = abstract_state(recipe, make_optimizer(recipe), mesh)
         params = placed(jax.eval_shape(lambda s: model_params(recipe, s), state), mesh)
         pixels = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=batch_sharding(mesh))
-        return jax.jit(read).lower(params, pixels)
+        return generation.lower(with_params(recipe.config, params), pixels, search, dtype=recipe.dtype)
 
 
 def state_bytes(recipe: Recipe, mesh: Mesh) -> int:
