@@ -76,12 +76,13 @@ class Job:
         begun = time.perf_counter()
         self.compiled.clear()
         choices = jobs.Choices(unit_size=4 * self.batch, batch_size=self.batch)
-        source = jobs.open_source([str(self.lines)])
-        job = jobs.plan(source, str(folder), self.recognizer, self.model, self.decode, choices=choices)
-        planned = time.perf_counter() - begun
         workers: list[Worker] = []
         resources = jobs.Resources(decoders=self.workers)
-        jobs.run(job, self.recognizer, self.decode, resources=resources, prepare=workers.append)
+        with resources.standby() as standby:
+            source = jobs.open_source([str(self.lines)])
+            job = jobs.plan(source, str(folder), self.recognizer, self.model, self.decode, choices=choices)
+            planned = time.perf_counter() - begun
+            jobs.run(job, self.recognizer, self.decode, resources=resources, standby=standby, prepare=workers.append)
         spent = {"planning_seconds": round(planned, 3), "compiling_seconds": round(sum(self.compiled), 3)}
         self.stats.append(workers[0].reader.gauge.stats() | spent)
 

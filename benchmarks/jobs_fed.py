@@ -164,6 +164,7 @@ def main(
     gigabytes: float = 10.0,
     rounds: int = 1,
     unit_batches: int = 4,
+    load_seconds: float = 0.0,
 ) -> None:
     """Prints every round.
 
@@ -177,6 +178,7 @@ def main(
         gigabytes: a second from the host's memory to the device's.
         rounds: jobs, one after the other.
         unit_batches: batches of a unit.
+        load_seconds: that a model would take to load, while processes that decode start.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -193,18 +195,21 @@ def main(
             workers: list[Worker] = []
             folder = str(place / f"job-{number}")
             begun, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
-            source = jobs.open_source([str(manifest)], root="")
-            job = jobs.plan(source, folder, reads, place / "model", decode, choices=choices)
-            planned = time.monotonic()
             resources = jobs.Resources(decoders=decoders)
-            jobs.run(
-                job,
-                reads,
-                decode,
-                resources=resources,
-                decoder=Idle((SIDE, SIDE), decode_milliseconds / 1e3),
-                prepare=workers.append,
-            )
+            with resources.standby() as standby:
+                time.sleep(load_seconds)
+                source = jobs.open_source([str(manifest)], root="")
+                job = jobs.plan(source, folder, reads, place / "model", decode, choices=choices)
+                planned = time.monotonic()
+                jobs.run(
+                    job,
+                    reads,
+                    decode,
+                    resources=resources,
+                    decoder=Idle((SIDE, SIDE), decode_milliseconds / 1e3),
+                    standby=standby,
+                    prepare=workers.append,
+                )
             ended = time.monotonic()
             own, all_threads = time.thread_time() - own, time.process_time() - all_threads
             shown(reads._on.device.programs, begun, planned, ended, lines)

@@ -90,13 +90,18 @@ def prepare(command: Run, stop: Stop | None = None) -> Prepared:
 
 def _run_here(command: Run, stop: Stop) -> Ran | None:
     """None if the job was to be planned only."""
-    job, recognizer, decode = prepare(command, stop)
-    _say_planned(command, job)
     if command.plan_only:
+        _say_planned(command, prepare(command, stop).job)
         return None
-    with JobProgress(job, port=command.resources.metrics_port) as progress:
+    resources = resources_of(command)
+    with resources.standby() as standby:
+        job, recognizer, decode = prepare(command, stop)
+        _say_planned(command, job)
         do = jobs.retry_failed if isinstance(command, RetryFailed) else jobs.run
-        counts = do(job, recognizer, decode, resources=resources_of(command), stop=stop, prepare=progress.watch)
+        with JobProgress(job, port=command.resources.metrics_port) as progress:
+            counts = do(
+                job, recognizer, decode, resources=resources, stop=stop, standby=standby, prepare=progress.watch
+            )
     return Ran(job, counts, progress.stats())
 
 

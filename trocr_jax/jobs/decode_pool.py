@@ -13,6 +13,7 @@ import numpy as np
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, quarantine
 from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied, SourceSilent
+from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode, Decoded, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
@@ -64,11 +65,15 @@ class Images:
 class DecodePool:
     """Decodes images in `workers` processes. A context manager.
 
-    decode: picklable; raises ImageError, or SourceError. size: (H, W) of the pixels that it gives.
+    decode: picklable; raises ImageError, or SourceError. size: (H, W) of the pixels that it gives. standby: has
+    processes that have been started already.
     """
 
-    def __init__(self, decode: Decode, size: tuple[int, int], *, workers: int, limits: Limits) -> None:
+    def __init__(
+        self, decode: Decode, size: tuple[int, int], *, workers: int, limits: Limits, standby: Standby | None = None
+    ) -> None:
         self._decode, self._size, self._limits, self._workers = decode, size, limits, workers
+        self._standby = standby
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="trocr-decode")
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -185,10 +190,10 @@ class DecodePool:
                     raise self._broken
                 if self._closed:
                     raise ProcessDied("the pool is closed")
-                process = DecodeProcess(self._size, self._limits)
+                process = (self._standby.take() if self._standby is not None else None) or DecodeProcess()
                 self._processes.add(process)
             try:
-                process.begin(self._decode)
+                process.begin(self._decode, self._size, self._limits)
             except ProcessDied as death:
                 told = process.told()
                 self._drop(process)

@@ -53,18 +53,17 @@ class SourceSilent(ProcessDied):
 
 
 class DecodeProcess:
-    """size: (H, W) of the pixels that come. Starting takes place in `begin`."""
+    """Loads what every decoder needs as soon as it is made; `begin` tells it what to decode, and how."""
 
-    def __init__(self, size: tuple[int, int], limits: Limits) -> None:
-        shape = (*size, 3)
-        self.slots = max(1, min(SLOTS, SLOTS_BYTES // (size[0] * size[1] * 3)))
-        self._limits = limits
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self._wire = Wire(ours)
         self._stderr = _unnamed()  # until it has started; then it writes to that of this process
-        with _unnamed(Shared.bytes(self.slots, shape)) as file, _stderr() as stderr:
-            self._memory = mmap.mmap(file.fileno(), 0)
-            numbers = (theirs.fileno(), file.fileno(), stderr.fileno())
+        self._file = _unnamed()
+        self._memory: mmap.mmap | None = None
+        self._shared: Shared  # from `begin` on, as the memory
+        with _stderr() as stderr:
+            numbers = (theirs.fileno(), self._file.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
@@ -73,12 +72,17 @@ class DecodeProcess:
                 pass_fds=numbers,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ONE_THREAD,
             )
-        self._shared = Shared.of(self._memory, shape)
         theirs.close()
 
-    def begin(self, decode: Decode) -> None:
-        """Raises ProcessDied if it does not start."""
-        self._ask((decode, self._limits, self._shared.pixels.shape[1:]), START_SECONDS, START_SECONDS)
+    def begin(self, decode: Decode, size: tuple[int, int], limits: Limits) -> None:
+        """size: (H, W) of the pixels that come. Raises ProcessDied if it does not start."""
+        shape = (*size, 3)
+        self.slots = max(1, min(SLOTS, SLOTS_BYTES // (size[0] * size[1] * 3)))
+        self._limits = limits
+        self._file.truncate(Shared.bytes(self.slots, shape))
+        self._memory = mmap.mmap(self._file.fileno(), 0)
+        self._shared = Shared.of(self._memory, shape)
+        self._ask((decode, limits, shape), START_SECONDS, START_SECONDS)
 
     def told(self) -> str:
         """What it has written to stderr while it started, on lines of their own."""
@@ -115,9 +119,11 @@ class DecodeProcess:
         self._process.wait()
         self._wire.close()
         self._stderr.close()
-        del self._shared
-        with suppress(BufferError):
-            self._memory.close()
+        self._file.close()
+        if self._memory is not None:
+            del self._shared
+            with suppress(BufferError):
+                self._memory.close()
 
     def _ask(self, message: Any, seconds: float, limit: float) -> Any:
         """The answer. seconds: that one image may take; limit: the seconds that are told of if one takes more."""
@@ -164,11 +170,8 @@ def _stderr() -> Any:
         return open(os.devnull, "wb")
 
 
-def _unnamed(size: int = 0) -> Any:
+def _unnamed() -> Any:
     """An unnamed file in memory, or on the disk where there is no such thing: nobody has to remove it."""
     if hasattr(os, "memfd_create"):
-        file = open(os.memfd_create("trocr-decoder"), "w+b")  # noqa: SIM115
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-    file.truncate(size)
-    return file
+        return open(os.memfd_create("trocr-decoder"), "w+b")
+    return tempfile.TemporaryFile()

@@ -146,16 +146,17 @@ def _strokes(pixels: np.ndarray) -> int:
     return max(int(np.count_nonzero(edges)) for edges in dark[:, 1:] != dark[:, :-1])
 
 
-def serve(wire: Wire, memory: mmap.mmap, stderr: int) -> None:
+def serve(wire: Wire, memory: int, stderr: int) -> None:
     """Decodes what it is asked for until the other end closes.
 
     The first message is (decoder, limits, shape of an image's pixels), answered by None; then come [(id, place)],
     answered by a (kind, message or expected length) each, up to the first whose source has gone.
-    stderr: what is written there from the answer to the first message on.
+    memory: of `Shared`, as large as it has to be when the first message comes. stderr: what is written there from the
+    answer to it on.
     """
     decoder, limits, shape = wire.receive()
+    shared = Shared.of(mmap.mmap(memory, 0), shape)
     _limit_memory(limits.memory)
-    shared = Shared.of(memory, shape)
     decoder = _noting(decoder, shared.reading)
     try:
         bytearray(max(4 * shared.pixels[0].size, LEAST_ROOM))
@@ -209,10 +210,10 @@ def main() -> None:
     """Serves the socket and memory whose descriptors the arguments name; the third is where errors go."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group: the other end decides
         signal.signal(number, signal.SIG_IGN)
-    wire, memory = Wire(socket.socket(fileno=int(sys.argv[1]))), mmap.mmap(int(sys.argv[2]), 0)
+    wire, memory, stderr = map(int, sys.argv[1:])
     try:
         with without_pillow_warnings():
-            serve(wire, memory, int(sys.argv[3]))
+            serve(Wire(socket.socket(fileno=wire)), memory, stderr)
     except (EOFError, ConnectionError):
         os._exit(0)
 

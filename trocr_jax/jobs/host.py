@@ -12,6 +12,7 @@ from trocr_jax import checkpoint
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, TrOCRError
 from trocr_jax.jobs.attempts import Attempts
+from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
 from trocr_jax.jobs.finish import finish, sweep
@@ -112,20 +113,23 @@ def run(
     resources: Resources | None = None,
     stop: Stop | None = None,
     decoder: Decode | None = None,
+    standby: Standby | None = None,
     prepare: Callable[[Worker], None] = lambda worker: None,
 ) -> Counts | None:
     """Reads what is left of a job, together with whoever else does so, until nothing is left or a stop is requested.
 
-    Returns the lines of the whole job if it is complete, None if it is not. prepare: is given the worker before it
-    begins, to watch it. Raises OutputError if the folder cannot be written, SourceError if the source has gone,
-    JobError if too many lines have no text; nothing that was committed is lost, and `run` goes on from there.
+    Returns the lines of the whole job if it is complete, None if it is not. standby: processes to decode images that
+    were started before (`Resources.standby`), so that the device need not wait for them; who has made it ends it.
+    prepare: is given the worker before it begins, to watch it. Raises OutputError if the folder cannot be written,
+    SourceError if the source has gone, JobError if too many lines have no text; nothing that was committed is lost, and
+    `run` goes on from there.
     """
     with writing(job.store.root):
         sweep(job)
         stop = Stop() if stop is None else stop
         resources = Resources() if resources is None else resources
         if len(job.done()) < len(job.units):
-            with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
+            with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
                 worker.work()
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
@@ -138,6 +142,7 @@ def retry_failed(
     resources: Resources | None = None,
     stop: Stop | None = None,
     decoder: Decode | None = None,
+    standby: Standby | None = None,
     prepare: Callable[[Worker], None] = lambda worker: None,
 ) -> Counts | None:
     """Reads the lines of committed units that have no text once more, quarantined ones too, those that ended a whole
@@ -159,7 +164,7 @@ def retry_failed(
 
     with writing(job.store.root):
         job.store.remove(SUCCESS)
-        with _worker(job, recognizer, decode, resources, stop, decoder, prepare) as worker:
+        with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
             worker.again(tasks())
             for task in dangerous:
                 if not stop.requested.is_set():
@@ -175,9 +180,10 @@ def _worker(
     resources: Resources,
     stop: Stop,
     decoder: Decode | None,
+    standby: Standby | None,
     prepare: Callable[[Worker], None],
 ) -> Iterator[Worker]:
-    with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder) as worker:
+    with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder, standby=standby) as worker:
         worker.events.write("start", decoders=resources.decoders, batch_size=worker.reader.gauge.size)
         prepare(worker)
         yield worker

@@ -67,6 +67,7 @@ class UnitReader:
         self._error: TrOCRError | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._listen, name="trocr-ray-listen", daemon=True).start()
+        self._standby = resources.standby()
         try:
             self._prepared = working_in(folder, prepare)
             if self._prepared.job.plan != plan:  # made here, of a folder that was empty
@@ -74,6 +75,7 @@ class UnitReader:
         except TrOCRError as error:  # Ray would try it for ever; the first call tells of it
             self._error = error
             self._ended.set()
+            self._standby.close()
             return
         except Exception as error:  # noqa: BLE001  Ray would not start the actor again, and end all
             self._fail(error)
@@ -107,8 +109,9 @@ class UnitReader:
         job, recognizer, decode = self._prepared
         try:
             with (
+                self._standby,
                 writing(job.store.root),
-                open_worker(job, recognizer, decode, self._resources, stop=self._stop) as worker,
+                open_worker(job, recognizer, decode, self._resources, stop=self._stop, standby=self._standby) as worker,
             ):
                 worker.on_commit, worker.on_done = self._committed, self._settle
                 worker.events.write("start", decoders=self._resources.decoders, batch_size=worker.reader.gauge.size)

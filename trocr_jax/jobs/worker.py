@@ -11,6 +11,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_pool import DecodePool
+from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode, Decoder, Limits
 from trocr_jax.jobs.events import Events
 from trocr_jax.jobs.job import Job, Task
@@ -56,6 +57,14 @@ class Resources:
             raise JobError(f"grace is {self.grace:g}: give 0 seconds or more")
         if not 0 <= self.max_error_rate <= 1:
             raise JobError(f"max_error_rate is {self.max_error_rate:g}: give a share from 0 to 1")
+
+    def standby(self) -> Standby:
+        """The processes that decode images, to be started while a model is loaded or a job planned; see `jobs.run`."""
+        return Standby(self.decoding_processes)
+
+    @property
+    def decoding_processes(self) -> int:
+        return threads() if self.decoders is None else self.decoders
 
 
 class Abandoned(Exception):
@@ -139,15 +148,16 @@ def open_worker(
     *,
     stop: Stop,
     decoder: Decode | None = None,
+    standby: Standby | None = None,
 ) -> Iterator[Worker]:
-    """A worker with its decoders and leases. decoder: what decodes images, in place of the usual; picklable."""
+    """A worker with its decoders and leases. decoder: what decodes images, in place of the usual; picklable. standby:
+    as of `jobs.run`."""
     if decoder is None:
         decoder = Decoder(from_description(job.plan.configuration["source"]), recognizer.image_processor)
-    number = threads() if resources.decoders is None else resources.decoders
-    size = recognizer.image_processor.size
+    size, number, limits = recognizer.image_processor.size, resources.decoding_processes, resources.limits
     with (
         Leases(job, timeout=resources.lease_timeout) as leases,
-        DecodePool(decoder, size, workers=number, limits=resources.limits) as pool,
+        DecodePool(decoder, size, workers=number, limits=limits, standby=standby) as pool,
     ):
         reader = Reader(job, recognizer, decode, pool)
         worker = Worker(job, reader, leases, resources, stop)
