@@ -164,7 +164,6 @@ def main(
     gigabytes: float = 10.0,
     rounds: int = 1,
     unit_batches: int = 4,
-    load_seconds: float = 0.0,
 ) -> None:
     """Prints every round.
 
@@ -178,7 +177,6 @@ def main(
         gigabytes: a second from the host's memory to the device's.
         rounds: jobs, one after the other.
         unit_batches: batches of a unit.
-        load_seconds: that a model would take to load, while processes that decode start.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -197,7 +195,6 @@ def main(
             begun, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
             resources = jobs.Resources(decoders=decoders)
             with resources.standby() as standby:
-                time.sleep(load_seconds)
                 source = jobs.open_source([str(manifest)], root="")
                 job = jobs.plan(source, folder, reads, place / "model", decode, choices=choices)
                 planned = time.monotonic()

@@ -106,10 +106,8 @@ def lowered(devices: Any, name: str, shape: str, batch: int, *, tokens: int, num
     )
     height, width = config.encoder.image_size
     pixels = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8, sharding=batch_sharding(mesh))
-    search, processor = (
-        DecodeConfig(max_new_tokens=tokens, num_beams=num_beams),
-        ImageProcessor(height=height, width=width),
-    )
+    search = DecodeConfig(max_new_tokens=tokens, num_beams=num_beams)
+    processor = ImageProcessor(height=height, width=width)
     return generation.lower(model, pixels, search, dtype=jnp.bfloat16, image_processor=processor)
 
 

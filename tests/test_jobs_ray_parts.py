@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -82,8 +83,9 @@ class Became(NamedTuple):
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch, job: Job) -> Iterator[Callable[[Prepare], Became]]:
-    """Has an actor for the plan of `job` read unit 0; where it would end its process it notes that and does no more."""
+def read(monkeypatch: pytest.MonkeyPatch, job: Job) -> Iterator[Callable[..., Became]]:
+    """Has an actor for the plan of `job`, or another, read unit 0, by default in the folder where tests run; where it
+    would end its process it notes that and does no more."""
     from trocr_jax.jobs.ray_actor import UnitReader
     from trocr_jax.jobs.ray_bell import Bell
 
@@ -101,12 +103,12 @@ def read(monkeypatch: pytest.MonkeyPatch, job: Job) -> Iterator[Callable[[Prepar
         statuses.append(status)
         threading.Event().wait()
 
-    def work(prepare: Prepare) -> None:
-        actor = UnitReader(prepare, job.plan, os.getcwd(), jobs.Resources(decoders=1), 1, Here(bell))
+    def work(prepare: Prepare, of: Job, folder: str) -> None:
+        actor = UnitReader(prepare, of.plan, folder, jobs.Resources(decoders=1), 1, Here(bell))
         answers.append(actor({"unit": [0]}))
 
-    def became(prepare: Prepare) -> Became:
-        threading.Thread(target=work, args=(prepare,), daemon=True).start()
+    def became(prepare: Prepare, of: Job = job, folder: str = os.getcwd()) -> Became:
+        threading.Thread(target=work, args=(prepare, of, folder), daemon=True).start()
         until = time.monotonic() + 60
         while not answers and not statuses:
             assert time.monotonic() < until
@@ -157,6 +159,32 @@ def test_an_actor_whose_device_fails_while_it_reads(tmp_path, model, job, read, 
     assert holders(job) == {}
     assert not [*job.store.names("attempts")], "a device that fails says nothing about lines"
     assert found.answer is None, "the unit is read by another process"
+
+
+def test_an_actor_works_in_the_folder_of_the_driver_and_decodes_with_what_started_there(
+    tmp_path, monkeypatch, model, job, read
+):
+    folders: list[str] = []
+    before: list[list[str]] = []
+    popen = subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if "trocr_jax.jobs.decode_worker" in arguments[0]:
+            folders.append(os.getcwd())
+        return popen(*arguments, **options)
+
+    def prepares() -> Prepared:
+        before.append(folders.copy())
+        return prepare(model, Path("lines"), tmp_path / "beside")
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        planned = prepare(model, Path("lines"), tmp_path / "beside").job
+    found = read(prepares, planned, str(tmp_path))
+    assert found.answer["stopped"] == [False]
+    assert [row["status"] for row in planned.rows(0)] == ["ok", "ok"]
+    assert (before, folders) == ([[str(tmp_path)]], [str(tmp_path)])
 
 
 def test_an_actor_whose_device_fails_while_it_loads(read):

@@ -63,8 +63,10 @@ def lower(
     image_processor: ImageProcessor | None = None,
     cross_attention: CrossAttention = "auto",
 ) -> jax.stages.Lowered:
-    """The program that `generate` would run, to be compiled ahead: instead of arrays, ShapeDtypeStructs will do, in the
-    model too, and devices that are only described, if their shardings say where they would lie."""
+    """The program that `generate` would run, to be compiled ahead. In the place of arrays, those of the model too, may
+    be ShapeDtypeStructs whose shardings say where they would lie, on devices that are only described. dtype: that of
+    `generate` here if none, which may be another than on those devices. Raises what `generate` raises.
+    """
     return _generate.lower(*_arguments(model, pixels, config, dtype, image_processor, cross_attention))
 
 

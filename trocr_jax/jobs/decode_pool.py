@@ -201,6 +201,9 @@ class DecodePool:
                 if failures == 2 or tries == STARTS:
                     self._broken = JobError(f"a process to decode images does not start: {death}{told}")
                     raise self._broken from death
+            except BaseException:
+                self._drop(process)
+                raise
         self._local.process = process
         return process
 

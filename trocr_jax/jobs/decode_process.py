@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,14 @@ class DecodeProcess:
     """Loads what every decoder needs as soon as it is made; `begin` tells it what to decode, and how."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._wire = Wire(ours)
-        self._stderr = _unnamed()  # until it has started; then it writes to that of this process
-        self._file = _unnamed()
+        """Raises OSError."""
         self._memory: mmap.mmap | None = None
         self._shared: Shared  # from `begin` on, as the memory
-        with _stderr() as stderr:
+        ours, theirs = socket.socketpair()
+        with theirs, _stderr() as stderr, ExitStack() as opened:
+            self._wire = Wire(opened.enter_context(ours))
+            self._stderr = opened.enter_context(_unnamed())  # until it has started; then stderr is that of this one
+            self._file = opened.enter_context(_unnamed())
             numbers = (theirs.fileno(), self._file.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
@@ -72,7 +73,7 @@ class DecodeProcess:
                 pass_fds=numbers,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ONE_THREAD,
             )
-        theirs.close()
+            opened.pop_all()  # `close` does it
 
     def begin(self, decode: Decode, size: tuple[int, int], limits: Limits) -> None:
         """size: (H, W) of the pixels that come. Raises ProcessDied if it does not start."""
@@ -81,6 +82,7 @@ class DecodeProcess:
         self._limits = limits
         self._file.truncate(Shared.bytes(self.slots, shape))
         self._memory = mmap.mmap(self._file.fileno(), 0)
+        self._file.close()
         self._shared = Shared.of(self._memory, shape)
         self._ask((decode, limits, shape), START_SECONDS, START_SECONDS)
 
@@ -110,6 +112,10 @@ class DecodeProcess:
             pixels[:] = shared
             found.append(Decoded(pixels, value))
         return found
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def kill(self) -> None:
         self._process.kill()

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 
-from trocr_jax.errors import JobError
 from trocr_jax.jobs.decode_process import DecodeProcess
 
 
 class Standby:
-    """Starts `number` processes, in a thread of its own, for a pool to take (`jobs.run`). A context manager, which ends
-    those that nobody has taken. Raises JobError if `number` is less than 1."""
+    """At most `number` processes for a pool to take (`jobs.run`), starting from now on. A context manager, which ends
+    those that nobody has taken; they die with this process too."""
 
     def __init__(self, number: int) -> None:
-        if number < 1:
-            raise JobError(f"decoders is {number}: give at least one process to decode images")
         self._lock = threading.Lock()
         self._ready: deque[DecodeProcess] = deque()
-        self._left, self._closed = number, False
-        self._thread = threading.Thread(target=self._start, name="trocr-standby", daemon=True)
-        self._thread.start()
+        with suppress(OSError):  # the pool, which then starts its own, tells of it
+            for _ in range(number):
+                self._ready.append(DecodeProcess())
 
     def __enter__(self) -> Standby:
         return self
@@ -30,29 +28,15 @@ class Standby:
         self.close()
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-        self._thread.join()
-        while self._ready:
-            self._ready.popleft().close()
+        while (process := self._next()) is not None:
+            process.close()
 
     def take(self) -> DecodeProcess | None:
-        """One that has not begun; None if none is there: then whoever asks starts one, and here one less is started."""
-        with self._lock:
-            if self._ready:
-                return self._ready.popleft()
-            self._left -= 1
-            return None
+        """One that lives and has not begun, if there is one left."""
+        while (process := self._next()) is not None and not process.lives:
+            process.close()  # something has killed it meanwhile, which says nothing of the next
+        return process
 
-    def _start(self) -> None:
-        while True:
-            with self._lock:
-                if self._left < 1 or self._closed:
-                    return
-                self._left -= 1
-            try:
-                process = DecodeProcess()
-            except OSError:  # the pool, which starts one in its place, tells of it
-                return
-            with self._lock:
-                self._ready.append(process)
+    def _next(self) -> DecodeProcess | None:
+        with self._lock:
+            return self._ready.popleft() if self._ready else None

@@ -151,8 +151,8 @@ def serve(wire: Wire, memory: int, stderr: int) -> None:
 
     The first message is (decoder, limits, shape of an image's pixels), answered by None; then come [(id, place)],
     answered by a (kind, message or expected length) each, up to the first whose source has gone.
-    memory: of `Shared`, as large as it has to be when the first message comes. stderr: what is written there from the
-    answer to it on.
+    memory: descriptor of the memory of `Shared`, as large as that when the first message comes. stderr: descriptor of
+    where stderr goes from the answer to it on.
     """
     decoder, limits, shape = wire.receive()
     shared = Shared.of(mmap.mmap(memory, 0), shape)

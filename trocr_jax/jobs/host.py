@@ -119,10 +119,10 @@ def run(
     """Reads what is left of a job, together with whoever else does so, until nothing is left or a stop is requested.
 
     Returns the lines of the whole job if it is complete, None if it is not. standby: processes to decode images that
-    were started before (`Resources.standby`), so that the device need not wait for them; who has made it ends it.
-    prepare: is given the worker before it begins, to watch it. Raises OutputError if the folder cannot be written,
-    SourceError if the source has gone, JobError if too many lines have no text; nothing that was committed is lost, and
-    `run` goes on from there.
+    were started before (`Resources.standby`), so that the device need not wait for them; who has made it ends it
+    afterwards. prepare: is given the worker before it begins, to watch it. Raises OutputError if the folder cannot be
+    written, SourceError if the source has gone, JobError if too many lines have no text; nothing that was committed is
+    lost, and `run` goes on from there.
     """
     with writing(job.store.root):
         sweep(job)

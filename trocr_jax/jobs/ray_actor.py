@@ -33,10 +33,9 @@ TOLD = 2000
 """Characters of a traceback that the driver is told."""
 
 
-def working_in(folder: str, prepare: Prepare) -> Prepared:
+def work_in(folder: str) -> None:
     """Paths as they were given hold here too, if this host has the folder in which they were given."""
     os.chdir(folder if os.path.isdir(folder) else "/")
-    return prepare()
 
 
 def not_shared(host: str, folder: str) -> JobError:
@@ -67,9 +66,10 @@ class UnitReader:
         self._error: TrOCRError | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._listen, name="trocr-ray-listen", daemon=True).start()
-        self._standby = resources.standby()
         try:
-            self._prepared = working_in(folder, prepare)
+            work_in(folder)
+            self._standby = resources.standby()  # which work there too
+            self._prepared = prepare()
             if self._prepared.job.plan != plan:  # made here, of a folder that was empty
                 raise not_shared(me().host, self._prepared.job.store.root)
         except TrOCRError as error:  # Ray would try it for ever; the first call tells of it

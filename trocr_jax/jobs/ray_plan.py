@@ -16,7 +16,7 @@ from trocr_jax.errors import JobError, TrOCRError
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.planning import Plan, read_plan
-from trocr_jax.jobs.ray_actor import Prepare, not_shared, working_in
+from trocr_jax.jobs.ray_actor import Prepare, not_shared, work_in
 from trocr_jax.jobs.ray_room import Actors, no_room, refused, situation
 from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import open_store
@@ -137,7 +137,8 @@ def prepared(prepare: Prepare, folder: str) -> Iterator[Answer | None]:
 
 def _answer(prepare: Prepare, folder: str) -> Answer:
     try:
-        job = working_in(folder, prepare).job
+        work_in(folder)
+        job = prepare().job
         return Answer(job.store.root, me().host, job.plan, None)
     except TrOCRError as error:
         return Answer("", me().host, None, (type(error).__name__, str(error)))
