@@ -161,6 +161,34 @@ def test_an_actor_whose_device_fails_while_it_reads(tmp_path, model, job, read, 
     assert found.answer is None, "the unit is read by another process"
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_process_that_has_planned_the_job_is_left_to_end_by_itself(monkeypatch, job, answers):
+    """Ray aborts the driver if a task that it cancels ends just then (ray-project/ray#54785)."""
+    from trocr_jax.jobs import ray_plan
+    from trocr_jax.jobs.ray_room import Actors
+
+    answer, stop, cancelled = ray_plan.Answer(job.store.root, "here", job.plan, None), jobs.Stop(), []
+    left = [None, answer] if answers else [None]
+    series = (left.pop(0) for _ in range(2))
+
+    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        if left:
+            return refs, []
+        stop.request()
+        return [], refs
+
+    monkeypatch.setattr("ray.remote", lambda **options: lambda task: SimpleNamespace(remote=lambda *rest: series))
+    monkeypatch.setattr("ray.wait", wait)
+    monkeypatch.setattr("ray.get", lambda ref: ref)
+    monkeypatch.setattr("ray.cancel", lambda ref, force: cancelled.append((ref, force)))
+    found = ray_plan.plan(nothing, Actors(), stop=stop)
+    if answers:
+        assert found is not None
+        assert (found.plan, cancelled) == (job.plan, [])
+    else:
+        assert (found, cancelled) == (None, [(series, True)])
+
+
 def test_an_actor_works_in_the_folder_of_the_driver_and_decodes_with_what_started_there(
     tmp_path, monkeypatch, model, job, read
 ):

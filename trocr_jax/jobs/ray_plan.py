@@ -89,22 +89,21 @@ class _Planning:
         options = self._actors.options() | {"max_calls": 1, "max_retries": 0, "num_returns": "streaming"}
         with refused(self._actors):
             answers = ray.remote(**options)(prepared).remote(prepare, os.getcwd())
-        asked, begun = time.monotonic(), False
+        asked, begun, found = time.monotonic(), False, None
         try:
-            while not self._stop.requested.is_set():
+            while found is None and not self._stop.requested.is_set():
                 if ray.wait([answers], timeout=0.5)[0]:
                     self._moved, begun = time.monotonic(), True
                     found = _get(answers)
-                    if found is not None:
-                        return found
                 elif begun and time.monotonic() - self._moved > min(SILENCE, self._actors.room_seconds):
                     raise _Lost(f"no sign of life for {time.monotonic() - self._moved:.0f} s")
                 else:
                     self._without(time.monotonic() - max(asked, self._moved), begun)
-            return None
+            return found
         finally:
-            with suppress(Exception):  # it has ended by itself, mostly
-                ray.cancel(answers, force=True)
+            if found is None:  # else it ends by itself: Ray ends a process that cancels what ends at that moment
+                with suppress(Exception):
+                    ray.cancel(answers, force=True)
 
     def _without(self, seconds: float, begun: bool) -> None:
         """There has been no room for so long."""
