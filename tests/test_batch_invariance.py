@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -15,6 +16,7 @@ import pytest
 from tests import programs
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import DecodeConfig, Recognition, Recognizer, generate
+from trocr_jax.generation_refill import Refill
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = {
@@ -100,3 +102,24 @@ def test_several_samples_are_the_lines_own(recognizer, lines):
     assert any(len({tuple(row) for row in image.tolist()}) == 3 for image in together)  # streams of their own
     same = np.stack([pixels[1]] * 4)
     assert (read(same) == together[1]).all()  # a line twice is the same line
+
+
+def in_turn(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """The same numbers in an array that begins where a CPU takes it without a copy; grey as soon as it is asked on."""
+    memory = np.empty(pixels.nbytes + 64, np.uint8)
+    room = memory[-memory.ctypes.data % 64 :][: pixels.nbytes].view(pixels.dtype).reshape(pixels.shape)
+    for _ in range(10):
+        room[:] = pixels
+        yield room
+        room[:] = 128
+
+
+def test_an_array_may_be_filled_again_at_once(recognizer, lines):
+    model, config, processor = recognizer.model, DecodeConfig(max_new_tokens=20), recognizer.image_processor
+    pixels = np.stack([processor.pixels(path) for path in lines[:8]])
+    expected = np.asarray(generate(model, jnp.asarray(pixels), config, image_processor=processor).token_ids)
+    for found in [generate(model, room, config, image_processor=processor) for room in in_turn(pixels)]:
+        np.testing.assert_array_equal(found.token_ids, expected)
+    refill = Refill(model, config, slots=8, group=8, image_processor=processor)
+    for line in refill.read((list(range(8)), room) for room in in_turn(pixels)):
+        np.testing.assert_array_equal(line.decoded.token_ids, expected[line.label])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ from trocr_jax.generation_split import Split, alone, split_of
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 
+Pixels = TypeVar("Pixels")
+
 
 def generate(
     model: TrOCR,
-    pixels: jax.Array,
+    pixels: jax.Array | np.ndarray,
     config: DecodeConfig | None = None,
     *,
     dtype: DTypeLike | None = None,
@@ -40,7 +42,7 @@ def generate(
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     Where they lie shared out over an axis of a mesh, each share is read by itself; parameters may lie shared out over
-    other axes (`sharding.generation_shardings`).
+    other axes (`sharding.generation_shardings`). An array of numpy may be filled again as soon as this returns.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
     cross_attention: of a decoder step, "products" of XLA, or a "kernel" that reads the memory once (`kernels`), on a
     TPU or in bf16 on an H100 or H200: the same but for rounding. "auto" takes the kernel on one of those GPUs where it
@@ -152,6 +154,12 @@ def prime(
     )
 
 
+def own(pixels: Pixels) -> Pixels:
+    """Pixels that the caller cannot change any more: of an array of numpy a copy, since a program begins after the call
+    has returned, and on a CPU reads the array itself. jax.numpy.array would copy in such a program too."""
+    return pixels.copy() if isinstance(pixels, np.ndarray) else pixels
+
+
 def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
     """A random key for each image of pixels [B, H, W, 3], from its pixels and the seed: [B]. What is drawn for a line
     then belongs to the line, wherever and beside whatever it stands."""
@@ -260,7 +268,7 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
 
 def _arguments(
     model: TrOCR,
-    pixels: jax.Array | jax.ShapeDtypeStruct,
+    pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct,
     config: DecodeConfig | None,
     dtype: DTypeLike | None,
     image_processor: ImageProcessor | None,
@@ -272,7 +280,7 @@ def _arguments(
     dtype = compute_dtype(dtype)
     placed = placed_as(pixels, split)
     shape, numbers = plan(config, model.config, placed=placed, cross_attention=cross_attention, dtype=dtype)
-    return model, pixels, numbers, shape, dtype, image_processor, split
+    return model, own(pixels), numbers, shape, dtype, image_processor, split
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype", "image_processor", "split"))

@@ -198,7 +198,7 @@ def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRCon
 _ELSE = "use 'products', which gives the same but for rounding"
 
 
-def placed_as(pixels: jax.Array | jax.ShapeDtypeStruct, split: Split | None = None) -> Placed:
+def placed_as(pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct, split: Split | None = None) -> Placed:
     """Where the images are, or would be; in a function that is being traced the devices of its mesh. With `split` each
     device goes its own way."""
     if isinstance(pixels, jax.core.Tracer):

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
+from trocr_jax.generation import own
 from trocr_jax.generation_plan import CrossAttention, compute_dtype, plan
 from trocr_jax.generation_slots import Flat, Lines, Slots, empty, encode, enter, leave, projections, run
 from trocr_jax.image import ImageProcessor
@@ -127,7 +128,7 @@ class Refill:
             pixels = np.concatenate([pixels, np.repeat(pixels[:1], missing, axis=0)])
         lines = encode(
             self._model,
-            pixels,
+            own(pixels),
             self._numbers,
             shape=self._shape,
             dtype=self._dtype,

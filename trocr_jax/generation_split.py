@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Out = TypeVar("Out")
@@ -48,7 +49,7 @@ def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Call
     return apart
 
 
-def split_of(model: Any, pixels: jax.Array | jax.ShapeDtypeStruct) -> Split | None:
+def split_of(model: Any, pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> Split | None:
     """How images that lie on several devices, or would, are shared out, if each share has all of the parameters, on one
     device or several; None otherwise, and in a function that is being traced, whose own shardings count."""
     sharding = None if isinstance(pixels, jax.core.Tracer) else getattr(pixels, "sharding", None)
