@@ -39,6 +39,8 @@ def verify(ours: str, theirs: str, *, images: int = 2, tokens: int = 48, seed: i
     """
     model = checkpoint.load(ours, dtype=jnp.float32)
     config, random = model.config, np.random.default_rng(seed)
+    if tokens > (most := config.decoder.max_position_embeddings):
+        raise TrOCRError(f"tokens is {tokens}: {ours} has positions for {most}")
     pixels = random.uniform(-1, 1, (images, *config.encoder.image_size, config.encoder.num_channels))
     token_ids = random.integers(0, config.decoder.vocab_size, (images, tokens))
     token_ids[token_ids == config.pad_token_id] = config.eos_token_id

@@ -18,9 +18,11 @@ from tests.tiny import save_tiny
 from train import loop
 from train import recipe as recipes
 from train.__main__ import main
+from train.data.checks import image_bytes
+from train.data.listed import usable
 from train.loop import train
 from train.recipes import finetune_folder
-from trocr_jax.errors import DataError
+from trocr_jax.errors import DataError, ImageError
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 
@@ -75,6 +77,8 @@ def test_a_recipe_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no recipe 'finetune-mine' in train/recipes; there are" in message
     assert "finetune-folder, finetune-iam" in message
     assert "finetune," not in message
+    for name in ("train/recipes/finetune_folder.py", "../x", "a.b"):
+        assert f"no recipe '{name}' in train/recipes; there are" in said(capsys, "run", name)
 
 
 def test_a_field_that_there_is_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +181,37 @@ def test_a_tokenizer_that_the_model_has_no_room_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="eos_token_id is 2 in the tokenizer and 5 in the model"):
         train(other, tmp_path / "run", workers=0, lines=bars)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_places_and_numbers_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("x", encoding="utf-8")
+    chosen = ("run", "finetune-folder", "--data", data, "--model", model, "--folder")
+    assert f"{file}: cannot be made (File exists); name another folder for the run" in said(capsys, *chosen, file)
+    assert "workers is -1: give how many processes" in said(capsys, *chosen, tmp_path / "run", "--workers", "-1")
+    assert f"{file}: cannot be written (File exists)" in said(capsys, "vocabulary", model, "--output", file)
+    for option in ("--lines", "--max-chars"):
+        assert f"{option} is 0: give a number of at least 1" in said(capsys, "evaluate", model, option, "0")
+
+    def diverges(*arguments: Any, **options: Any) -> None:
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(loop, "train", diverges)
+    assert said(capsys, *chosen, tmp_path / "run") == "the loss is nan"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    with (data / "train.tsv").open("a", encoding="utf-8") as rows:
+        rows.write(f"{'д' * 200}\ta\n")
+    good, bad = usable(data, "train")
+    assert good
+    assert [("no such file" in one.reason, len(one.id)) for one in bad] == [(True, 200)]
+    assert "no such file" in said(capsys, "evaluate", "tiny-printed", "--real", data / "train.tsv")
+    with pytest.raises(ImageError, match=r"cannot be read .embedded null byte"):
+        image_bytes(Path("a\0b"))
 
 
 def test_a_run_that_there_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Damaged and hostile checkpoints: refused with an error that names what is wrong, and without running anything."""
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import zipfile
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import torch
 from flax import nnx
@@ -359,3 +361,49 @@ def test_saving_where_nothing_can_be_written(tmp_path):
         with pytest.raises(CheckpointError, match=str(tmp_path / "file")):
             save(model, tmp_path / "file" / "model")
     assert parameters(model)
+
+
+@pytest.mark.parametrize("noticed", ["before", "while it is written"])
+def test_a_full_disk_leaves_the_folder_that_was_there(native, tmp_path, monkeypatch, noticed):
+    folder = shutil.copytree(native, tmp_path / "model")
+    model = checkpoint.load(folder)
+
+    def fails(*arguments, **options):  # as TensorStore does
+        raise ValueError(f"RESOURCE_EXHAUSTED: Failed to write: {os.strerror(errno.ENOSPC)} [os_error_code='28']")
+
+    if noticed == "before":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=1000))
+    else:
+        monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", fails)
+    why = "MB are needed and 0 MB are free" if noticed == "before" else "the disk is full"
+    with pytest.raises(CheckpointError, match=rf"model: cannot be written \(.*{why}\)"):
+        checkpoint.save_native(model, folder)
+    checkpoint.load(folder)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(native, tmp_path, monkeypatch):
+    folder = shutil.copytree(native, tmp_path / "model")
+    model, replace = checkpoint.load(folder), os.replace
+
+    def fail_once(source, target):
+        if os.path.basename(source) == "new":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        checkpoint.save_native(model, folder)
+    checkpoint.load(folder)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_value_that_a_type_has_no_room_for(tmp_path):
+    model = TrOCR(FAMILIES["base"], rngs=nnx.Rngs(0))
+    assert model.encoder.norm is not None
+    bias = model.encoder.norm.bias
+    bias[...] = bias[...].at[2].set(1e5)
+    checkpoint.save(model, tmp_path / "model")
+    assert checkpoint.load(tmp_path / "model", dtype="bfloat16")
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias holds 1 values too large for float16, not for bf"):
+        checkpoint.load(tmp_path / "model", dtype="float16")

@@ -283,6 +283,16 @@ def test_iam_from_xml_and_by_the_other_partition(tmp_path: Path) -> None:
     write(dataset.source / "splits/trainset.txt", "a01-000u\n")
     with pytest.raises(DataError, match="'a01-000u' is not the id of a line"):
         other.check()
+    write(dataset.source / "splits/trainset.txt", "a01-000u-00")
+    write(dataset.source / "xml/a01-000u.xml", '<?xml version="1.0" encoding="foo-1"?><form/>')
+    with pytest.raises(DataError, match=r"a01-000u.xml: not XML .unknown encoding"):
+        other.records()
+
+
+@pytest.mark.parametrize("dataset", [Iam, Sroie])
+def test_a_split_that_there_is_not(dataset: type[Iam | Sroie], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--only trian: no such split; there are train, "):
+        build(dataset(source=tmp_path, only=("train", "trian")), tmp_path / "out")
 
 
 def test_sroie(tmp_path: Path) -> None:
@@ -293,7 +303,9 @@ def test_sroie(tmp_path: Path) -> None:
         page.save(buffer, "PNG")
         write(tmp_path / f"in/{split}/img/X1.png", buffer.getvalue())
     write(
-        tmp_path / "in/train/box/X1.txt", "10,5,50,5,50,25,10,25,TOTAL: 1,000\n1,2,3\n200,5,240,5,240,25,200,25,off\n"
+        tmp_path / "in/train/box/X1.txt",
+        "10,5,50,5,50,25,10,25,TOTAL: 1,000\n1,2,3\n200,5,240,5,240,25,200,25,off\n"
+        "nan,5,50,5,50,25,10,25,a\n10,inf,50,5,50,25,10,25,b\n10,5,9e5,8e5,8e5,9e5,10,25,c\n",
     )
     with pytest.raises(DataError, match=r"test/box/\*.txt"):
         Sroie(source=tmp_path / "in").check()
@@ -305,7 +317,8 @@ def test_sroie(tmp_path: Path) -> None:
     assert source[0].text == "TOTAL: 1,000"
     assert np.array_equal(source[0].image, np.broadcast_to(np.array([10, 20, 30], np.uint8), (20, 40, 3)))
     assert texts(built, "test") == ["CAFÉ"]
-    assert set(quarantine(built)) == {"X1-002", "X1-003"}
+    assert set(quarantine(built)) == {"X1-002", "X1-003", "X1-004", "X1-005", "X1-006"}
+    assert "are far from the page" in quarantine(built)["X1-006"]
 
 
 @pytest.mark.parametrize(("encoding", "text"), [("latin-1", "CAF\xc9 \x85\x0c!"), ("utf-8-sig", "CAF\xc9 \u2028\x85!")])
@@ -490,6 +503,26 @@ def test_pages(tmp_path: Path) -> None:
     assert reasons["page/p1/l5"] == "its text is empty"
     assert "unclosed token" in reasons["page/p3"]
     assert "measurement unit pixel" in reasons["page/p4"]
+
+
+def test_a_coordinate_that_is_no_number_costs_its_line_alone(tmp_path: Path) -> None:
+    write(tmp_path / "p1.png", picture(width=100, height=100))
+    write(tmp_path / "p2.png", picture(width=100, height=100))
+    bad = PAGE.replace("10,40 60,40 10,70", "10,40 inf,40 10,70")
+    bad = bad.replace('<Coords points="500,10 549,10 549,29"/>', '<Coords><Point x="4"/></Coords>')
+    write(tmp_path / "p1.xml", bad.replace("10,80 90,80", "10,80 90"))
+    write(tmp_path / "p2.xml", ALTO.replace('HPOS="10"', 'HPOS="nan"'))
+    write(tmp_path / "p3.xml", '<?xml version="1.0" encoding="foo-1"?><PcGts/>')
+    built = build(Pages(source=tmp_path), tmp_path / "out")
+    assert texts(built, "train") == ["first"]
+    reasons = quarantine(built)
+    assert [reasons[f"p1/l{n}"] for n in (2, 3, 4)] == [
+        "its coordinate 'inf' is no number of pixels",
+        "its 3 coordinates are no pairs",
+        "its coordinate '?' is no number of pixels",
+    ]
+    assert reasons["p2/t1"] == "its coordinate 'nan' is no number of pixels"
+    assert "p3.xml: is no XML (unknown encoding" in reasons["p3"]
 
 
 def test_lines_with_baselines_alone_are_cut_by_their_distance(tmp_path: Path) -> None:

@@ -285,6 +285,18 @@ def test_the_end_token_is_counted_whoever_adds_it() -> None:
     assert TextLimit(2, tokenizer, "endless").refusal("ab") == "its text has 3 tokens, more than 2: 'ab'"
 
 
+def test_a_text_that_spells_a_special_token_is_no_label(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer("ab</s>")
+    tokenizer.backend_tokenizer.encode_special_tokens = False  # as the published ones
+    tokenizer.split_special_tokens = False
+    assert TextLimit(tokenizer=tokenizer, tokenizer_name="t").refusal("a</s>b") == (
+        "the tokenizer t takes </s> in its text for a mark of its own"
+    )
+    assert TextLimit(tokenizer=tokenizer).refusal("a</sb") is None
+    with pytest.raises(DataError, match="'a</s>b': the tokenizer  takes </s>"):
+        Tokens(tokenizer)("a</s>b")
+
+
 def test_an_encoder_that_was_used_is_the_same_in_another_process() -> None:
     tokens = Tokens(character_tokenizer("ab</s>"))
     found = tokens("a</s>b")  # spelt, not the end of the text

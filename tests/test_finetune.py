@@ -189,6 +189,9 @@ def test_lines_that_change_between_two_starts_are_refused(tmp_path: Path, model:
     (data / "validation.tsv").write_text(scored.replace("\t", "\ta", 1), encoding="utf-8")
     with pytest.raises(CheckpointError, match="of another run: held_out was"):
         start(2)
+    (data / "validation.tsv").write_text(scored.split("\n")[0] + "\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="eval_lines was 3 and is 1"):
+        start(2)
     (data / "validation.tsv").write_text(scored, encoding="utf-8")
     with (data / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("6.png\tabc\n")

@@ -119,6 +119,13 @@ def test_a_row_that_was_cut_short_costs_no_other(tmp_path: Path) -> None:
     assert [row["step"] for row in read_log(log)] == [0, 2]
 
 
+def test_what_a_run_has_gained_is_told_of_the_state_that_is_kept(tmp_path: Path) -> None:
+    rows = [{"step": 100 * i, "cer": cer, "wer": 2 * cer} for i, cer in enumerate((0.5, 0.1, 0.2, 0.3))]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert before_and_after(tmp_path) == "CER before 50.00 %, after 30.00 %; WER before 100.00 %, after 60.00 %"
+    assert before_and_after(tmp_path, 100) == "CER before 50.00 %, after 10.00 %; WER before 100.00 %, after 20.00 %"
+
+
 def test_which_lines_are_worst() -> None:
     image = np.zeros((8, 40), np.uint8)
     found = worst([image] * 4, ["abcd", "ab", "same", "abcdefgh"], ["abcx", "xy", "same", "abcdefgx"], count=2)

@@ -77,7 +77,7 @@ def run(
     with Stop() as stop:  # before everything that takes long
         import jax
 
-        from train.export import check_output
+        from train.export import check_output, kept_step
         from train.export import export as write
         from train.lines import open_lines
         from train.loop import train
@@ -108,11 +108,12 @@ def run(
             profile=_range(profile),
         )
         if outcome.finished:
-            step = None if output is None else write(what, folder, output)  # all processes restore what is written
+            # all processes restore what is written
+            step = kept_step(what, folder) if output is None else write(what, folder, output)
             if jax.process_index() == 0:
-                if (found := before_and_after(folder)) is not None:
+                if (found := before_and_after(folder, step)) is not None:
                     print(found)
-                if step is not None:
+                if output is not None:
                     print(f"{output}: step {step}")
         elif jax.process_index() == 0:
             without = "" if until is None or outcome.step < until else " without --until"
@@ -169,12 +170,16 @@ def vocabulary(
     from train.lines import texts_of
     from train.vocabulary import extend
     from trocr_jax.checkpoint import resolve
+    from trocr_jax.errors import TokenizerError
     from trocr_jax.tokenizer import load_tokenizer, save_tokenizer
 
     tokenizer = load_tokenizer(resolve(model))
     wanted = [*unicodedata.normalize("NFC", characters), *([] if data is None else texts_of(data))]
     added = extend(tokenizer, wanted)
-    save_tokenizer(tokenizer, output)
+    try:
+        save_tokenizer(tokenizer, output)
+    except OSError as error:
+        raise TokenizerError(f"{output}: cannot be written ({error.strerror or error})") from None
     print(f"{output}: {len(tokenizer)} tokens, {len(added)} of them new: {''.join(added)}")
 
 
@@ -214,7 +219,11 @@ def evaluate(
     """
     from train.evaluate import evaluate as score
     from train.evaluate import manifest, rendered
+    from trocr_jax.errors import ConfigError
 
+    for name, number in (("lines", lines), ("max-chars", max_chars)):
+        if number < 1:
+            raise ConfigError(f"--{name} is {number}: give a number of at least 1")
     found = manifest(real) if real else rendered(lines, max_chars=max_chars, sentences=sentences)
     rate, reads = score(model, list(found))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:
@@ -315,7 +324,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         from trocr_jax.errors import TrOCRError
 
-        if not isinstance(error, TrOCRError):
+        if not isinstance(error, TrOCRError | FloatingPointError):  # of a loss that is not finite
             raise
         print(error, file=sys.stderr)  # it says what is wrong and what to do: a traceback would hide that
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import isfile  # which takes a name that is too long for one that is not there
 from pathlib import Path
 from random import Random
 
@@ -55,7 +56,7 @@ def manifest(path: Path) -> Iterator[tuple[Path, str]]:
         if isinstance(row, Bad):
             raise DataError(f"{path.parent / row.id}: {row.reason}")
         assert isinstance(row.image, Path)  # a list names files
-        if not row.image.is_file():
+        if not isfile(row.image):
             raise DataError(f"{path}: {row.image}: no such file; its paths count from {path.parent}")
         yield row.image, row.text
 

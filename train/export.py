@@ -66,6 +66,15 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
     return int(state.step)
 
 
+def kept_step(recipe: Recipe, folder: Path) -> int | None:
+    """Of the checkpoint that `export` writes unless another is asked for, if that is not the newest. All processes have
+    to call."""
+    if not recipe.patience:
+        return None
+    with Checkpoints(folder / "checkpoints", run=describe_recipe(recipe)) as checkpoints:
+        return checkpoints.best_step()
+
+
 def _write_assets(recipe: Recipe, folder: Path) -> None:
     """Tokenizer, image processor and generation settings."""
     save_tokenizer(tokenizer_of(recipe), folder)

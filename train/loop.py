@@ -33,6 +33,7 @@ from train.scoring import Evaluate, Scorer
 from train.step import TrainState, init_state, make_train_step
 from train.warm_start import start_from
 from train.worst import Misread
+from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
 # what decides only what one sees and keeps
@@ -78,12 +79,18 @@ def train(
     mesh = mesh if isinstance(mesh, Mesh) else make_mesh(recipe.mesh if mesh is None else mesh)
     for stage in recipe.stages:
         check_batch_size(stage.batch_size // stage.micro_batches, mesh)
-    folder.mkdir(parents=True, exist_ok=True)
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}: give how many processes are to make examples, or 0 for threads")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); name another folder for the run") from None
     lines, text = lines or rendered(recipe), codec(recipe)
     optimizer = make_optimizer(recipe)
     keep = Keep(last=recipe.keep_last, best=recipe.keep_best, every=recipe.keep_every)
     description = describe(recipe, lines)
-    if held_out is not None:  # by which the best state is chosen
+    if held_out is not None:  # by which the best state is chosen: the first `recipe.eval_lines` of a data set
+        description["eval_lines"] = len(held_out)
         description["held_out"] = sha256("\n".join(line.text for line in held_out).encode()).hexdigest()
     check_same(description)
     with ExitStack() as stack:

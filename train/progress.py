@@ -170,12 +170,13 @@ def log_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(row)
 
 
-def before_and_after(folder: Path) -> str | None:
-    """What the first and the last evaluation in log.jsonl of a run found, as a sentence; none if there were not two."""
+def before_and_after(folder: Path, step: int | None = None) -> str | None:
+    """What the first evaluation in log.jsonl of a run found and that at `step`, or the last, as a sentence; none if
+    there were not two."""
     found = {row["step"]: row for row in log_rows(folder / "log.jsonl") if "cer" in row}
     if len(found) < 2:
         return None
-    first, last = found[min(found)], found[max(found)]
+    first, last = found[min(found)], found.get(max(found) if step is None else step, found[max(found)])
     return "; ".join(
         f"{name.upper()} before {100 * first[name]:.2f} %, after {100 * last[name]:.2f} %" for name in ("cer", "wer")
     )

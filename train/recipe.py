@@ -159,6 +159,8 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
     cannot be used.
     """
     module_name = f"train.recipes.{name.replace('-', '_')}"
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ConfigError(f"no recipe {name!r} in train/recipes; there are {', '.join(_names())}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

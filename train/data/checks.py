@@ -46,13 +46,25 @@ class TextLimit:
         odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c == "\ufffd"), None)
         if odd is not None:
             return f"its text holds U+{ord(odd):04X}, which nobody writes"
-        if self.tokenizer is not None and self.tokenizer.unk_token_id in self.tokenizer(text).input_ids:
-            unknown = sorted(c for c in set(text) if self.tokenizer.unk_token_id in self.tokenizer(c).input_ids)
-            return f"the tokenizer {self.tokenizer_name} has no token for {unknown or text!r}"
+        if self.tokenizer is not None:
+            ids = self.tokenizer(text).input_ids
+            if self.tokenizer.unk_token_id in ids:
+                unknown = sorted(c for c in set(text) if self.tokenizer.unk_token_id in self.tokenizer(c).input_ids)
+                return f"the tokenizer {self.tokenizer_name} has no token for {unknown or text!r}"
+            if found := marks(self.tokenizer, text, ids):
+                return f"the tokenizer {self.tokenizer_name} takes {', '.join(found)} in its text for a mark of its own"
         if self.length is not None and (length := self.measure(text)) > self.length:
             unit = "characters" if self.tokenizer is None else "tokens"
             return f"its text has {length} {unit}, more than {self.length}: {text!r}"
         return None
+
+
+def marks(tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int]) -> list[str]:
+    """Special tokens that are spelt out in a text whose `ids` hold them: "</s>" would be where the text ends."""
+    special = set(tokenizer.all_special_ids)
+    if sum(i in special for i in ids) == sum(i in special for i in tokenizer("").input_ids):
+        return []
+    return [token for token in tokenizer.all_special_tokens if token in text] or [text]
 
 
 def normal_text(text: str) -> str:
@@ -77,8 +89,9 @@ def image_bytes(image: bytes | Path) -> bytes:
         return image
     try:
         return image.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{image}: cannot be read ({error.strerror}); unpack or copy it again") from None
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"{image}: cannot be read ({why}); unpack or copy it again") from None
 
 
 def is_grey(image: bytes) -> bool:

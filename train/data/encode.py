@@ -27,6 +27,15 @@ class Example(NamedTuple):
     labels: np.ndarray
 
 
+class _Special(NamedTuple):
+    """Token ids, and how many of them a tokenizer puts around a text."""
+
+    unknown: int | None
+    end: int
+    all: frozenset[int]
+    around: int
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Text to the token ids of a tokenizer, the end token left out; the start that a tokenizer writes (<s> of the
@@ -39,14 +48,15 @@ class Tokens:
         return {"tokenizer": self.tokenizer}
 
     def __call__(self, text: str, /) -> list[int]:
-        """Raises DataError for a text with characters that the tokenizer has no token for."""
+        """Raises DataError for a text with characters that the tokenizer has no token for, or with a special token."""
         normal = normal_text(text)
         library = self._library
         ids: list[int] = self.tokenizer(normal).input_ids if library is None else library.encode(normal).ids
-        unknown, end = self._special
-        if unknown in ids and (why := TextLimit(tokenizer=self.tokenizer).refusal(text)):
+        special = self._special
+        odd = special.unknown in ids or sum(i in special.all for i in ids) != special.around
+        if odd and (why := TextLimit(tokenizer=self.tokenizer).refusal(normal)):
             raise DataError(f"{text!r}: {why}")
-        return ids[:-1] if ids[-1:] == [end] else ids
+        return ids[:-1] if ids[-1:] == [special.end] else ids
 
     @cached_property
     def _library(self) -> "tokenizers.Tokenizer | None":
@@ -55,9 +65,11 @@ class Tokens:
         return getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property
-    def _special(self) -> tuple[int | None, int]:
-        """Of the unknown and of the end token: a tokenizer looks them up by name."""
-        return self.tokenizer.unk_token_id, self.tokenizer.eos_token_id
+    def _special(self) -> "_Special":
+        """A tokenizer looks them up by name."""
+        every = frozenset(self.tokenizer.all_special_ids)
+        around = sum(i in every for i in self.tokenizer("").input_ids)
+        return _Special(self.tokenizer.unk_token_id, self.tokenizer.eos_token_id, every, around)
 
 
 @dataclass(frozen=True)

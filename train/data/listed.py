@@ -1,6 +1,7 @@
 """The lists of a folder of pictures: which of their lines can be used, and why the others cannot."""
 
 from functools import cache
+from os.path import isfile  # which takes a name that is too long for one that is not there
 from pathlib import Path
 
 from train.data.checks import TextLimit, image_bytes, image_refusal, normal_text
@@ -33,7 +34,7 @@ def usable(folder: Path, split: str, *, limit: TextLimit | None = None) -> tuple
             continue
         text = normal_text(record.text)
         refusal = "its id came before" if record.id in good else limit.refusal(text)
-        if refusal is None and isinstance(record.image, Path) and not record.image.is_file():
+        if refusal is None and isinstance(record.image, Path) and not isfile(record.image):
             refusal = f"{record.image}: no such file"
         if refusal is None:
             good[record.id] = Record(record.id, text, record.image, record.writer, record.page)

@@ -3,6 +3,7 @@ file, compared before anything is restored (Orbax alone does not notice a flippe
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -68,6 +69,8 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
     finally:
+        if not folder.exists() and (partial / "old").exists():
+            os.replace(partial / "old", folder)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -121,15 +124,24 @@ def _target(path: str, shape: tuple[int, ...]) -> Target:
 
 
 def _write_parameters(path: Path, model: TrOCR) -> None:
+    """Raises OSError."""
     tree: dict[str, Any] = {}
-    for name, array in parameters(model).items():
+    arrays = parameters(model)
+    size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(path.parent).free
+    if size > free:  # Orbax would leave threads behind that fail one after the other
+        raise OSError(f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
+    for name, array in arrays.items():
         *parents, last = name.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = array
-    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path, tree)
+    try:
+        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(path, tree)
+    except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise errors of many kinds
+        full = os.strerror(errno.ENOSPC) in str(error)
+        raise OSError("the disk is full" if full else f"{type(error).__name__}: {str(error)[:300]}") from None
 
 
 def _read_parameters(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -201,10 +213,11 @@ def _manifest_text(files: dict[str, str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs each step through absl, warnings about small files included."""
+    """Orbax logs each step through absl, warnings about small files included, and the traceback of every thread of a
+    failed write, which is raised too."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

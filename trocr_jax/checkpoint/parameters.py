@@ -96,7 +96,11 @@ def build(
             problems.append(f"missing: {wanted.name} {_shape(wanted.stored_shape)}")
         if array is not None and not problems:
             if (dtype is not None and not rounded.kernels) or array.dtype == np.float64:
-                array = array.astype(jnp.dtype(np.float32 if dtype is None or rounded.kernels else dtype))
+                with np.errstate(over="ignore"):
+                    array = array.astype(jnp.dtype(np.float32 if dtype is None or rounded.kernels else dtype))
+                if bad := count_not_finite(array):
+                    problems.append(f"{wanted.name} holds {bad} values too large for {array.dtype}, not for bfloat16")
+                    continue
             filled.append((path, variable.replace(jnp.asarray(np.asarray(array, order="C")))))
     problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]
     if problems:

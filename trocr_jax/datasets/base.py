@@ -79,6 +79,14 @@ class Dataset(ABC):
         return {}
 
 
+def chosen(only: Iterable[str], splits: Iterable[str]) -> list[str]:
+    """The splits that are named, all if none is. Raises DataError for one that there is not."""
+    only, known = set(only), list(splits)
+    if unknown := sorted(only.difference(known)):
+        raise DataError(f"--only {' '.join(unknown)}: no such split; there are {', '.join(known)}")
+    return [split for split in known if not only or split in only]
+
+
 def split_name(text: str) -> str:
     """Letters, digits and underscores of a folder or file name, lower case: what a split may be called."""
     return re.sub(r"\W+", "_", text.lower()).strip("_")

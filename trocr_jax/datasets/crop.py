@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, nan
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,6 +12,20 @@ from trocr_jax.errors import DataError
 
 Point = tuple[float, float]
 """x and y in pixels of the page, y downwards."""
+
+
+FAR = 1e6  # pixels; no page is so large
+
+
+def coordinate(text: str) -> float:
+    """Raises DataError for what is no number, or none of a place on or near a page."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not abs(number) < FAR:
+        raise DataError(f"its coordinate {text!r} is no number of pixels")
+    return number
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Cut:
 def cut_word(page: Image.Image, corners: Sequence[Point]) -> Cut:
     """The word between four corners, clockwise from its own top left: turned upright where it is written askew.
 
-    Raises DataError where the corners enclose nothing on the page.
+    Raises DataError where the corners enclose nothing on the page, or far more than the page.
     """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners
     if _axis_aligned(corners):
@@ -39,6 +53,8 @@ def cut_word(page: Image.Image, corners: Sequence[Point]) -> Cut:
     height = round(max(hypot(x3 - x0, y3 - y0), hypot(x2 - x1, y2 - y1)))
     if not _overlaps(page, corners) or width < 1 or height < 1:
         raise DataError(f"its corners {[(round(x), round(y)) for x, y in corners]} enclose nothing on the page")
+    if max(width, height) > 2 * hypot(*page.size):
+        raise DataError(f"its corners {[(round(x), round(y)) for x, y in corners]} are far from the page")
     quad = (x0, y0, x3, y3, x2, y2, x1, y1)  # PIL goes round the other way
     return Cut(page.transform((width, height), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC))
 

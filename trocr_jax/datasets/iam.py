@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of
+from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, read_text, rows_of
 from trocr_jax.errors import DataError
 
 # The files that each partition is published as: split -> names, the first that exists counts.
@@ -98,7 +98,7 @@ class Iam(Dataset):
             yield Record(line, texts[line], image, writer=writers.get(form, ""), page=form)
 
     def _splits(self) -> list[str]:
-        return [split for split in _LISTS[self.partition] if not self.only or split in self.only]
+        return chosen(self.only, _LISTS[self.partition])
 
     def _ascii(self) -> Path | None:
         return _first(self.source, ("ascii/lines.txt", "lines.txt"))
@@ -122,7 +122,7 @@ class Iam(Dataset):
             for path in sorted((self.source / "xml").glob("*.xml")):
                 try:
                     form = ElementTree.parse(path).getroot()
-                except ElementTree.ParseError as error:
+                except (ElementTree.ParseError, LookupError, ValueError) as error:  # or of an unknown encoding
                     raise DataError(f"{path}: not XML ({error}); unpack xml.tgz again") from None
                 writers[form.get("id", path.stem)] = form.get("writer-id", "")
                 # texts are escaped twice: &amp;quot;

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
-from trocr_jax.datasets.crop import Point, box, cut_line
+from trocr_jax.datasets.crop import Point, box, coordinate, cut_line
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
@@ -23,12 +23,14 @@ _ABOVE, _BELOW = 0.75, 0.3  # of the distance of baselines: what a line reaches 
 
 @dataclass(frozen=True)
 class Line:
-    """What a file says of a line. An outline or a baseline may be missing: empty."""
+    """What a file says of a line. An outline or a baseline may be missing: empty. fault: of its coordinates, for which
+    it cannot be cut out."""
 
     id: str
     text: str
     outline: Sequence[Point]
     baseline: Sequence[Point]
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Pages(Dataset):
             try:
                 picture, lines = read_page(path)
                 page = open_rgb(find_picture(path, picture))
-            except ValueError as error:  # DataError and ImageError among them
+            except (DataError, ImageError) as error:
                 yield Bad(name, f"{error} (all lines of the page)")
                 continue
             outlines = outline_of(lines)
@@ -78,8 +80,7 @@ class Pages(Dataset):
 
 
 def read_page(xml: Path) -> tuple[str, list[Line]]:
-    """The name of the picture and the lines of a PAGE XML or ALTO file. Raises DataError, or ValueError for a point
-    that is no number."""
+    """The name of the picture and the lines of a PAGE XML or ALTO file. Raises DataError."""
     try:
         return parse_page(xml.read_bytes())
     except ElementTree.ParseError as error:
@@ -87,16 +88,26 @@ def read_page(xml: Path) -> tuple[str, list[Line]]:
 
 
 def parse_page(content: bytes) -> tuple[str, list[Line]]:
-    """As `read_page`. Raises ElementTree.ParseError for what is no XML."""
-    root = ElementTree.fromstring(content)
+    """As `read_page`. Raises ElementTree.ParseError for what is no XML, or in a character encoding that Python does not
+    know."""
+    try:
+        root = ElementTree.fromstring(content)
+    except (LookupError, ValueError) as error:
+        raise ElementTree.ParseError(str(error)) from None
     return _alto(root) if _local(root) == "alto" else _page(root)
 
 
 def outline_of(lines: list[Line]) -> Callable[[Line], Sequence[Point]]:
     """Gives the outline of a line of a page with these `lines`; around its baseline if it has none. It raises DataError
-    where there is neither."""
+    where there is neither, or a coordinate that is no number."""
     spacing = _spacing(lines)
-    return lambda line: line.outline or _around(line.baseline, spacing)
+
+    def outline(line: Line) -> Sequence[Point]:
+        if line.fault:
+            raise DataError(line.fault)
+        return line.outline or _around(line.baseline, spacing)
+
+    return outline
 
 
 def _page(root: Element) -> tuple[str, list[Line]]:
@@ -110,8 +121,7 @@ def _page(root: Element) -> tuple[str, list[Line]]:
         main = min(enumerate(readings), key=lambda e: _index(*e), default=(0, ()))[1]
         unicode = next((e for e in main if _local(e) == "Unicode"), None)
         text = "" if unicode is None else unicode.text or ""
-        outline, baseline = (_points(own.get(kind)) for kind in ("Coords", "Baseline"))
-        lines.append(Line(element.get("id", ""), text.strip(), outline, baseline))
+        lines.append(_line(element.get("id", ""), text, *(_points(own.get(kind)) for kind in ("Coords", "Baseline"))))
     return page.get("imageFilename", ""), lines
 
 
@@ -131,14 +141,22 @@ def _alto(root: Element) -> tuple[str, list[Line]]:
                 parts.append(" " if kind == "SP" else child.get("CONTENT", "-"))
             before = kind if kind in ("String", "SP", "HYP") else before
         polygon = next((e for e in element.findall("{*}Shape/{*}Polygon")), None)
-        sides = [element.get(key) for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
-        outline = _numbers("" if polygon is None else polygon.get("POINTS", ""))
-        if not outline and all(sides):
-            left, top, width, height = (float(side or 0) for side in sides)
-            outline = list(box(left, top, left + width - 1, top + height - 1))
-        baseline = _numbers(element.get("BASELINE", ""))
-        lines.append(Line(element.get("ID", ""), "".join(parts).strip(), outline, baseline))
+        outline = "" if polygon is None else polygon.get("POINTS", "")
+        sides = [element.get(key, "") for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
+        lines.append(_line(element.get("ID", ""), "".join(parts), outline, element.get("BASELINE", ""), sides))
     return picture, lines
+
+
+def _line(id: str, text: str, outline: str, baseline: str, sides: Sequence[str] = ("",)) -> Line:
+    """sides: left, top, width and height of the line, for one without an outline."""
+    try:
+        points = _numbers(outline)
+        if not points and all(sides):
+            (left, top), (width, height) = _numbers(" ".join(sides))
+            points = list(box(left, top, left + width - 1, top + height - 1))
+        return Line(id, text.strip(), points, _numbers(baseline))
+    except DataError as error:
+        return Line(id, text.strip(), (), (), str(error))
 
 
 def _index(place: int, reading: Element) -> int:
@@ -147,19 +165,22 @@ def _index(place: int, reading: Element) -> int:
     return int(index) if index.isdecimal() else place
 
 
-def _points(element: Element | None) -> list[Point]:
+def _points(element: Element | None) -> str:
     """points="x,y x,y", or the Point elements of the schema of 2010."""
     if element is None:
-        return []
-    if points := element.get("points"):
-        return _numbers(points)
-    return [(float(e.get("x", "nan")), float(e.get("y", "nan"))) for e in element if _local(e) == "Point"]
+        return ""
+    points = (e for e in element if _local(e) == "Point")
+    return element.get("points") or " ".join(f"{e.get('x') or '?'},{e.get('y') or '?'}" for e in points)
 
 
 def _numbers(points: str) -> list[Point]:
-    """Pairs of numbers, divided by spaces or commas in any of the ways that programs write."""
-    numbers = [float(number) for number in points.replace(",", " ").split()]
-    return list(zip(numbers[::2], numbers[1::2], strict=True)) if len(numbers) > 1 else []
+    """Pairs of numbers, divided by spaces or commas in any of the ways that programs write. Raises DataError."""
+    numbers = [coordinate(number) for number in points.replace(",", " ").split()]
+    if len(numbers) < 2:  # a baseline may be a height alone
+        return []
+    if len(numbers) % 2:
+        raise DataError(f"its {len(numbers)} coordinates are no pairs")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def find_picture(xml: Path, name: str) -> Path:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, images_in
-from trocr_jax.datasets.crop import cut_word
+from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, images_in
+from trocr_jax.datasets.crop import coordinate, cut_word
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
@@ -79,10 +79,10 @@ class Sroie(Dataset):
                 name = f"{stem}-{number:03}"
                 fields = row.split(",", 8)  # the text may hold commas
                 try:
-                    numbers = [float(field) for field in fields[:8]]
+                    numbers = [coordinate(field) for field in fields[:8]]
                     if len(fields) != 9:
-                        raise ValueError
-                except ValueError:
+                        raise DataError("fields are missing")
+                except DataError:
                     yield Bad(name, f"{boxes[stem].name}:{number}: not eight numbers and a text, divided by commas")
                     continue
                 try:
@@ -93,7 +93,7 @@ class Sroie(Dataset):
                 yield Record(name, fields[8], image, page=stem)
 
     def _splits(self) -> list[str]:
-        return [split for split in _RECEIPTS if not self.only or split in self.only]
+        return chosen(self.only, _RECEIPTS)
 
     def _images(self, split: str) -> dict[str, Path]:
         folder = next((self.source / name for name in _IMAGES[split] if images_in(self.source / name)), None)
