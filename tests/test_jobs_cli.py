@@ -104,6 +104,11 @@ def test_columns_that_are_asked_for(tmp_path, model):
     [
         ("run", ["--lease-timeout", "0"], "lease_timeout is 0: give more than 0 seconds"),
         ("run", ["--decode-seconds", "-1"], "decode_seconds is -1"),
+        ("run", ["--decode-seconds", "inf"], "decode_seconds is inf: give more than 0 seconds, and less than"),
+        ("run", ["--decode-memory", "0"], "decode_memory is 0 MiB: give more than 0"),
+        ("run", ["--decode-memory", "99999999999999"], "decode_memory is 99999999999999 MiB: give more than 0, and"),
+        ("run", ["--unit-size", "99999999999999999999"], "unit_size is 99999999999999999999: give a whole number"),
+        ("run", ["--output", ""], "the folder of the job has no name"),
         ("retry-failed", [], "holds no job"),
         ("retry-failed", ["--plan-only"], "--plan-only is for `jobs run`"),
     ],
@@ -312,10 +317,19 @@ def test_parts_that_are_lost_or_damaged_are_named_by_merge(tmp_path, model, caps
     content = part.read_bytes()
     capsys.readouterr()
     part.write_bytes(content[:-20])
-    for options in (["--format", "csv"], ["--min-confidence", "0.5"]):
+    for options in (["--format", "csv"], ["--min-confidence", "0.5"], []):
         assert main(["jobs", "merge", job, *options]) == 2
-        assert f"error: {part}: is damaged (" in capsys.readouterr().err
+        assert f"error: {part}: is damaged (it does not have the 4 lines of its unit)" in capsys.readouterr().err
+    part.write_bytes(content.replace(b'"ok"', b'"OK"', 1))
+    assert main(["jobs", "merge", job]) == 2
+    assert f"error: {part}: is damaged (it has changed since the job was completed)" in capsys.readouterr().err
+    part.with_name("00000009.jsonl").write_bytes(content)
+    part.with_name("00000000 (conflicted copy).jsonl").write_bytes(content)
     part.unlink()
+    assert main(["jobs", "status", job]) == 0
+    assert "units: 1 of 2" in (shown := capsys.readouterr().out)
+    assert "lines: 4 of 8 (50.0 %)" in shown
+    assert "complete" not in shown
     assert main(["jobs", "merge", job]) == 2
     assert "is not complete, 1 of 2 units are left; `jobs run` goes on" in capsys.readouterr().err
     part.mkdir()
@@ -324,6 +338,32 @@ def test_parts_that_are_lost_or_damaged_are_named_by_merge(tmp_path, model, caps
     part.rmdir()
     assert run(model, tmp_path / "lines", tmp_path / "job") == 0
     assert part.read_bytes() == content
+    (tmp_path / "job" / "_SUCCESS").write_text("{}", encoding="utf-8")
+    assert main(["jobs", "merge", job]) == 2
+    assert "_SUCCESS: is damaged (it has no checksums); delete it" in capsys.readouterr().err
+
+
+def test_a_line_that_was_repaired_is_read_again_once_its_part_is_deleted(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 8)
+    bad = tmp_path / "lines" / "line-005.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 1
+    bad.write_bytes(good)
+    (tmp_path / "job" / "parts" / "00000001.jsonl").unlink()
+    capsys.readouterr()
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 0
+    assert "complete. 8 lines: 8 read" in capsys.readouterr().err
+    assert main(["jobs", "verify", str(tmp_path / "job")]) == 0
+
+
+def test_a_search_that_cannot_be_done_leaves_no_plan(tmp_path, model, capsys):
+    save_lines(tmp_path / "lines", 2)
+    for options in (["--regex", "("], ["--allow", ""], ["--max-new-tokens", "100000"]):
+        assert run(model, tmp_path / "lines", tmp_path / "job", *options) == 2
+        assert "error: " in capsys.readouterr().err
+        assert not (tmp_path / "job").exists()
+    assert run(model, tmp_path / "lines", tmp_path / "job", "--regex", ".*") == 0
 
 
 def test_figures_are_served_to_prometheus(tmp_path, model):

@@ -281,6 +281,10 @@ class Recognizer:
         known = enumerate(self.spellings)
         return [named.get(i, None if spelling is None else strings[i]) for i, spelling in known]
 
+    def check(self, decode: DecodeConfig | None) -> None:
+        """Raises DecodeError for a search that cannot be done with this model. Compiles its constraint."""
+        self._plan(decode)
+
     def _plan(self, decode: DecodeConfig | None) -> tuple[DecodeConfig, Literal["score", "mbr"]]:
         """The search that `generate` is asked for, with its constraint compiled, and how to choose among its texts."""
         ids = self.model.config

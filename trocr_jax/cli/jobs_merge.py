@@ -16,13 +16,14 @@ from trocr_jax.jobs.job import Job, read_success
 def merge(job: Job, command: Merge) -> int:
     """Returns the exit status. Raises JobError for a job that is not complete, unless that is asked for."""
     check_share("min_confidence", command.min_confidence)
-    units = sorted(job.done())
+    units, success = sorted(job.done()), read_success(job.store)
     left = len(job.units) - len(units)
-    if (read_success(job.store) is None or left) and not command.incomplete:
+    if (success is None or left) and not command.incomplete:
         what = f"{left} of {len(job.units)} units are left" if left else "every unit is read, but not yet confirmed"
         raise JobError(
             f"{command.job}: is not complete, {what}; `jobs run` goes on with it, --incomplete merges what there is"
         )
+    job.checksums = None if success is None or left else success["sha256"]
     if command.format == "pages":
         return _pages(job, command, units)
     format = command.format or (format_of(command.output) if command.output else "jsonl")

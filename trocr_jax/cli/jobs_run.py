@@ -176,6 +176,8 @@ def _check_engine(command: Run) -> None:
 
 def resources_of(command: Run) -> jobs.Resources:
     asked = command.resources
+    if not 0 < asked.decode_memory < 1 << 43:
+        raise JobError(f"decode_memory is {asked.decode_memory} MiB: give more than 0, and less than 2 ** 43")
     return jobs.Resources(
         decoders=asked.decoders,
         limits=Limits(asked.decode_seconds, asked.decode_memory << 20),

@@ -83,4 +83,6 @@ def read_events(store: Store) -> Iterator[dict[str, Any]]:
         with suppress(FileNotFoundError):
             for line in store.read(f"{EVENTS}/{name}").splitlines():
                 with suppress(ValueError):
-                    yield orjson.loads(line)
+                    event = orjson.loads(line)
+                    if isinstance(event, dict) and event.keys() >= {"time", "event", "owner"}:
+                        yield event

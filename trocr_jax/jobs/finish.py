@@ -21,6 +21,13 @@ def part_counts(part: bytes) -> Counts:
     )
 
 
+def reopen(job: Job) -> None:
+    """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them."""
+    # in this order: what another process completes meanwhile stays complete
+    if job.store.exists(SUCCESS) and len(job.done()) < len(job.units):
+        job.store.remove(SUCCESS)
+
+
 def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: float = TIMEOUT) -> Counts | None:
     """Writes _SUCCESS if all units are committed, and sweeps what a finished job does not need. None if units are left,
     or another process is doing it, which is waited for until it gives a sign of life, is done, or counts as dead; or if

@@ -15,7 +15,7 @@ from trocr_jax.jobs.attempts import Attempts
 from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
-from trocr_jax.jobs.finish import finish, sweep
+from trocr_jax.jobs.finish import finish, reopen, sweep
 from trocr_jax.jobs.job import SUCCESS, Job, Task
 from trocr_jax.jobs.planning import check_same, make_plan, read_plan
 from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
@@ -41,8 +41,8 @@ class Choices:
     def __post_init__(self) -> None:
         for name in ("unit_size", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise JobError(f"{name} is {value}: give a whole number of at least 1")
+            if value is not None and not 1 <= value < 1 << 31:
+                raise JobError(f"{name} is {value}: give a whole number of at least 1, and less than 2 ** 31")
         if unknown := set(self.columns) - {*COLUMNS, *OPTIONAL_COLUMNS}:
             raise JobError(
                 f"{sorted(unknown)[0]}: no such column; there are {', '.join((*COLUMNS, *OPTIONAL_COLUMNS))}"
@@ -72,12 +72,13 @@ def plan(
 ) -> Job:
     """The job in `folder`: planned now if there is none, else compared with what is asked for.
 
-    model: the name or folder that the recognizer was loaded from. Raises JobError that shows every difference to the
-    plan, SourceError if the source cannot be listed, OutputError if the folder cannot be written, Stopped as `stop.cut`
-    does until the source is listed.
+    model: the name or folder that the recognizer was loaded from. Raises DecodeError, before anything is listed, for a
+    search that the model cannot do; JobError that shows every difference to the plan; SourceError if the source cannot
+    be listed; OutputError if the folder cannot be written; Stopped as `stop.cut` does until the source is listed.
     """
     choices = Choices() if choices is None else choices
     stop = Stop() if stop is None else stop
+    recognizer.check(decode)
     with writing(folder):
         with stop.cut():
             store = open_store(folder)
@@ -125,6 +126,7 @@ def run(
     lost, and `run` goes on from there.
     """
     with writing(job.store.root):
+        reopen(job)
         sweep(job)
         stop = Stop() if stop is None else stop
         resources = Resources() if resources is None else resources

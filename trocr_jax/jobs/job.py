@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.planning import Plan, Unit, read_inputs, read_plan, read_units
-from trocr_jax.jobs.rows import Row, decode, encode
+from trocr_jax.jobs.rows import Counts, Row, decode, encode
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import Store, open_store
 
 PARTS, PARTIAL, LEASES, ATTEMPTS, EVENTS, SUCCESS = "parts", "partial", "leases", "attempts", "events", "_SUCCESS"
 
+_PART = re.compile(r"([0-9]{8,})\.jsonl")
 _MEND = "delete what there is of it and run the job again, which reads its lines once more"
 
 
@@ -41,12 +43,14 @@ def part_name(unit: int) -> str:
 class Job:
     """A job folder that has a plan.
 
-    Attributes: store; plan; units. Any number of processes may have the same job open.
+    Attributes: store; plan; units; checksums, by which `part` looks whether a part has changed, if there are any. Any
+    number of processes may have the same job open.
     """
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self.store, self.plan = store, plan
         self.units: list[Unit] = read_units(store, plan)
+        self.checksums: Mapping[str, str] | None = None
 
     @classmethod
     def open(cls, folder: str) -> Job:
@@ -67,7 +71,8 @@ class Job:
 
     def done(self) -> set[int]:
         """Units that are committed."""
-        return {int(name[:8]) for name in self.store.names(PARTS) if name.endswith(".jsonl") and name[:8].isdecimal()}
+        stems = (_PART.fullmatch(name) for name in self.store.names(PARTS))
+        return {unit for stem in stems if stem and (unit := int(stem[1])) < len(self.units)}
 
     def is_done(self, unit: int) -> bool:
         return self.store.exists(part_name(unit))
@@ -129,16 +134,26 @@ class Job:
         return self.store.read(part_name(unit))
 
     def part(self, unit: int) -> bytes:
-        """`read_part` for those who need it. Raises JobError that names a part which is not there or cannot be read."""
+        """`read_part` for those who need it. Raises JobError that names a part which is not there, cannot be read, or
+        does not hold the lines of its unit."""
         try:
-            return self.read_part(unit)
+            part = self.read_part(unit)
         except OSError as error:
             raise JobError(f"{self._name(unit)}: cannot be read ({error.strerror or error}); {_MEND}") from error
+        lines, why = self.units[unit].lines, ""
+        if part.count(b"\n") != lines or not part.endswith(b"\n"):
+            why = f"it does not have the {lines} lines of its unit"
+        elif self.checksums is not None and self.checksums.get(part_name(unit)) != sha256(part):
+            why = "it has changed since the job was completed"
+        if why:
+            raise JobError(f"{self._name(unit)}: is damaged ({why}); {_MEND}")
+        return part
 
     def rows(self, unit: int) -> list[Row]:
         """The rows of a committed unit. Raises JobError that names a part which is not there or damaged."""
+        part = self.part(unit)
         try:
-            return decode(self.part(unit))
+            return decode(part)
         except ValueError as error:
             raise JobError(f"{self._name(unit)}: is damaged ({error}); {_MEND}") from error
 
@@ -154,11 +169,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_success(store: Store) -> dict[str, object] | None:
+def read_success(store: Store) -> dict[str, Any] | None:
     """What _SUCCESS says: counts and checksums of a complete job; None for one that is not."""
     try:
-        return dict(orjson.loads(store.read(SUCCESS)))
+        found = orjson.loads(store.read(SUCCESS))
+        if not isinstance(found, dict) or not isinstance(found.get("sha256"), dict):
+            raise ValueError("it has no checksums")
+        Counts.of(found)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise JobError(f"{store.root}/{SUCCESS}: is damaged ({error}); delete it and run the job again") from error
+    return found

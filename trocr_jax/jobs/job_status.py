@@ -59,13 +59,14 @@ def status(job: Job) -> JobStatus:
             known[unit] = found[0]
     for unit in done - known.keys():
         known[unit] = part_counts(job.read_part(unit))
-    complete = read_success(job.store)
-    total = sum_of(known[unit] for unit in done) if complete is None else Counts.of(complete)
+    success = read_success(job.store)
+    complete = success is not None and len(done) == len(job.units)
+    total = Counts.of(success) if success is not None and complete else sum_of(known[unit] for unit in done)
     hosts = _hosts(job, commits, begun, now)
     rate = sum(host.rate for host in hosts)
     left = job.plan.lines - total.lines
     return JobStatus(
-        complete=complete is not None,
+        complete=complete,
         units=len(job.units),
         units_done=len(done),
         lines=job.plan.lines,

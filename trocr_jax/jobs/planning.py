@@ -67,7 +67,10 @@ def read_plan(store: Store) -> Plan | None:
         raise JobError(f"{store.root}/{PLAN}: is damaged ({error})") from error
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise JobError(f"{store.root}/{PLAN}: was not written by this version of trocr-jax; use the one that wrote it")
-    return Plan(**values)
+    try:
+        return Plan(**values)
+    except TypeError as error:
+        raise JobError(f"{store.root}/{PLAN}: is damaged ({error})") from error
 
 
 def read_units(store: Store, plan: Plan) -> list[Unit]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 
 from trocr_jax.errors import JobError
-from trocr_jax.jobs.finish import finish, sweep
+from trocr_jax.jobs.finish import finish, reopen, sweep
 from trocr_jax.jobs.host import writing
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Counts
@@ -74,6 +74,7 @@ def run(
     resources = Resources() if resources is None else resources
     stop = Stop() if stop is None else stop
     with writing(job.store.root):
+        reopen(job)
         sweep(job)
         if left := _left(job):
             with connected(actors.address):

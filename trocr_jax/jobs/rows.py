@@ -62,8 +62,11 @@ def encode(rows: Sequence[Row]) -> bytes:
 
 
 def decode(part: bytes) -> list[Row]:
-    """Raises ValueError for what is not JSONL."""
-    return [orjson.loads(line) for line in part.splitlines()]
+    """Raises ValueError for what is no JSONL of rows."""
+    rows = [orjson.loads(line) for line in part.splitlines()]
+    if any(not isinstance(row, dict) or "id" not in row or "status" not in row for row in rows):
+        raise ValueError("it holds what is no row")
+    return rows
 
 
 class Counts(NamedTuple):

@@ -76,6 +76,8 @@ def open_store(folder: str) -> Store:
         from trocr_jax.jobs.store_remote import RemoteStore
 
         return RemoteStore(folder)
+    if not folder:
+        raise JobError("the folder of the job has no name: give one")
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise JobError(f"{folder}: is a file; a job is a folder")
     return LocalStore(folder)

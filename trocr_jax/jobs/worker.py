@@ -28,6 +28,10 @@ LEAST_LINES = 100
 """Lines, or as many as were left when a worker began, before an error rate means something."""
 
 
+LONGEST = 1e9
+"""Seconds that anything may be waited for: thirty years, about as many as a lock can wait."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What does not change a byte of the output.
@@ -51,8 +55,8 @@ class Resources:
             raise JobError(f"decoders is {self.decoders}: give at least one process to decode images")
         seconds = {"decode_seconds": self.limits.seconds, "lease_timeout": self.lease_timeout, "hang": self.hang}
         for name, value in seconds.items():
-            if not value > 0:
-                raise JobError(f"{name} is {value:g}: give more than 0 seconds")
+            if not 0 < value < LONGEST:
+                raise JobError(f"{name} is {value:g}: give more than 0 seconds, and less than {LONGEST:.0e}")
         if not self.grace >= 0:
             raise JobError(f"grace is {self.grace:g}: give 0 seconds or more")
         if not 0 <= self.max_error_rate <= 1:
