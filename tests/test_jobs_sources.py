@@ -260,11 +260,22 @@ def test_quotation_marks_are_text_in_a_tsv_and_quote_in_a_csv(tmp_path: Path):
         assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
 
 
+def test_a_row_without_an_id_has_its_path(tmp_path: Path):
+    rows = [{"path": "a"}, {"path": "b", "id": "B"}, {"path": "c", "id": ""}, {"path": "d", "id": None}]
+    rows += [{"path": "e", "id": 0}, {"path": "f", "id": 1.5}]
+    (tmp_path / "list.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "list.csv").write_text("path,id,text\na,,x\nb,B,x\nc,,x\n")
+    for name, expected in (("list.jsonl", ["a", "B", "c", "d", "0", "1.5"]), ("list.csv", ["a", "B", "c"])):
+        assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("list.jsonl", '{"text": "no path"}\n', r"no column path or image .* among \['text'\]"),
         ("list.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2 is no JSON"),
+        ("list.jsonl", '{"path": "a"}\n{"path": "b", "id": true}\n', "list.jsonl: row 2 has an id that is neither"),
+        ("list.jsonl", '{"path": "a", "id": [1]}\n', "list.jsonl: row 1 has an id that is neither text nor a number"),
         ("list.csv", "path,id\n,1\n", "row 1 has no path"),
         ("list.csv", "path,text\na.png,a\nb.png,b, c\n", "list.csv: row 2 has 3 columns, and the header 2; put a text"),
         ("list.csv", "path,id\na.png,1\n\nb.png\n", "list.csv: row 2 has 1 columns, and the header 2; put a text"),
