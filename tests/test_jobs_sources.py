@@ -228,6 +228,17 @@ def test_row_groups_that_cannot_be_held_are_refused(lines: list[Path], tmp_path:
         list(source.inputs())
 
 
+def test_a_column_of_texts_is_no_column_of_images(lines: list[Path], tmp_path: Path):
+    column = pa.array([str(path) for path in lines])
+    for values, kind in ((column, "string"), (column.dictionary_encode(), "dictionary")):
+        parquet.write_table(pa.table({"image": values}), tmp_path / f"{kind}.parquet")
+        with pytest.raises(SourceError, match=f"{kind}.parquet: its column image holds no images but {kind}.*manifest"):
+            list(open_source([str(tmp_path / f"{kind}.parquet")]).inputs())
+    column = pa.array([path.read_bytes() for path in lines], pa.large_binary()).dictionary_encode()
+    parquet.write_table(pa.table({"image": column}), tmp_path / "images.parquet")
+    assert len(list(open_source([str(tmp_path / "images.parquet")]).inputs())) == COUNT
+
+
 def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path], tmp_path: Path):
     source = parquet_images(lines, tmp_path)
     inputs = list(source.inputs())
