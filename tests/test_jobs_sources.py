@@ -23,7 +23,9 @@ from train.data.render import Renderer
 from trocr_jax.errors import ImageError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
+from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source
+from trocr_jax.jobs.sources.archives import shards
 
 COUNT = 5
 PROCESSOR = ImageProcessor(height=16, width=64, keep_aspect_ratio=True)
@@ -194,6 +196,27 @@ def test_a_folder_that_cannot_be_read_is_named(lines: list[Path], tmp_path: Path
     decode = Decoder(open_source([str(closed)], "folder"), PROCESSOR)
     with pytest.raises(SourceError, match="it is empty or closed"):
         decode("a", str(closed / "a.png"))
+
+
+def test_hidden_files_are_left_out(lines: list[Path], tmp_path: Path):
+    names = ["./a.png", "./._a.png", "b/../c.png", ".d/e.png", "__MACOSX/b/._f.png", "__MACOSX/g.png"]
+    with zipfile.ZipFile(tmp_path / "lines.zip", "w") as zipped, tarfile.open(tmp_path / "lines.tar", "w") as tar:
+        for name in names:
+            zipped.write(lines[0], name)
+            tar.add(lines[0], name)
+    for name in ("lines.zip", "lines.tar"):
+        inputs = open_source([str(tmp_path / name)]).inputs()
+        assert [Path(input.id).name for input in inputs] == ["a.png", "c.png"]
+
+    folder = tmp_path / ".named"
+    memory = file_system(f"memory://{folder}")
+    for name in ("a.tar", "._a.tar", ".b/c.tar", "__MACOSX/d.tar", "e/f.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((tmp_path / "lines.tar").read_bytes())
+        memory.pipe(f"{folder}/{name}", b"")
+    found = [str(folder / "a.tar"), str(folder / "e/f.tar")]
+    assert list(shards((str(folder),), ".tar")) == found
+    assert list(shards((f"memory://{folder}",), ".tar")) == [f"memory://{path.lstrip('/')}" for path in found]
 
 
 def test_a_tar_archive_is_read_to_its_end_or_refused(lines: list[Path], tmp_path: Path):

@@ -19,6 +19,11 @@ class Input(NamedTuple):
     error: str | None = None
 
 
+def hidden(name: str) -> bool:
+    """Whether a part of a path begins with a dot, as folders leave out, or is what macOS puts beside files in a zip."""
+    return any(part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in name.split("/"))
+
+
 def expand(arguments: Iterable[str], stdin: IO[bytes]) -> Iterator[Input]:
     """Every argument as the files it stands for.
 
