@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from tests.tiny import save_lines
 from train.data.render import Renderer
-from trocr_jax.errors import ImageError, JobError, SourceError
+from trocr_jax.errors import ImageError, ImageLimitError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
@@ -277,6 +277,29 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
     (tmp_path / "pages.tif").write_bytes(b"no TIFF any more")
     with pytest.raises(ImageError, match=r"pages.tif#1: "):
         Decoder(source, PROCESSOR)(input.id, input.place)
+
+
+def test_a_damaged_tiff_costs_one_line(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiff(lines, tmp_path)
+    source = open_source([str(tmp_path)], "tiff")
+    content = (tmp_path / "pages.tif").read_bytes()
+    (tmp_path / "half.tif").write_bytes(content[: len(content) // 2])  # its first page could be read
+    (tmp_path / "empty.tif").write_bytes(b"")
+    Image.new("1", (2000, 1000)).save(tmp_path / "large.tif", compression="group4")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    inputs = list(source.inputs())
+    assert [Path(input.id).name for input in inputs] == [
+        *("empty.tif#1", "half.tif#1", "large.tif#1"),
+        *(f"pages.tif#{page}" for page in range(1, COUNT + 1)),
+    ]
+    decode = Decoder(source, PROCESSOR)
+    reasons = [(ImageError, "is no TIFF file"), (ImageError, "cannot be decoded"), (ImageLimitError, ".*exceeds limit")]
+    for input, (kind, why) in zip(inputs, reasons, strict=False):
+        with pytest.raises(kind, match=f"{input.id}: {why}"):
+            decode(input.id, input.place)
+    assert decode(inputs[-1].id, inputs[-1].place).expected > 0
+    with pytest.raises(SourceError, match=r"gone.tif: cannot be read"):
+        list(open_source([str(tmp_path / "*.tif"), str(tmp_path / "gone.tif")], "tiff").inputs())
 
 
 def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], tmp_path: Path):
