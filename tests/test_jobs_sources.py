@@ -302,6 +302,16 @@ def test_a_damaged_tiff_costs_one_line(lines: list[Path], tmp_path: Path, monkey
         list(open_source([str(tmp_path / "*.tif"), str(tmp_path / "gone.tif")], "tiff").inputs())
 
 
+def test_lines_of_a_page_of_another_size_fail(lines: list[Path], tmp_path: Path):
+    source = page(lines, tmp_path)
+    xml = tmp_path / "page.xml"
+    xml.write_text(xml.read_text().replace("<Page", '<Page imageWidth="400"'))
+    decode, inputs = Decoder(source, PROCESSOR), list(source.inputs())
+    for input in inputs:
+        with pytest.raises(ImageError, match=r"page.xml: line .: its picture is 200 x .* the file says 400 x"):
+            decode(input.id, input.place)
+
+
 def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], tmp_path: Path):
     decode = Decoder(open_source([str(lines[0].parent)]), PROCESSOR)
     (tmp_path / "circle").symlink_to("circle")
@@ -342,6 +352,16 @@ def test_a_row_without_an_id_has_its_path(tmp_path: Path):
         ("lines.tar", "no archive", "uncompressed tar archive"),
         ("lines.zip", "no archive", "zip archive"),
         ("page.xml", "<a>", "is no XML"),
+        (
+            "page.xml",
+            f"<alto>{'<Page><TextLine/></Page>' * 2}</alto>",
+            "page.xml: has 2 pages with lines; write a file",
+        ),
+        (
+            "page.xml",
+            f"<PcGts>{'<Page><TextLine/></Page>' * 3}</PcGts>",
+            "page.xml: has 3 pages with lines; write a file",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_refused(tmp_path: Path, name: str, content: str, message: str):

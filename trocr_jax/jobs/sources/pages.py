@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 from PIL import Image
 
 from trocr_jax.datasets.crop import cut_line
-from trocr_jax.datasets.pages import Line, find_picture, outline_of, parse_page
+from trocr_jax.datasets.pages import Line, Picture, find_picture, outline_of, parse_page
 from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs.sources import Input
@@ -46,9 +46,10 @@ class Pages:
 
     def read(self, place: tuple[str, int]) -> Image.Image:
         path, number = place
-        picture, lines = _page(path)
+        page, picture, lines = _page(path)
         try:
-            return cut_line(picture, outline_of(lines)(lines[number])).image
+            picture.check(page)
+            return cut_line(page, outline_of(lines)(lines[number])).image
         except (DataError, IndexError) as error:
             raise ImageError(f"{path}: line {number + 1}: {error}") from error
 
@@ -61,9 +62,9 @@ def line_id(path: str, number: int, line: Line) -> str:
 
 
 @lru_cache(1)  # lines of a page come one after another
-def _page(path: str) -> tuple[Image.Image, list[Line]]:
+def _page(path: str) -> tuple[Image.Image, Picture, list[Line]]:
     try:
-        name, lines = parse_page(Path(path).read_bytes())
-        return open_rgb(find_picture(Path(path), name)), lines
+        picture, lines = parse_page(Path(path).read_bytes())
+        return open_rgb(find_picture(Path(path), picture.name)), picture, lines
     except (DataError, ParseError) as error:
         raise ImageError(f"{path}: {error}") from error
