@@ -208,6 +208,10 @@ def test_hidden_files_are_left_out(lines: list[Path], tmp_path: Path):
         inputs = open_source([str(tmp_path / name)]).inputs()
         assert [Path(input.id).name for input in inputs] == ["a.png", "c.png"]
 
+    (lines[0].parent / "__MACOSX").mkdir()
+    (lines[0].parent / "__MACOSX" / "a.png").write_bytes(b"")
+    assert len(list(open_source([str(lines[0].parent)]).inputs())) == COUNT
+
     folder = tmp_path / ".named"
     memory = file_system(f"memory://{folder}")
     for name in ("a.tar", "._a.tar", ".b/c.tar", "__MACOSX/d.tar", "e/f.tar"):
