@@ -505,6 +505,27 @@ def test_pages(tmp_path: Path) -> None:
     assert "measurement unit pixel" in reasons["page/p4"]
 
 
+def test_pages_whose_picture_has_another_size_are_left_out(tmp_path: Path) -> None:
+    for number, size in enumerate(("{}='100' {}='100.6'", "{}='0' {}='x'", "{}='200' {}='200'", "{}='' {}='99'")):
+        write(tmp_path / f"p{number}.png", picture(width=100, height=101))
+        for kind, xml in (("page", PAGE), ("alto", ALTO)):
+            stated = size.format(*{"page": ("imageWidth", "imageHeight"), "alto": ("WIDTH", "HEIGHT")}[kind])
+            xml = xml.replace("scans/p1.png", f"p{number}.png").replace("gone.png", f"p{number}.png")
+            write(tmp_path / f"{kind}{number}.xml", xml.replace("<Page", f"<Page {stated}"))
+    write(tmp_path / "two.xml", ALTO.replace("</Page>", "</Page><Page><TextLine/></Page>"))
+    reasons = quarantine(build(Pages(source=tmp_path), tmp_path / "out"))
+    why = "its picture is 100 x 101 pixels, the file says {}: give the picture that it was made from"
+    pages = {
+        name: reason.removesuffix(" (all lines of the page)") for name, reason in reasons.items() if "/" not in name
+    }
+    assert pages.pop("two").startswith("has 2 pages with lines; write a file for each page")
+    assert pages == {
+        f"{kind}{number}": why.format(size)
+        for kind in ("alto", "page")
+        for number, size in ((2, "200 x 200"), (3, "100 x 99"))
+    }
+
+
 def test_a_coordinate_that_is_no_number_costs_its_line_alone(tmp_path: Path) -> None:
     write(tmp_path / "p1.png", picture(width=100, height=100))
     write(tmp_path / "p2.png", picture(width=100, height=100))

@@ -20,10 +20,12 @@ from pyarrow import parquet
 
 from tests.tiny import save_lines
 from train.data.render import Renderer
-from trocr_jax.errors import ImageError, JobError, SourceError
+from trocr_jax.errors import ImageError, ImageLimitError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
+from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source
+from trocr_jax.jobs.sources.archives import shards
 
 COUNT = 5
 PROCESSOR = ImageProcessor(height=16, width=64, keep_aspect_ratio=True)
@@ -196,6 +198,31 @@ def test_a_folder_that_cannot_be_read_is_named(lines: list[Path], tmp_path: Path
         decode("a", str(closed / "a.png"))
 
 
+def test_hidden_files_are_left_out(lines: list[Path], tmp_path: Path):
+    names = ["./a.png", "./._a.png", "b/../c.png", ".d/e.png", "__MACOSX/b/._f.png", "__MACOSX/g.png"]
+    with zipfile.ZipFile(tmp_path / "lines.zip", "w") as zipped, tarfile.open(tmp_path / "lines.tar", "w") as tar:
+        for name in names:
+            zipped.write(lines[0], name)
+            tar.add(lines[0], name)
+    for name in ("lines.zip", "lines.tar"):
+        inputs = open_source([str(tmp_path / name)]).inputs()
+        assert [Path(input.id).name for input in inputs] == ["a.png", "c.png"]
+
+    (lines[0].parent / "__MACOSX").mkdir()
+    (lines[0].parent / "__MACOSX" / "a.png").write_bytes(b"")
+    assert len(list(open_source([str(lines[0].parent)]).inputs())) == COUNT
+
+    folder = tmp_path / ".named"
+    memory = file_system(f"memory://{folder}")
+    for name in ("a.tar", "._a.tar", ".b/c.tar", "__MACOSX/d.tar", "e/f.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((tmp_path / "lines.tar").read_bytes())
+        memory.pipe(f"{folder}/{name}", b"")
+    found = [str(folder / "a.tar"), str(folder / "e/f.tar")]
+    assert list(shards((str(folder),), ".tar")) == found
+    assert list(shards((f"memory://{folder}",), ".tar")) == [f"memory://{path.lstrip('/')}" for path in found]
+
+
 def test_a_tar_archive_is_read_to_its_end_or_refused(lines: list[Path], tmp_path: Path):
     path = tmp_path / "lines.tar"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -228,6 +255,17 @@ def test_row_groups_that_cannot_be_held_are_refused(lines: list[Path], tmp_path:
         list(source.inputs())
 
 
+def test_a_column_of_texts_is_no_column_of_images(lines: list[Path], tmp_path: Path):
+    column = pa.array([str(path) for path in lines])
+    for values, kind in ((column, "string"), (column.dictionary_encode(), "dictionary")):
+        parquet.write_table(pa.table({"image": values}), tmp_path / f"{kind}.parquet")
+        with pytest.raises(SourceError, match=f"{kind}.parquet: its column image holds no images but {kind}.*manifest"):
+            list(open_source([str(tmp_path / f"{kind}.parquet")]).inputs())
+    column = pa.array([path.read_bytes() for path in lines], pa.large_binary()).dictionary_encode()
+    parquet.write_table(pa.table({"image": column}), tmp_path / "images.parquet")
+    assert len(list(open_source([str(tmp_path / "images.parquet")]).inputs())) == COUNT
+
+
 def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path], tmp_path: Path):
     source = parquet_images(lines, tmp_path)
     inputs = list(source.inputs())
@@ -245,6 +283,39 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
         Decoder(source, PROCESSOR)(input.id, input.place)
 
 
+def test_a_damaged_tiff_costs_one_line(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiff(lines, tmp_path)
+    source = open_source([str(tmp_path)], "tiff")
+    content = (tmp_path / "pages.tif").read_bytes()
+    (tmp_path / "half.tif").write_bytes(content[: len(content) // 2])  # its first page could be read
+    (tmp_path / "empty.tif").write_bytes(b"")
+    Image.new("1", (2000, 1000)).save(tmp_path / "large.tif", compression="group4")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    inputs = list(source.inputs())
+    assert [Path(input.id).name for input in inputs] == [
+        *("empty.tif#1", "half.tif#1", "large.tif#1"),
+        *(f"pages.tif#{page}" for page in range(1, COUNT + 1)),
+    ]
+    decode = Decoder(source, PROCESSOR)
+    reasons = [(ImageError, "is no TIFF file"), (ImageError, "cannot be decoded"), (ImageLimitError, ".*exceeds limit")]
+    for input, (kind, why) in zip(inputs, reasons, strict=False):
+        with pytest.raises(kind, match=f"{input.id}: {why}"):
+            decode(input.id, input.place)
+    assert decode(inputs[-1].id, inputs[-1].place).expected > 0
+    with pytest.raises(SourceError, match=r"gone.tif: cannot be read"):
+        list(open_source([str(tmp_path / "*.tif"), str(tmp_path / "gone.tif")], "tiff").inputs())
+
+
+def test_lines_of_a_page_of_another_size_fail(lines: list[Path], tmp_path: Path):
+    source = page(lines, tmp_path)
+    xml = tmp_path / "page.xml"
+    xml.write_text(xml.read_text().replace("<Page", '<Page imageWidth="400"'))
+    decode, inputs = Decoder(source, PROCESSOR), list(source.inputs())
+    for input in inputs:
+        with pytest.raises(ImageError, match=r"page.xml: line .: its picture is 200 x .* the file says 400 x"):
+            decode(input.id, input.place)
+
+
 def test_a_path_that_can_be_none_is_a_line_without_an_image(lines: list[Path], tmp_path: Path):
     decode = Decoder(open_source([str(lines[0].parent)]), PROCESSOR)
     (tmp_path / "circle").symlink_to("circle")
@@ -260,11 +331,22 @@ def test_quotation_marks_are_text_in_a_tsv_and_quote_in_a_csv(tmp_path: Path):
         assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
 
 
+def test_a_row_without_an_id_has_its_path(tmp_path: Path):
+    rows = [{"path": "a"}, {"path": "b", "id": "B"}, {"path": "c", "id": ""}, {"path": "d", "id": None}]
+    rows += [{"path": "e", "id": 0}, {"path": "f", "id": 1.5}]
+    (tmp_path / "list.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "list.csv").write_text("path,id,text\na,,x\nb,B,x\nc,,x\n")
+    for name, expected in (("list.jsonl", ["a", "B", "c", "d", "0", "1.5"]), ("list.csv", ["a", "B", "c"])):
+        assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("list.jsonl", '{"text": "no path"}\n', r"no column path or image .* among \['text'\]"),
         ("list.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2 is no JSON"),
+        ("list.jsonl", '{"path": "a"}\n{"path": "b", "id": true}\n', "list.jsonl: row 2 has an id that is neither"),
+        ("list.jsonl", '{"path": "a", "id": [1]}\n', "list.jsonl: row 1 has an id that is neither text nor a number"),
         ("list.csv", "path,id\n,1\n", "row 1 has no path"),
         ("list.csv", "path,text\na.png,a\nb.png,b, c\n", "list.csv: row 2 has 3 columns, and the header 2; put a text"),
         ("list.csv", "path,id\na.png,1\n\nb.png\n", "list.csv: row 2 has 1 columns, and the header 2; put a text"),
@@ -274,6 +356,16 @@ def test_quotation_marks_are_text_in_a_tsv_and_quote_in_a_csv(tmp_path: Path):
         ("lines.tar", "no archive", "uncompressed tar archive"),
         ("lines.zip", "no archive", "zip archive"),
         ("page.xml", "<a>", "is no XML"),
+        (
+            "page.xml",
+            f"<alto>{'<Page><TextLine/></Page>' * 2}</alto>",
+            "page.xml: has 2 pages with lines; write a file",
+        ),
+        (
+            "page.xml",
+            f"<PcGts>{'<Page><TextLine/></Page>' * 3}</PcGts>",
+            "page.xml: has 3 pages with lines; write a file",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_refused(tmp_path: Path, name: str, content: str, message: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tests.tiny import save_tiny
 from trocr_jax.cli import main
 from trocr_jax.datasets.pages import parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
-from trocr_jax.errors import DataError
+from trocr_jax.errors import DataError, ImageError
+from trocr_jax.jobs.sources import open_source
 
 PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
 ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
@@ -190,6 +192,27 @@ def test_a_job_fills_its_pages_in(tmp_path, capsys):
     assert "holds pages that were read, or lies among them; give a folder outside" in capsys.readouterr().err
     assert main(["jobs", "merge", job, "--format", "pages"]) == 2
     assert "needs --output FOLDER" in capsys.readouterr().err
+
+
+def test_lines_that_changed_places_are_noticed(tmp_path, capsys):
+    """Where lines have no ids, numbers stay as they were."""
+    save_pages(tmp_path / "scans")
+    xml, job = tmp_path / "scans" / "page" / "a.xml", str(tmp_path / "job")
+    first, second = "0,0 110,0 110,18 0,18", "0,20 110,20 110,38 0,38"
+    xml.write_text(re.sub(' id="l."', "", xml.read_text()))
+    model = str(save_tiny(tmp_path / "tiny"))
+    assert main(["jobs", "run", str(xml), "--output", job, "--model", model, "--max-new-tokens", "4"]) == 0
+    source = open_source([str(xml)])
+    inputs = list(source.inputs())
+    xml.write_text(xml.read_text().replace(first, "-").replace(second, first).replace("-", second))
+    with pytest.raises(ImageError, match=r"a.xml: line 1: is not where it was when the job was planned"):
+        source.read(inputs[0].place)
+    source.read(inputs[0].place[:2])  # as earlier versions planned it
+    source.read(inputs[2].place)
+    capsys.readouterr()
+    merge = ["jobs", "merge", job, "--format", "pages", "--output", str(tmp_path / "out")]
+    assert main(merge) == 1
+    assert f"{xml}: has no line 1 where it was when the job was planned" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,16 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
 def open_picture(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """As `open_rgb`, but in mode L if the image has one channel, whose three copies would be the same."""
     name = describe(source)
+    with decoding(name):
+        return _open(source, name, max_pixels)
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Around what reads the image `name`: makes an ImageError that names it of whatever Pillow raises."""
     try:
         with without_pillow_warnings():
-            return _open(source, name, max_pixels)
+            yield
     except ImageError:
         raise
     except FileNotFoundError:

@@ -11,6 +11,9 @@ from typing import IO, NamedTuple
 _NAMES = "apng avif avifs bmp gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx pbm pgm png pnm ppm tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 
+MACOS = "__MACOSX"
+"""The folder in which macOS puts what belongs to the files of an archive, under their names."""
+
 
 class Input(NamedTuple):
     """A path as given or found, and why there is no image to read there, if that is known already."""
@@ -19,13 +22,18 @@ class Input(NamedTuple):
     error: str | None = None
 
 
+def hidden(name: str) -> bool:
+    """Whether a part of a path begins with a dot, as folders leave out, or is MACOS."""
+    return any(part == MACOS or (part[:1] == "." and part not in (".", "..")) for part in name.split("/"))
+
+
 def expand(arguments: Iterable[str], stdin: IO[bytes]) -> Iterator[Input]:
     """Every argument as the files it stands for.
 
     A folder: the image files in it and in all folders below, by suffix, in the order of sorted paths; names that begin
-    with a dot, and links to folders, are left out. `-`: the lines of `stdin`, each the path of a file. A pattern
-    (`*`, `?`, `[…]`, and `**` for any depth): what it matches, sorted, folders as above, each file once; a file whose
-    name looks like a pattern is that file. Anything else: itself.
+    with a dot, folders `__MACOSX`, and links to folders, are left out. `-`: the lines of `stdin`, each the path of a
+    file. A pattern (`*`, `?`, `[…]`, and `**` for any depth): what it matches, sorted, folders as above, each file
+    once; a file whose name looks like a pattern is that file. Anything else: itself.
     An argument that stands for nothing is one Input with an error.
     """
     for argument in arguments:
@@ -89,7 +97,7 @@ def _entries(folder: str) -> Iterator[str | Input]:
         yield Input(folder, f"{folder}: the folder cannot be read ({error.strerror}); check its permissions")
         return
     for entry in found:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == MACOS:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield entry.path

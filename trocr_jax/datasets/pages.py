@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+
+from PIL import Image
 
 from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
 from trocr_jax.datasets.crop import Point, box, coordinate, cut_line
@@ -31,6 +33,23 @@ class Line:
     outline: Sequence[Point]
     baseline: Sequence[Point]
     fault: str = ""
+
+
+class Picture(NamedTuple):
+    """What a file says of the picture of its page. width, height: in pixels; 0 where it does not say."""
+
+    name: str
+    width: float
+    height: float
+
+    def check(self, page: Image.Image) -> None:
+        """Raises DataError if the picture has another size, by more than a pixel: outlines are in other places then."""
+        stated = self.width or page.width, self.height or page.height
+        if any(abs(said - size) > 1 for said, size in zip(stated, page.size, strict=True)):
+            raise DataError(
+                f"its picture is {page.width} x {page.height} pixels, the file says {stated[0]:g} x {stated[1]:g}: "
+                "give the picture that it was made from"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +85,8 @@ class Pages(Dataset):
             name = path.relative_to(self.source).with_suffix("").as_posix()
             try:
                 picture, lines = read_page(path)
-                page = open_rgb(find_picture(path, picture))
+                page = open_rgb(find_picture(path, picture.name))
+                picture.check(page)
             except (DataError, ImageError) as error:
                 yield Bad(name, f"{error} (all lines of the page)")
                 continue
@@ -79,15 +99,15 @@ class Pages(Dataset):
                     yield Bad(own, str(error))
 
 
-def read_page(xml: Path) -> tuple[str, list[Line]]:
-    """The name of the picture and the lines of a PAGE XML or ALTO file. Raises DataError."""
+def read_page(xml: Path) -> tuple[Picture, list[Line]]:
+    """The picture and the lines of a PAGE XML or ALTO file. Raises DataError."""
     try:
         return parse_page(xml.read_bytes())
     except ElementTree.ParseError as error:
         raise DataError(f"{xml}: is no XML ({error})") from error
 
 
-def parse_page(content: bytes) -> tuple[str, list[Line]]:
+def parse_page(content: bytes) -> tuple[Picture, list[Line]]:
     """As `read_page`. Raises ElementTree.ParseError for what is no XML, or in a character encoding that Python does not
     know."""
     try:
@@ -110,27 +130,28 @@ def outline_of(lines: list[Line]) -> Callable[[Line], Sequence[Point]]:
     return outline
 
 
-def _page(root: Element) -> tuple[str, list[Line]]:
-    page = next((element for element in root.iter() if _local(element) == "Page"), None)
+def _page(root: Element) -> tuple[Picture, list[Line]]:
+    page = _page_with_lines(root)
     if page is None:
         raise DataError(f"neither PAGE XML nor ALTO: its root is {_local(root)}")
     lines = []
-    for element in (e for e in page.iter() if _local(e) == "TextLine"):
+    for element in (e for e in root.iter() if _local(e) == "TextLine"):
         own = {_local(child): child for child in reversed(element)}
         readings = [child for child in element if _local(child) == "TextEquiv"]
         main = min(enumerate(readings), key=lambda e: _index(*e), default=(0, ()))[1]
         unicode = next((e for e in main if _local(e) == "Unicode"), None)
         text = "" if unicode is None else unicode.text or ""
         lines.append(_line(element.get("id", ""), text, *(_points(own.get(kind)) for kind in ("Coords", "Baseline"))))
-    return page.get("imageFilename", ""), lines
+    size = _size(page.get("imageWidth", "")), _size(page.get("imageHeight", ""))
+    return Picture(page.get("imageFilename", ""), *size), lines
 
 
-def _alto(root: Element) -> tuple[str, list[Line]]:
+def _alto(root: Element) -> tuple[Picture, list[Line]]:
     unit = next((e.text or "" for e in root.iter() if _local(e) == "MeasurementUnit"), "pixel").strip()
     if unit != "pixel":
         raise DataError(f"its unit is {unit}; export ALTO with the measurement unit pixel")
-    picture = next((e.text or "" for e in root.iter() if _local(e) == "fileName"), "").strip()
-    lines = []
+    name = next((e.text or "" for e in root.iter() if _local(e) == "fileName"), "").strip()
+    page, lines = _page_with_lines(root), []
     for element in (e for e in root.iter() if _local(e) == "TextLine"):
         parts, before = list[str](), ""
         for child in element:
@@ -144,7 +165,24 @@ def _alto(root: Element) -> tuple[str, list[Line]]:
         outline = "" if polygon is None else polygon.get("POINTS", "")
         sides = [element.get(key, "") for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
         lines.append(_line(element.get("ID", ""), "".join(parts), outline, element.get("BASELINE", ""), sides))
-    return picture, lines
+    size = (0.0, 0.0) if page is None else (_size(page.get("WIDTH", "")), _size(page.get("HEIGHT", "")))
+    return Picture(name, *size), lines
+
+
+def _page_with_lines(root: Element) -> Element | None:
+    """The first page if none has lines. Raises DataError if several have."""
+    pages = [element for element in root.iter() if _local(element) == "Page"]
+    found = [page for page in pages if any(_local(element) == "TextLine" for element in page.iter())]
+    if len(found) > 1:
+        raise DataError(f"has {len(found)} pages with lines; write a file for each page, which names its picture")
+    return next(iter(found or pages), None)
+
+
+def _size(text: str) -> float:
+    try:
+        return max(coordinate(text), 0.0)
+    except DataError:
+        return 0.0
 
 
 def _line(id: str, text: str, outline: str, baseline: str, sides: Sequence[str] = ("",)) -> Line:

@@ -44,8 +44,7 @@ def fill(content: bytes, texts: Mapping[int, LineText | None], outlines: Mapping
     """
     source = XmlSource(content)
     alto = source.root.local == "alto"
-    page = source.root if alto else next((e for e in source.root.walk() if e.local == "Page"), source.root)
-    lines = [element for element in page.walk() if element.local == "TextLine"]
+    lines = [element for element in source.root.walk() if element.local == "TextLine"]
     edits = list[Edit]()
     if alto:
         references = {name for e in source.root.walk() for name in e.attributes.get("REF", "").split()}

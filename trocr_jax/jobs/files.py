@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO, Any, cast
 
 from trocr_jax.errors import SourceError, TrOCRError
-from trocr_jax.image_paths import SUFFIXES, expand
+from trocr_jax.image_paths import SUFFIXES, expand, hidden
 
 
 def is_url(path: str) -> bool:
@@ -164,14 +164,16 @@ def parent(path: str) -> str:
 
 
 def below(folder: str) -> Iterator[str]:
-    """Every file in a local folder and those below. Raises SourceError for a folder that cannot be read."""
+    """Every file in a local folder and those below, but hidden ones. Raises SourceError for a folder that cannot be
+    read."""
 
     def refuse(error: OSError) -> None:
         raise error
 
     with listing(folder):
-        for parent, _, names in os.walk(folder, onerror=refuse):
-            yield from (os.path.join(parent, name) for name in names)
+        for parent, folders, names in os.walk(folder, onerror=refuse):
+            folders[:] = [name for name in folders if not hidden(name)]
+            yield from (os.path.join(parent, name) for name in names if not hidden(name))
 
 
 def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
@@ -191,7 +193,7 @@ def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
 def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
     system, protocol = file_system(url), url.partition("://")[0]
     pattern = any(character in url for character in "*?[")
-    found = _ask(url, lambda: system.glob(url) if pattern else system.find(url) if system.isdir(url) else [url])
+    found = _ask(url, lambda: system.glob(url) if pattern else _find(system, url) if system.isdir(url) else [url])
     any_found = False
     for path in sorted(found):
         if pattern or os.path.splitext(path)[1].lower() in suffixes or path == url:
@@ -199,3 +201,8 @@ def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
             yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
     if not any_found:
         raise SourceError(f"{url}: no image files there; check the name and the permissions")
+
+
+def _find(system: Any, url: str) -> list[str]:
+    folder = system._strip_protocol(url)
+    return [path for path in system.find(url) if not hidden(path.removeprefix(folder))]

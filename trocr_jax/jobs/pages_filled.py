@@ -15,7 +15,7 @@ from trocr_jax.errors import DataError, JobError
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Row
 from trocr_jax.jobs.sources import Input, from_description
-from trocr_jax.jobs.sources.pages import Pages, line_id
+from trocr_jax.jobs.sources.pages import Pages, is_there, line_id
 
 
 class Filled(NamedTuple):
@@ -75,7 +75,7 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
         texts: dict[int, LineText | None] = {}
         for input, row in rows:
             number = input.place[1]
-            if number >= len(lines) or line_id(path, number, lines[number]) != input.id:
+            if not is_there(input.place, lines) or line_id(path, number, lines[number]) != input.id:
                 raise DataError(f"has no line {input.id.rpartition('#')[2]} where it was when the job was planned")
             texts[number] = _text(row)
         if complete and len(texts) != len(lines):

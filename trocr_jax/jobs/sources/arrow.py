@@ -36,14 +36,14 @@ class Arrow:
             for path in found:
                 with files.listing(path):
                     table = _open(path)
-                image_column(path, table.schema.names, self.image_column)
+                image_column(path, table.schema, self.image_column)
                 for row in range(table.num_rows):
                     yield Input(f"{path}#{row}", [path, row])
 
     def read(self, place: tuple[str, int]) -> bytes:
         path, row = place
         table = _open(path)
-        column = image_column(path, table.schema.names, self.image_column)
+        column = image_column(path, table.schema, self.image_column)
         return encoded(table.column(column)[row].as_py(), f"{path}: row {row}")
 
     def check(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, ClassVar, Literal, cast
 
 import orjson
@@ -27,7 +29,7 @@ ID_COLUMN = "id"
 class Manifest:
     """paths: the manifests. Paths in a manifest are seen from its own folder, or from `root` where that is given.
 
-    path_column: of PATH_COLUMNS the first if None. id_column: "id" if there is such a column, else the path is the id.
+    path_column: of PATH_COLUMNS the first if None. id_column: "id" if None. The path is the id of a row without one.
     """
 
     paths: tuple[str, ...]
@@ -59,7 +61,11 @@ class Manifest:
         for number, (path, own) in enumerate(pairs, 1):
             if not isinstance(path, str) or not path:
                 raise SourceError(f"{name}: row {number} has no path; correct it, or leave the row out")
-            yield Input(path if own is None else str(own), join(root, path))
+            if own is not None and not isinstance(own, str):
+                if isinstance(own, bool) or not isinstance(own, int | float | Decimal):
+                    raise SourceError(f"{name}: row {number} has an id that is neither text nor a number; correct it")
+                own = str(own)
+            yield Input(own or path, join(root, path))
 
     def columns(self, name: str, present: list[str]) -> tuple[str, str | None]:
         """The columns of paths and of ids of a manifest with the columns `present`. Raises SourceError."""
@@ -74,9 +80,11 @@ class Manifest:
 
 def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
     loads = orjson.loads
-    path = own = None
+    path, own = None, manifest.id_column or ID_COLUMN
     # A remote file finds the ends of lines forty times more slowly than a buffer does (s3fs).
     with files.open_file(name) as file, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER) as buffered:
+        if buffered.peek(3).startswith(codecs.BOM_UTF8):
+            buffered.read(3)
         for number, line in enumerate(buffered, 1):
             try:
                 row = loads(line)
@@ -86,9 +94,9 @@ def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
                 continue
             if not isinstance(row, dict):
                 raise SourceError(f"{name}: line {number} is no JSON object")
-            if path is None:  # the first row says which columns there are
-                path, own = manifest.columns(name, list(row))
-            yield row.get(path), None if own is None else row.get(own)
+            if path is None:  # the first row says which column of paths there is
+                path, _ = manifest.columns(name, list(row))
+            yield row.get(path), row.get(own)
 
 
 def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trocr_jax.errors import SourceError
-from trocr_jax.image_paths import SUFFIXES
+from trocr_jax.image_paths import SUFFIXES, hidden
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths, shards
@@ -41,7 +41,7 @@ def _members(archive: str) -> Iterator[Input]:
         with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                if os.path.splitext(member.name)[1].lower() not in SUFFIXES:
+                if os.path.splitext(member.name)[1].lower() not in SUFFIXES or hidden(member.name):
                     continue
                 if member.islnk() or member.issym():
                     raise SourceError(

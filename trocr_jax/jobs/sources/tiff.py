@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import IO, ClassVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from trocr_jax.errors import SourceError
+from trocr_jax.errors import ImageError
+from trocr_jax.image_file import decoding, without_pillow_warnings
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths, shards
@@ -17,29 +18,48 @@ from trocr_jax.jobs.sources.archives import check_paths, shards
 
 @dataclass(frozen=True)
 class Tiff:
-    """paths: files, folders or patterns of them. The id of a line is the file and the number of its page, from 1."""
+    """paths: files, folders or patterns of them. The id of a line is the file and the number of its page, from 1. A
+    file whose pages cannot be counted, because it is damaged or too large, is one line, which fails."""
 
     paths: tuple[str, ...]
     kind: ClassVar[str] = "tiff"
 
     def inputs(self) -> Iterator[Input]:
         for path in shards(self.paths, ".tif", ".tiff"):
-            try:
-                with files.open_file(path) as file, Image.open(file, formats=("TIFF",)) as image:
-                    pages = getattr(image, "n_frames", 1)
-            except Exception as error:
-                raise SourceError(
-                    f"{path}: cannot be read as TIFF ({error}); copy it again, or leave it out, and run the same "
-                    "command again"
-                ) from error
-            for page in range(pages):
+            for page in range(_pages_of(path)):
                 yield Input(f"{path}#{page + 1}", [path, page])
 
     def read(self, place: tuple[str, int]) -> Image.Image:
         path, page = place
-        image = Image.open(io.BytesIO(files.read(path)), formats=("TIFF",))
-        image.seek(page)
-        return image
+        content, name = io.BytesIO(files.read(path)), f"{path}#{page + 1}"
+        with decoding(name):
+            try:
+                if page == 0:
+                    _pages(content)  # the first page of a damaged file does not stand for all of it
+                image = Image.open(content, formats=("TIFF",))
+            except UnidentifiedImageError:
+                raise ImageError(f"{name}: is no TIFF file, or damaged; copy it again, or leave it out") from None
+            image.seek(page)
+            return image
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _pages_of(path: str) -> int:
+    """1 of a file that is damaged. Raises SourceError if the disk or the network is to blame."""
+    try:
+        with files.open_file(path) as file:
+            return _pages(file)
+    except Exception:  # noqa: BLE001  Pillow raises nearly every one, and so do file systems of URLs
+        with files.listing(path):
+            content = files.read(path)
+    try:
+        return _pages(io.BytesIO(content))
+    except Exception:  # noqa: BLE001
+        return 1
+
+
+def _pages(file: IO[bytes]) -> int:
+    with without_pillow_warnings(), Image.open(file, formats=("TIFF",)) as image:
+        return getattr(image, "n_frames", 1)

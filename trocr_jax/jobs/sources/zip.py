@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from trocr_jax.errors import ImageError, SourceError
-from trocr_jax.image_paths import SUFFIXES
+from trocr_jax.image_paths import SUFFIXES, hidden
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths, shards
@@ -35,7 +35,7 @@ class Zip:
                         raise error.__context__ from None
                     raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
             for name in names:
-                if os.path.splitext(name)[1].lower() in SUFFIXES:
+                if os.path.splitext(name)[1].lower() in SUFFIXES and not hidden(name):
                     yield Input(f"{archive}/{name}", [archive, name])
 
     def read(self, place: tuple[str, str]) -> bytes:
