@@ -399,6 +399,29 @@ def test_what_cannot_be_satisfied_is_refused_before_any_compilation(spec: Constr
     assert programs == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Characters("\udce9a"),
+        lambda: Prefix("\udce9a"),
+        lambda: Regex("\udce9a"),
+        lambda: Lexicon(["a"], separator="\ud800"),
+        lambda: Lexicon(["a", "\ud800"]).entries(),
+        lambda: Lexicon("no\0path").entries(),
+        lambda: Characters(["0", "1"]),  # type: ignore[arg-type]
+        lambda: Prefix(5),  # type: ignore[arg-type]
+        lambda: Regex(None),  # type: ignore[arg-type]
+        lambda: Lexicon(["a"], separator=5),  # type: ignore[arg-type]
+        lambda: Lexicon(["a", ["b"]]),  # type: ignore[list-item]
+        lambda: Lexicon(5),  # type: ignore[arg-type]
+        lambda: All("abc"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_text_is_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(DecodeError, match=r"no valid Unicode|give a str|no collection|All\(...\) holds|no.path"):
+        wrong()
+
+
 def test_spellings_of_another_model_are_refused() -> None:
     found = constraints.compile(Characters("ab"), TOY[:-1], special=SPECIAL, max_new_tokens=L)
     with pytest.raises(DecodeError, match="11 tokens and the model has 12"):
