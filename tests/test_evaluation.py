@@ -4,6 +4,7 @@ runs, and the command."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,19 @@ def test_finished_runs_are_compared(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["evaluate", *sources, "--references", str(folder / "manifest.jsonl"), "--output", out]) == 0
     assert "second: CER 16.67 %" in capsys.readouterr().out
+
+
+def test_texts_and_names_that_are_no_valid_unicode_are_written_with_escapes(tmp_path, capsys):
+    folder = folder_of(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9f")), {"1.png": "one", "2.png": "two"})
+    (folder / "manifest.jsonl").write_text(json.dumps({"image": "1.png", "text": "one\ud83d"}))
+    rows = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9ad.jsonl"))
+    rows.write_text(json.dumps({"id": "1.png", "text": "on"}))
+    out = tmp_path / "out"
+    assert main(["evaluate", str(rows), "--references", str(folder), "--output", str(out)]) == 0
+    scores = json.loads((out / "metrics.json").read_text())
+    assert scores["runs"][0]["name"] == r"r\udce9ad"
+    assert r"r\udce9f" in scores["source"]
+    assert {entry["reference"] for entry in scores["runs"][0]["confusions"]["characters"]} == {"e", r"\ud83d"}
 
 
 def test_a_finished_job_is_a_source(tmp_path, capsys):

@@ -12,7 +12,7 @@ import orjson
 from trocr_jax.cli import Evaluate, Transcribe, parse
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, given
-from trocr_jax.cli.output import replace_file
+from trocr_jax.cli.output import printable, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
@@ -48,13 +48,15 @@ def evaluate(command: Evaluate) -> int:
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
 
     begun = time.perf_counter()
-    scores = score(
-        samples,
-        readings,
-        headline=HEADLINE.get(command.protocol or "", "cer"),
-        unicode_form=command.unicode_form,
-        min_confidence=command.min_confidence,
-        level=command.level,
+    scores = printable(
+        score(
+            samples,
+            readings,
+            headline=HEADLINE.get(command.protocol or "", "cer"),
+            unicode_form=command.unicode_form,
+            min_confidence=command.min_confidence,
+            level=command.level,
+        )
     )
     scored = time.perf_counter()
     title = f"Evaluation: {samples.name}" if len(readings) > 1 else f"{readings[0].name} on {samples.name}"

@@ -230,10 +230,12 @@ def needs_review(confidence: float | None, min_confidence: float) -> bool:
 
 
 def printable(value: Any) -> Any:
-    """A string as valid Unicode: bytes of a file name that are not become escapes. A sequence of named tuples as a list
-    of objects. Other values as they are."""
+    """A string as valid Unicode: bytes of a file name that are not become escapes. Those in lists and dicts too, and
+    named tuples as dicts. Other values as they are."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return [{name: printable(part) for name, part in item._asdict().items()} for item in value]
-    return value
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {printable(name): printable(part) for name, part in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list | tuple) else value
