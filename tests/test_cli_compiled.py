@@ -92,6 +92,16 @@ def test_programs_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_batch_size_of_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny(tmp_path / "model")
+    before = sorted(model.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trocr_jax.cli.compiled.make_programs", beside)
+        assert main(["compile", "--model", str(model), "--batch-size", "0"]) == 2
+    assert "batch_size is 0" in capsys.readouterr().err
+    assert sorted(model.iterdir()) == before
+
+
 def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (FOLDER, LEAST):
         monkeypatch.delenv(name, raising=False)

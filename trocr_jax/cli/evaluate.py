@@ -11,7 +11,7 @@ import orjson
 
 from trocr_jax.cli import Evaluate, Transcribe, parse
 from trocr_jax.cli.decode import check_options, decode_config, load
-from trocr_jax.cli.options import check_share, given
+from trocr_jax.cli.options import check_share, flag, given
 from trocr_jax.cli.output import printable, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
@@ -89,6 +89,8 @@ def _check(command: Evaluate) -> None:
         )
     if command.references is not None and (command.protocol or command.run):
         raise DataError("--references is for finished runs: --protocol and --run read lines anew")
+    if command.references is not None and (reading := _given(command)):
+        raise DataError(f"--references is for finished runs: leave {flag(reading[0])} out, which is for reading")
     if command.partial and command.protocol is None:
         raise DataError("--partial needs --protocol: other sources have no published number of lines")
     if command.split is not None and command.protocol is not None:
@@ -109,15 +111,29 @@ def _runs(command: Evaluate) -> dict[str, Transcribe]:
         name, colon, typed = text.partition(":")
         if not colon or not name.strip():
             raise DecodeError(f"--run {text!r}: give a name, a colon and options, such as 'beams: --num-beams 4'")
-        words = shlex.split(typed)
+        try:
+            words = shlex.split(typed)
+        except ValueError as error:
+            raise DecodeError(f"--run {text!r}: {error}; quote its options as in a shell") from None
         run = parse(["transcribe", *_outer_model(command, words), *words])
         assert isinstance(run, Transcribe)
-        if run.inputs or run.output is not None:
-            raise DecodeError(f"--run {text!r}: inputs and --output are those of evaluate; give options of the search")
+        if run.inputs or any(value is not None for value in (run.output, run.format, run.min_confidence)):
+            raise DecodeError(
+                f"--run {text!r}: inputs, --output and --min-confidence are those of evaluate, which has no --format; "
+                "give options of the search"
+            )
         if name.strip() in found:
             raise DecodeError(f"--run {text!r}: the name {name.strip()!r} came before; give each run its own")
         found[name.strip()] = run
     return found
+
+
+def _given(command: Evaluate) -> list[str]:
+    """The options of reading that were given."""
+    default = Transcribe()
+    names = [name for name in _MODEL if getattr(command, name) != getattr(default, name)]
+    names += [name for group in _GROUPS for name in given(getattr(command, group))]
+    return [*names, *(["no_attention"] if command.no_attention else [])]
 
 
 def _outer_model(command: Evaluate, words: list[str]) -> list[str]:
@@ -173,7 +189,7 @@ def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> l
                 known[key],
                 samples.samples,
                 decode,
-                run.batch_size or command.batch_size,
+                command.batch_size if run.batch_size is None else run.batch_size,
                 attention=attention,
                 progress=lambda found, progress=progress: progress.update(failed=found.error is not None),  # type: ignore[misc]
             )
