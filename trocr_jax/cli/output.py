@@ -110,14 +110,16 @@ def _stdout() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _file(name: str) -> Iterator[IO[bytes]]:
-    path = os.path.realpath(name)  # a link stays a link
-    if os.path.isdir(path):
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = os.stat(name).st_mode
+    if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{name}: is a folder; give a file name")
-    mode = os.stat(path).st_mode if os.path.exists(path) else None
-    if mode is not None and not stat.S_ISREG(mode):  # a pipe or device
-        with open(path, "wb") as file:
+    if mode is not None and not stat.S_ISREG(mode):  # a pipe or device; of a pipe, the real path is no path
+        with open(name, "wb") as file:
             yield file
         return
+    path = os.path.realpath(name)  # a link stays a link
     with _part(path, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask()) as file:
         yield file
 
