@@ -432,11 +432,13 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, lines):
 
 # What a shell starts in the background ignores interrupts, and so does what that starts: the tests, for example.
 HEARING_INTERRUPTS = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)]; "
+    "os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
-def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(number, model, tmp_path):
     output = tmp_path / "lines.jsonl"
     command = [*PROGRAM, "transcribe", "-", "--model", model, "--batch-size", "1", "--output", str(output)]
     with subprocess.Popen(
@@ -448,9 +450,9 @@ def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(model, tmp_path):
         process.stdin.flush()
         assert b"missing.png" in process.stderr.readline()  # it is at work, and will wait for more paths
         assert len(os.listdir(tmp_path)) == 1
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert b"Traceback" not in process.stderr.read()
-        assert process.wait() == -signal.SIGINT
+        assert process.wait() == -number
     assert os.listdir(tmp_path) == []
 
 
