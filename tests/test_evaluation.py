@@ -388,6 +388,7 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
         (["samples", "--run", "beams 3"], "give a name, a colon and options"),
         (["samples", "--run", "a:", "--run", "a:"], "came before"),
         (["samples", "--run", "a: --output x"], "are those of evaluate"),
+        (["samples", "--plot", "x.foo"], "x.foo: no picture has the suffix .foo; call it .png"),
         (["samples", "--run", "a: --format csv"], "has no --format"),
         (["samples", "--run", "a: --min-confidence 0.9"], "are those of evaluate"),
         (["samples", "--run", 'a: --allow "abc'], "'a: --allow \"abc': No closing quotation; quote its options"),
@@ -407,3 +408,4 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
 def test_wrong_usage_is_named(arguments, message, tmp_path, capsys):
     assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == ("batch_size" in message)  # which the model is asked for

@@ -23,7 +23,7 @@ import tyro
 
 from trocr_jax.cli.jobs_options import JobCommand, Merge, Run, Status, Verify
 from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
-from trocr_jax.errors import TrOCRError
+from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.stop import Stop
 
 FAILED = 4
@@ -182,19 +182,18 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
     command: Command | None = None
     try:
-        if list(args) == ["--version"]:
-            print(_version(), flush=True)
-            return 0
-        try:
+        with printing():  # --help
+            if list(args) == ["--version"]:
+                print(_version())
+                return 0
             command = parse(args)
-        finally:
-            sys.stdout.flush()  # --help
         if isinstance(command, Run):
             return _run(command)
         with _unwound():
             return _do(command)
     except TrOCRError as error:
         print(f"trocr-jax: error: {error}", file=sys.stderr)
+        _give_up_stdout()
         return 2
     except _Signal as told:
         _end_by(told.number)
@@ -251,6 +250,30 @@ def _run(command: Run) -> int:
         from trocr_jax.cli.jobs_run import run
 
         return run(command, stop)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Around what prints to stdout, which may have been closed. Raises OutputError if it cannot be written."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"stdout: cannot be written ({error.strerror or error})") from error
+
+
+def _give_up_stdout() -> None:
+    """Python would write what is left in it at the end, and change the exit status if it cannot."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 def parse(args: Sequence[str]) -> Command:

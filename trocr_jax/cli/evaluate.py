@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from trocr_jax.cli import Evaluate, Transcribe, parse
+from trocr_jax.cli import Evaluate, Transcribe, parse, printing
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, flag, given
 from trocr_jax.cli.output import printable, replace_file
@@ -25,6 +25,7 @@ from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.report.figures import check_picture, plot_evaluation
 from trocr_jax.report.page import page
 
 _MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention", "mesh")
@@ -37,12 +38,12 @@ def evaluate(command: Evaluate) -> int:
     for run in runs.values():
         check_options(run)
     _check(command)
+    samples = _samples(command)
     folder = Path(command.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); give a folder that can be written") from None
-    samples = _samples(command)
     for bad in samples.left_out:
         print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
@@ -69,13 +70,12 @@ def evaluate(command: Evaluate) -> int:
     replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     replace_file(folder / "report.html", report.encode("utf-8", "backslashreplace"))
     if command.plot is not None:
-        from trocr_jax.report.figures import plot_evaluation
-
         plot_evaluation(scores, Path(command.plot))
-    for run in scores["runs"]:
-        found = run["scores"][scores["headline"]]
-        value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
-        print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
+    with printing():
+        for run in scores["runs"]:
+            found = run["scores"][scores["headline"]]
+            value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
+            print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
     print(f"trocr-jax: {folder / 'report.html'}", file=sys.stderr)
     return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
 
@@ -99,6 +99,8 @@ def _check(command: Evaluate) -> None:
         raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
     check_share("min_confidence", command.min_confidence)
     check_limit(command.limit)
+    if command.plot is not None:
+        check_picture(Path(command.plot))
 
 
 def _runs(command: Evaluate) -> dict[str, Transcribe]:

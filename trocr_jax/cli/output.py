@@ -103,6 +103,8 @@ def _open(output: str | None) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _stdout() -> Iterator[IO[bytes]]:
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; give --output FILE")
     sys.stdout.flush()
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()
