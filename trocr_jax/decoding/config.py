@@ -206,7 +206,7 @@ class DecodeConfig:
         return () if self.forced_eos_token_id is None else some_ids("forced_eos_token_id", self.forced_eos_token_id)
 
 
-SMALLEST = 2.0**-126  # the smallest normal f32: XLA takes smaller ones for 0
+LEAST_TEMPERATURE = 1e-30  # scores of up to 3e8 divided by it are finite in f32
 _LEAST = {
     "num_beams": 1,
     "max_new_tokens": 1,
@@ -221,8 +221,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "length_penalty": (lambda x: True, "a number"),
     "diversity_penalty": (lambda x: x >= 0, "a number of at least 0"),
     "temperature": (
-        lambda x: x >= SMALLEST,
-        f"a number of at least {SMALLEST:.3g}, which f32 can hold; for the likeliest token leave do_sample out",
+        lambda x: x >= LEAST_TEMPERATURE,
+        f"a number of at least {LEAST_TEMPERATURE}; for the likeliest token leave do_sample out",
     ),
     "top_p": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "typical_p": (lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
