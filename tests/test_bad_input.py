@@ -19,6 +19,7 @@ from trocr_jax import checkpoint
 from trocr_jax.cli import main
 from trocr_jax.errors import CheckpointError, ConfigError, DecodeError, ImageError, TokenizerError
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.recognizer_batches import Batch
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,16 @@ def test_arguments_that_cannot_be_used(
     assert recognizer([], batch_size=np.int64(2)) == []  # type: ignore[arg-type]
     with pytest.raises(error, match=said):
         recognizer(*arguments, **options)
+
+
+def test_batches_that_cannot_be_read(model: Path) -> None:
+    recognizer = Recognizer.from_pretrained(model)
+    for size in (0, True, 1.5):
+        with pytest.raises(DecodeError, match=f"batch_size is {size}"):
+            recognizer.read_batches([], None, size)  # type: ignore[arg-type]
+    large = Batch.of_pixels([np.zeros((*recognizer.image_processor.size, 3), np.uint8)] * 3)
+    with pytest.raises(DecodeError, match="holds 3 images and the batch size is 2"):
+        list(recognizer.read_batches([large], None, 2))
 
 
 @pytest.mark.parametrize("dtype", ["nonsense", "int32", bool, object()])

@@ -217,6 +217,12 @@ def test_a_calibration_is_written_whole_or_not_at_all(tmp_path, capsys, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines", "model", "other.json"]
 
 
+def test_too_few_lines_are_refused_before_they_are_read(capsys, monkeypatch):
+    monkeypatch.setattr(Recognizer, "from_pretrained", None)
+    assert main(["calibrate", "samples"]) == 2
+    assert "lines are too few to fit confidences on; give 200 or more" in capsys.readouterr().err
+
+
 def test_a_limit_below_one_is_refused(tmp_path, capsys):
     assert main(["calibrate", str(tmp_path), "--limit", "0"]) == 2
     assert "--limit is 0: give a number of lines" in capsys.readouterr().err

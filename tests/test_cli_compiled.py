@@ -12,7 +12,7 @@ import pytest
 
 from tests.tiny import save_lines, save_tiny
 from trocr_jax.cli import main
-from trocr_jax.cli.compiled import FOLDER, LEAST, beside, keep_programs, use_programs
+from trocr_jax.cli.compiled import FOLDER, LEAST, _use, beside, keep_programs, use_programs
 
 
 def program(*arguments: str, warning: str = "", **environment: str) -> str:
@@ -66,6 +66,40 @@ def test_the_folder_is_below_the_home_of_the_user(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(FOLDER)
 
 
+def test_without_a_folder_that_can_be_made_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(FOLDER, raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_programs("tiny-printed")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    for model in ("tiny-printed", "~/model"):
+        keep_programs(model)
+        assert FOLDER not in os.environ
+    assert main(["info", "~/model"]) == 2
+
+
+def test_only_what_is_removed_is_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *where, **options: print(message))
+    for name in (FOLDER, LEAST):
+        monkeypatch.setenv(name, "")
+    _use(tmp_path, least="1")
+    said = UserWarning("Error reading persistent compilation cache entry for 'jit_f': PermissionError: denied")
+    warnings.showwarning(said, UserWarning, "file", 1)
+    assert "(jit_f) cannot be read (PermissionError: denied) and is compiled again" in capsys.readouterr().out
+    (tmp_path / "jit_f-0-cache").touch()
+    warnings.showwarning(said, UserWarning, "file", 1)
+    assert "(jit_f) is damaged and made anew" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_programs_beside_the_model(tmp_path: Path) -> None:
     """transcribe and jobs run compile nothing more, wherever the folder is then."""
     model, lines = save_tiny(tmp_path / "model"), save_lines(tmp_path / "lines", 3)
@@ -90,6 +124,16 @@ def test_programs_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["compile", "--model", model]) == 2
         assert f"{model}: no folder of a model, beside which" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_size_of_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny(tmp_path / "model")
+    before = sorted(model.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trocr_jax.cli.compiled.make_programs", beside)
+        assert main(["compile", "--model", str(model), "--batch-size", "0"]) == 2
+    assert "batch_size is 0" in capsys.readouterr().err
+    assert sorted(model.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,18 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no /dev/fd here")
+def test_a_pipe_without_a_name_is_written():
+    """As a shell gives one for >(...), and /dev/stdout before a |."""
+    reading, writing = os.pipe()
+    try:
+        write(Path(f"/dev/fd/{writing}"), "txt", SAMPLE)
+        assert os.read(reading, 99) == b'say "hi", you\n\n\n'
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_is_named():
     with pytest.raises(OutputError, match="/dev/full: cannot be written"):

@@ -225,6 +225,10 @@ def test_a_word_list_accepts_what_a_regular_expression_of_it_does(words, separat
         r"[\d\-x]+",
         r"[^\W\d]+",
         r"[]a\S]*",
+        "^[0-9]+$|^[A-Za-z]+$",
+        r"\Aa|ab\Z|\$",
+        "(?i)^a|ü$",
+        r"[$^|]|^^é[|]?ab$$|\^$",
         "a$b",
     ],
 )
@@ -369,6 +373,9 @@ def test_a_constraint_of_the_same_size_compiles_nothing() -> None:
         (Regex(r"(a)\1"), "back-references"),
         (Regex(r"[^\s\S]"), "matches no text"),
         (Regex("[[a]]"), "nested set"),
+        *((Regex(pattern), "anchor inside") for pattern in ("(^a|b)c", "(?:^|b)a", r"b|a\b", "(?m)a$\n^b")),
+        *((Regex(pattern), "regular") for pattern in ("a*+a", "(b+?a?+)*", "(?>a|ab)b")),
+        *((Regex(pattern), "flag x") for pattern in ("(?x)[a b]+", "b|((?x:[a b]))+")),
         (Regex("c+"), "spells no text"),
         (Regex("(a ){4}"), "in 4 tokens"),
         (All(Prefix("a"), Regex("b+")), "no text satisfies"),
@@ -390,6 +397,29 @@ def test_what_cannot_be_satisfied_is_refused_before_any_compilation(spec: Constr
     with count_compilations() as programs, pytest.raises(DecodeError, match=message):
         constraints.compile(spec, TOY, special=SPECIAL, max_new_tokens=L)
     assert programs == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Characters("\udce9a"),
+        lambda: Prefix("\udce9a"),
+        lambda: Regex("\udce9a"),
+        lambda: Lexicon(["a"], separator="\ud800"),
+        lambda: Lexicon(["a", "\ud800"]).entries(),
+        lambda: Lexicon("no\0path").entries(),
+        lambda: Characters(["0", "1"]),  # type: ignore[arg-type]
+        lambda: Prefix(5),  # type: ignore[arg-type]
+        lambda: Regex(None),  # type: ignore[arg-type]
+        lambda: Lexicon(["a"], separator=5),  # type: ignore[arg-type]
+        lambda: Lexicon(["a", ["b"]]),  # type: ignore[list-item]
+        lambda: Lexicon(5),  # type: ignore[arg-type]
+        lambda: All("abc"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_text_is_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(DecodeError, match=r"no valid Unicode|give a str|no collection|All\(...\) holds|no.path"):
+        wrong()
 
 
 def test_spellings_of_another_model_are_refused() -> None:

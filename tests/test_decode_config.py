@@ -53,6 +53,8 @@ PUBLISHED = {
         {"repetition_penalty": float("inf")},
         {"temperature": 0, "do_sample": True},
         {"temperature": True, "do_sample": True},
+        {"temperature": 1e-40, "do_sample": True},
+        {"temperature": 1.2e-38, "do_sample": True},
         {"top_k": -1, "do_sample": True},
         {"top_k": None, "do_sample": True},
         {"top_p": 1.1, "do_sample": True},

@@ -4,6 +4,7 @@ runs, and the command."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -344,6 +345,19 @@ def test_finished_runs_are_compared(tmp_path, capsys):
     assert "second: CER 16.67 %" in capsys.readouterr().out
 
 
+def test_texts_and_names_that_are_no_valid_unicode_are_written_with_escapes(tmp_path, capsys):
+    folder = folder_of(Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9f")), {"1.png": "one", "2.png": "two"})
+    (folder / "manifest.jsonl").write_text(json.dumps({"image": "1.png", "text": "one\ud83d"}))
+    rows = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9ad.jsonl"))
+    rows.write_text(json.dumps({"id": "1.png", "text": "on"}))
+    out = tmp_path / "out"
+    assert main(["evaluate", str(rows), "--references", str(folder), "--output", str(out)]) == 0
+    scores = json.loads((out / "metrics.json").read_text())
+    assert scores["runs"][0]["name"] == r"r\udce9ad"
+    assert r"r\udce9f" in scores["source"]
+    assert {entry["reference"] for entry in scores["runs"][0]["confusions"]["characters"]} == {"e", r"\ud83d"}
+
+
 def test_a_finished_job_is_a_source(tmp_path, capsys):
     folder = folder_of(tmp_path / "lines", {"1.png": "one", "2.png": "two"})
     job, out = str(tmp_path / "job"), tmp_path / "out"
@@ -374,6 +388,15 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
         (["samples", "--run", "beams 3"], "give a name, a colon and options"),
         (["samples", "--run", "a:", "--run", "a:"], "came before"),
         (["samples", "--run", "a: --output x"], "are those of evaluate"),
+        (["samples", "--plot", "x.foo"], "x.foo: no picture has the suffix .foo; call it .png"),
+        (["samples", "--run", "a: --format csv"], "has no --format"),
+        (["samples", "--run", "a: --min-confidence 0.9"], "are those of evaluate"),
+        (["samples", "--run", 'a: --allow "abc'], "'a: --allow \"abc': No closing quotation; quote its options"),
+        (["samples", "--run", "a: --batch-size 0"], "batch_size is 0"),
+        (["a", "--references", "b", "--num-beams", "2"], "leave --num-beams out"),
+        (["a", "--references", "b", "--batch-size", "0"], "leave --batch-size out"),
+        (["a", "--references", "b", "--model", "m"], "leave --model out"),
+        (["a", "--references", "b", "--no-attention"], "leave --no-attention out"),
         (["samples", "--min-confidence", "2"], "--min-confidence is 2"),
         (["samples", "--level", "95"], "--level is 95"),
         (["samples", "--protocol", "iam"], "iam is not complete"),
@@ -385,3 +408,4 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
 def test_wrong_usage_is_named(arguments, message, tmp_path, capsys):
     assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == ("batch_size" in message)  # which the model is asked for

@@ -20,6 +20,7 @@ from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch
 from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.generation import stream
 
 VIT = EncoderConfig(
     image_size=(32, 48), patch_size=(8, 8), hidden_size=48, num_layers=2, num_heads=4, intermediate_size=96
@@ -302,6 +303,13 @@ def test_too_many_tokens_for_the_position_table_are_refused() -> None:
 def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match=r"multiple of the patch size|channels"):
         trocr_jax.TrOCR(FAMILIES["base, large"]).encode(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(32, 48, 3), (0, 32, 48, 3)])
+@pytest.mark.parametrize("read", [trocr_jax.generate, lambda *arguments: next(stream(*arguments))])
+def test_pixels_are_a_batch_of_images(read: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match=r"pixels are \[.*\]: give at least one image"):
+        read(trocr_jax.TrOCR(FAMILIES["base, large"]), np.zeros(shape, np.float32))
 
 
 def test_integers_are_no_pixels_without_what_scales_them() -> None:

@@ -21,6 +21,7 @@ from trocr_jax.decoding.loop import run
 from trocr_jax.decoding.sample import categorical, greedy, sample_search
 from trocr_jax.decoding.types import Decoded, Search, Special, StepFn
 from trocr_jax.encoder import cached_micro_batch, in_micro_batches
+from trocr_jax.errors import ImageError
 from trocr_jax.generation_plan import CrossAttention, Numbers, Shape, compute_dtype, placed_as, plan, special_tokens
 from trocr_jax.generation_split import Split, alone, split_of
 from trocr_jax.image import ImageProcessor
@@ -85,6 +86,7 @@ def stream(
 
     A beam search has found nothing (scores of -1e9) before its first hypotheses end.
     """
+    _check(pixels)
     config = DecodeConfig() if config is None else config
     dtype = compute_dtype(dtype)
     placed = placed_as(pixels)
@@ -266,6 +268,11 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
     )
 
 
+def _check(pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> None:
+    if pixels.ndim != 4 or not pixels.shape[0]:
+        raise ImageError(f"pixels are {list(pixels.shape)}: give at least one image, [B, H, W, 3]")
+
+
 def _arguments(
     model: TrOCR,
     pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct,
@@ -275,6 +282,7 @@ def _arguments(
     cross_attention: CrossAttention,
 ) -> tuple[Any, ...]:
     """Of `_generate`."""
+    _check(pixels)
     split = split_of(model, pixels)
     config = DecodeConfig() if config is None else config
     dtype = compute_dtype(dtype)

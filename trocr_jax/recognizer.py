@@ -167,11 +167,8 @@ class Recognizer:
         Raises DecodeError at once for options that do not fit.
         """
         decode, choose = self._plan(decode)
-        if batch_size is None:
-            batch_size = self.devices * self.default_batch_size
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
-        sizes = bucket_sizes(int(batch_size), self.devices)
+        each = self.default_batch_size
+        sizes = bucket_sizes(self.devices * each if batch_size is None else _whole(batch_size), self.devices)
         pixels = normalised(images)
         if pixels is not None:
             starts = range(0, len(pixels), sizes[-1])
@@ -219,9 +216,10 @@ class Recognizer:
         """As `read`, for those who decode images themselves: each Batch, of at most `batch_size` times `devices` images
         as `image_processor.pixels` gives them, is read as it is, filled up with copies. One shape is ever compiled, so
         what comes out for a line does not depend on the others, to the last bit of its score. Pixels are copied before
-        the next Batch is asked for, and may be written over then."""
+        the next Batch is asked for, and may be written over then. Raises DecodeError for a larger Batch, when it comes.
+        """
         decode, choose = self._plan(decode)
-        size = self.devices * (self.default_batch_size if batch_size is None else batch_size)
+        size = self.devices * (self.default_batch_size if batch_size is None else _whole(batch_size))
         return self._recognitions(series, decode, choose, (size,), self.image_processor, None)
 
     @property
@@ -384,3 +382,9 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
+
+
+def _whole(batch_size: Any) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
+    return int(batch_size)

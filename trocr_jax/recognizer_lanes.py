@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from trocr_jax.decoding.types import Decoded
-from trocr_jax.errors import ImageError
+from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation_stages import Encoded
 from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_busy import Busy
@@ -179,6 +179,8 @@ class Lanes:
         given = _Given(batch.errors, count, batch.pixels if self._keep_pixels else [])
         if not count:
             return given
+        if count > (most := self._sizes[-1]):
+            raise DecodeError(f"a Batch holds {count} images and the batch size is {most}: give smaller ones")
         size = next(size for size in self._sizes if size >= count)
         # Copies, because a blank image might be "read" up to the last token and hold up the others.
         filled = self._filled(batch.pixels + batch.pixels[:1] * (size - count))

@@ -28,7 +28,7 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
     Raises CheckpointError that says which names there are.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # that of pathlib raises where there is no home
     if isinstance(name, str) and name in BUILT_IN and not path.is_dir():
         return _without_revision(BUILT_IN[name], text, revision)
     if path.is_dir():

@@ -1,8 +1,9 @@
 """The program `trocr-jax`: arguments, exit status, and nothing that takes time to import.
 
 Exit status: 0 all inputs were read; 1 some were not, each named on stderr; 2 wrong usage, or a model or output that
-cannot be used; 4 an error that nobody foresaw, such as a device that fails, with its traceback. Interrupted, or with a
-reader of stdout that has gone (`| head`), it ends by the signal, without a word.
+cannot be used; 4 an error that nobody foresaw, such as a device that fails, with its traceback. Interrupted or told to
+end (SIGINT, SIGTERM, SIGHUP), or with a reader of stdout that has gone (`| head`), it ends by the signal, without a
+word.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,9 @@ from typing import Annotated, Literal, NoReturn
 
 import tyro
 
-from trocr_jax.cli.jobs_options import JobCommand, Run
+from trocr_jax.cli.jobs_options import JobCommand, Merge, Run, Status, Verify
 from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
-from trocr_jax.errors import TrOCRError
+from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.stop import Stop
 
 FAILED = 4
@@ -180,55 +182,21 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which is not needed here
     command: Command | None = None
     try:
-        if list(args) == ["--version"]:
-            print(_version(), flush=True)
-            return 0
-        try:
+        with printing():  # --help
+            if list(args) == ["--version"]:
+                print(_version())
+                return 0
             command = parse(args)
-        finally:
-            sys.stdout.flush()  # --help
-        if isinstance(command, Transcribe):
-            from trocr_jax.cli.compiled import keep_programs
-
-            keep_programs(command.model)
-            from trocr_jax.cli.transcribe import transcribe
-
-            return transcribe(command)
-        if isinstance(command, Evaluate):
-            from trocr_jax.cli.evaluate import evaluate
-
-            return evaluate(command)
-        if isinstance(command, Calibrate):
-            from trocr_jax.cli.calibrate import calibrate
-
-            return calibrate(command)
-        if isinstance(command, Info):
-            from trocr_jax.cli.info import info
-
-            return info(command)
-        if isinstance(command, Compile):
-            from trocr_jax.cli.compiled import make_programs
-
-            folder = make_programs(command.model)
-            from trocr_jax.cli.compile import compile
-
-            return compile(command, folder)
         if isinstance(command, Run):
-            if command.engine == "local":
-                from trocr_jax.cli.compiled import use_programs
-
-                use_programs(command.model)
-            stop = Stop()
-            with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
-                from trocr_jax.cli.jobs_run import run
-
-                return run(command, stop)
-        from trocr_jax.cli.jobs import look
-
-        return look(command)
+            return _run(command)
+        with _unwound():
+            return _do(command)
     except TrOCRError as error:
         print(f"trocr-jax: error: {error}", file=sys.stderr)
+        _give_up_stdout()
         return 2
+    except _Signal as told:
+        _end_by(told.number)
     except KeyboardInterrupt:
         _end_by(signal.SIGINT)
     except BrokenPipeError:
@@ -238,6 +206,74 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(command, Run):
             print("trocr-jax: what is committed is safe; the same command goes on", file=sys.stderr)
         return FAILED
+
+
+def _do(command: Transcribe | Evaluate | Calibrate | Info | Compile | Merge | Status | Verify) -> int:
+    if isinstance(command, Transcribe):
+        from trocr_jax.cli.compiled import keep_programs
+
+        keep_programs(command.model)
+        from trocr_jax.cli.transcribe import transcribe
+
+        return transcribe(command)
+    if isinstance(command, Evaluate):
+        from trocr_jax.cli.evaluate import evaluate
+
+        return evaluate(command)
+    if isinstance(command, Calibrate):
+        from trocr_jax.cli.calibrate import calibrate
+
+        return calibrate(command)
+    if isinstance(command, Info):
+        from trocr_jax.cli.info import info
+
+        return info(command)
+    if isinstance(command, Compile):
+        from trocr_jax.cli.compiled import make_programs
+
+        folder = make_programs(command.model)
+        from trocr_jax.cli.compile import compile
+
+        return compile(command, folder)
+    from trocr_jax.cli.jobs import look
+
+    return look(command)
+
+
+def _run(command: Run) -> int:
+    if command.engine == "local":
+        from trocr_jax.cli.compiled import use_programs
+
+        use_programs(command.model)
+    stop = Stop()
+    with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
+        from trocr_jax.cli.jobs_run import run
+
+        return run(command, stop)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Around what prints to stdout, which may have been closed. Raises OutputError if it cannot be written."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"stdout: cannot be written ({error.strerror or error})") from error
+
+
+def _give_up_stdout() -> None:
+    """Python would write what is left in it at the end, and change the exit status if it cannot."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 def parse(args: Sequence[str]) -> Command:
@@ -261,6 +297,35 @@ def _stopped_by(number: signal.Signals, stop: Stop) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+class _Signal(KeyboardInterrupt):
+    """A signal as an exception, to libraries an interrupt."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """Raises SIGTERM and SIGHUP where they would end the program, so that a file that is half written goes, as after
+    SIGINT. What comes after the first is ignored: a closed terminal tells it twice."""
+    may = threading.current_thread() is threading.main_thread()  # set handlers
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if may and signal.getsignal(n) == signal.SIG_DFL]
+
+    def end(number: int, frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise _Signal(signal.Signals(number))
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end_by(number: signal.Signals) -> NoReturn:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE
-from trocr_jax.cli import Calibrate
-from trocr_jax.cli.output import open_bytes, replace_file
+from trocr_jax.cli import Calibrate, printing
+from trocr_jax.cli.output import open_bytes, printable, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, ImageError, OutputError
 from trocr_jax.evaluation.fitting import calibrate as fitted
-from trocr_jax.evaluation.fitting import judge
+from trocr_jax.evaluation.fitting import check_enough, judge
 from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
@@ -27,6 +27,7 @@ def calibrate(command: Calibrate) -> int:
     samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
     for bad in samples.left_out:
         print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
+    check_enough(len(samples.samples))
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
     references, results = list[str](), list[Recognition]()
     images = (s.image if isinstance(s.image, bytes) else str(s.image) for s in samples.samples)
@@ -53,8 +54,10 @@ def calibrate(command: Calibrate) -> int:
         raise OutputError(f"{error}; name another file by --output") from None
     after = [calibration.line(p) for p in judged.line.log_probs]
     distance = expected_calibration_error(after, judged.line.right)
-    print(
+    said = (
         f"{path}: {command.method}, {len(results)} lines, {100 * distance:.2f} % calibration error on these same lines "
         f"({100 * calibration_error_by_chance(after):.2f} % by chance alone)"
     )
+    with printing():
+        print(printable(said))
     return 1 if progress.failed else 0

@@ -37,12 +37,13 @@ def _compile(command: Compile) -> None:
     recognizer = load(command)
     decode = decode_config(command, recognizer)
     blank = np.full((*recognizer.image_processor.size, 3), 255, np.uint8)
-    most = command.batch_size or recognizer.devices * recognizer.default_batch_size
+    most = recognizer.devices * recognizer.default_batch_size if command.batch_size is None else command.batch_size
     for size in bucket_sizes(most, recognizer.devices):
         recognizer([blank] * size, decode, most)
         print(f"trocr-jax: batches of {size}: compiled", file=sys.stderr)
     shared = load(command, by=on_all_devices)
     if shared.devices > 1:  # `jobs run` has a batch on each
-        size = shared.devices * (command.batch_size or shared.default_batch_size)
+        each = shared.default_batch_size if command.batch_size is None else command.batch_size
+        size = shared.devices * each
         list(shared.read_batches([Batch.of_pixels([blank] * size)], decode, command.batch_size))
         print(f"trocr-jax: jobs run, batches of {size} on {shared.devices} devices: compiled", file=sys.stderr)

@@ -15,32 +15,38 @@ from trocr_jax.errors import CheckpointError
 
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
-_DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")  # what jax says
+# What jax says.
+_UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL)
 
 
 def keep_programs(model: str) -> None:
     """Lets jax, which must not be imported yet, keep what it compiles: in the folder that `trocr-jax compile` has made
     beside the model, if it is there, else below $XDG_CACHE_HOME or ~/.cache. Both are apart for each kind of processor.
-    JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty."""
+    JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty. Without a home, or one that can be written,
+    nothing is kept."""
     if FOLDER in os.environ or use_programs(model):
         return
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    _use(caches / "trocr_jax" / f"compiled-{_processor()}", least="0.1")
+    with suppress(OSError, RuntimeError):  # RuntimeError: no home
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "trocr_jax" / f"compiled-{_processor()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.R_OK | os.X_OK):
+            _use(folder, least=_least(folder))
 
 
 def use_programs(model: str) -> bool:
     """As `keep_programs`, but nowhere if the model has no such folder. Returns whether it has."""
     folder = beside(model)
-    if folder is None or not folder.is_dir() or FOLDER in os.environ:
+    if folder is None or not os.path.isdir(folder) or FOLDER in os.environ:
         return False
-    _use(folder, least="0.1" if os.access(folder, os.W_OK) else "1e9")  # jax warns of what it cannot write
+    _use(folder, least=_least(folder))
     return True
 
 
 def make_programs(model: str) -> Path:
     """That folder, not made yet, in which jax shall keep everything. Raises CheckpointError."""
     folder = beside(model)
-    if folder is None or not (Path(model).expanduser() / "config.json").is_file():
+    if folder is None or not (folder.parent / "config.json").is_file():
         raise CheckpointError(
             f"{model}: no folder of a model, beside which programs are kept; of others `transcribe` keeps them in your "
             "cache. `python -m convert` writes a folder"
@@ -52,8 +58,13 @@ def make_programs(model: str) -> Path:
 
 def beside(model: str) -> Path | None:
     """The folder of compiled programs of a model in a local folder, whether it is there or not."""
-    folder = Path(model).expanduser()
-    return folder / f"compiled-{_processor()}" if folder.is_dir() else None
+    folder = Path(os.path.expanduser(model))
+    return folder / f"compiled-{_processor()}" if os.path.isdir(folder) else None
+
+
+def _least(folder: Path) -> str:
+    """jax warns of each program that it cannot write: where it cannot, it shall not try."""
+    return "0.1" if os.access(folder, os.W_OK) else "1e9"
 
 
 def _use(folder: Path, *, least: str) -> None:
@@ -65,11 +76,12 @@ def _use(folder: Path, *, least: str) -> None:
     shown = warnings.showwarning
 
     def show(message: Warning | str, *where: Any, **options: Any) -> None:
-        if found := _DAMAGED.match(str(message)):  # by a full disk, or a kill; jax never replaces it
-            for kept in folder.glob(f"{found[1]}-*-cache"):
-                with suppress(OSError):
-                    kept.unlink()
-            message = f"{folder}: a compiled program ({found[1]}) is damaged and made anew"
+        if found := _UNREADABLE.match(str(message)):
+            message = f"{folder}: a compiled program ({found[1]}) cannot be read ({found[2]}) and is compiled again"
+            with suppress(OSError):
+                for kept in folder.glob(f"{found[1]}-*-cache"):
+                    kept.unlink()  # perhaps cut off by a full disk or a kill: jax never replaces it
+                    message = f"{folder}: a compiled program ({found[1]}) is damaged and made anew"
         shown(message, *where, **options)
 
     warnings.showwarning = show

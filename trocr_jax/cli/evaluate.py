@@ -9,10 +9,10 @@ from pathlib import Path
 
 import orjson
 
-from trocr_jax.cli import Evaluate, Transcribe, parse
+from trocr_jax.cli import Evaluate, Transcribe, parse, printing
 from trocr_jax.cli.decode import check_options, decode_config, load
-from trocr_jax.cli.options import check_share, given
-from trocr_jax.cli.output import replace_file
+from trocr_jax.cli.options import check_share, flag, given
+from trocr_jax.cli.output import printable, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
@@ -25,6 +25,7 @@ from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.report.figures import check_picture, plot_evaluation
 from trocr_jax.report.page import page
 
 _MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention", "mesh")
@@ -37,24 +38,26 @@ def evaluate(command: Evaluate) -> int:
     for run in runs.values():
         check_options(run)
     _check(command)
+    samples = _samples(command)
     folder = Path(command.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); give a folder that can be written") from None
-    samples = _samples(command)
     for bad in samples.left_out:
         print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
 
     begun = time.perf_counter()
-    scores = score(
-        samples,
-        readings,
-        headline=HEADLINE.get(command.protocol or "", "cer"),
-        unicode_form=command.unicode_form,
-        min_confidence=command.min_confidence,
-        level=command.level,
+    scores = printable(
+        score(
+            samples,
+            readings,
+            headline=HEADLINE.get(command.protocol or "", "cer"),
+            unicode_form=command.unicode_form,
+            min_confidence=command.min_confidence,
+            level=command.level,
+        )
     )
     scored = time.perf_counter()
     title = f"Evaluation: {samples.name}" if len(readings) > 1 else f"{readings[0].name} on {samples.name}"
@@ -67,13 +70,12 @@ def evaluate(command: Evaluate) -> int:
     replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     replace_file(folder / "report.html", report.encode("utf-8", "backslashreplace"))
     if command.plot is not None:
-        from trocr_jax.report.figures import plot_evaluation
-
         plot_evaluation(scores, Path(command.plot))
-    for run in scores["runs"]:
-        found = run["scores"][scores["headline"]]
-        value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
-        print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
+    with printing():
+        for run in scores["runs"]:
+            found = run["scores"][scores["headline"]]
+            value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
+            print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
     print(f"trocr-jax: {folder / 'report.html'}", file=sys.stderr)
     return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
 
@@ -87,6 +89,8 @@ def _check(command: Evaluate) -> None:
         )
     if command.references is not None and (command.protocol or command.run):
         raise DataError("--references is for finished runs: --protocol and --run read lines anew")
+    if command.references is not None and (reading := _given(command)):
+        raise DataError(f"--references is for finished runs: leave {flag(reading[0])} out, which is for reading")
     if command.partial and command.protocol is None:
         raise DataError("--partial needs --protocol: other sources have no published number of lines")
     if command.split is not None and command.protocol is not None:
@@ -95,6 +99,8 @@ def _check(command: Evaluate) -> None:
         raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
     check_share("min_confidence", command.min_confidence)
     check_limit(command.limit)
+    if command.plot is not None:
+        check_picture(Path(command.plot))
 
 
 def _runs(command: Evaluate) -> dict[str, Transcribe]:
@@ -107,15 +113,29 @@ def _runs(command: Evaluate) -> dict[str, Transcribe]:
         name, colon, typed = text.partition(":")
         if not colon or not name.strip():
             raise DecodeError(f"--run {text!r}: give a name, a colon and options, such as 'beams: --num-beams 4'")
-        words = shlex.split(typed)
+        try:
+            words = shlex.split(typed)
+        except ValueError as error:
+            raise DecodeError(f"--run {text!r}: {error}; quote its options as in a shell") from None
         run = parse(["transcribe", *_outer_model(command, words), *words])
         assert isinstance(run, Transcribe)
-        if run.inputs or run.output is not None:
-            raise DecodeError(f"--run {text!r}: inputs and --output are those of evaluate; give options of the search")
+        if run.inputs or any(value is not None for value in (run.output, run.format, run.min_confidence)):
+            raise DecodeError(
+                f"--run {text!r}: inputs, --output and --min-confidence are those of evaluate, which has no --format; "
+                "give options of the search"
+            )
         if name.strip() in found:
             raise DecodeError(f"--run {text!r}: the name {name.strip()!r} came before; give each run its own")
         found[name.strip()] = run
     return found
+
+
+def _given(command: Evaluate) -> list[str]:
+    """The options of reading that were given."""
+    default = Transcribe()
+    names = [name for name in _MODEL if getattr(command, name) != getattr(default, name)]
+    names += [name for group in _GROUPS for name in given(getattr(command, group))]
+    return [*names, *(["no_attention"] if command.no_attention else [])]
 
 
 def _outer_model(command: Evaluate, words: list[str]) -> list[str]:
@@ -171,7 +191,7 @@ def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> l
                 known[key],
                 samples.samples,
                 decode,
-                run.batch_size or command.batch_size,
+                command.batch_size if run.batch_size is None else run.batch_size,
                 attention=attention,
                 progress=lambda found, progress=progress: progress.update(failed=found.error is not None),  # type: ignore[misc]
             )

@@ -10,7 +10,8 @@ from typing import Any
 
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import parameters
-from trocr_jax.cli import Info
+from trocr_jax.cli import Info, printing
+from trocr_jax.cli.output import printable
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 from trocr_jax.quantization import SCALE
@@ -36,8 +37,9 @@ def info(command: Info) -> int:
         *_fields("image processor", image_processor),
         *_files(folder),
     ]
-    for name, value in lines:
-        print(f"{name}: {value}")
+    with printing():
+        for name, value in lines:
+            print(printable(f"{name}: {value}"))
     return 0
 
 

@@ -103,6 +103,8 @@ def _open(output: str | None) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _stdout() -> Iterator[IO[bytes]]:
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; give --output FILE")
     sys.stdout.flush()
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()
@@ -110,14 +112,16 @@ def _stdout() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _file(name: str) -> Iterator[IO[bytes]]:
-    path = os.path.realpath(name)  # a link stays a link
-    if os.path.isdir(path):
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = os.stat(name).st_mode
+    if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{name}: is a folder; give a file name")
-    mode = os.stat(path).st_mode if os.path.exists(path) else None
-    if mode is not None and not stat.S_ISREG(mode):  # a pipe or device
-        with open(path, "wb") as file:
+    if mode is not None and not stat.S_ISREG(mode):  # a pipe or device; of a pipe, the real path is no path
+        with open(name, "wb") as file:
             yield file
         return
+    path = os.path.realpath(name)  # a link stays a link
     with _part(path, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask()) as file:
         yield file
 
@@ -230,10 +234,12 @@ def needs_review(confidence: float | None, min_confidence: float) -> bool:
 
 
 def printable(value: Any) -> Any:
-    """A string as valid Unicode: bytes of a file name that are not become escapes. A sequence of named tuples as a list
-    of objects. Other values as they are."""
+    """A string as valid Unicode: bytes of a file name that are not become escapes. Those in lists and dicts too, and
+    named tuples as dicts. Other values as they are."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, list | tuple):
-        return [{name: printable(part) for name, part in item._asdict().items()} for item in value]
-    return value
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {printable(name): printable(part) for name, part in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list | tuple) else value

@@ -18,6 +18,7 @@ class Progress:
 
     def __init__(self, total: int | None, *, bar: bool) -> None:
         self.total, self.done, self.failed = total, 0, 0
+        self._said = 0  # images of the last plain line
         self.start = self.shown = time.monotonic()
         self._bar = tqdm(total=total, unit=" images", file=sys.stderr, dynamic_ncols=True) if bar else None
 
@@ -27,7 +28,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self.shown > self.start:
+        elif kind is None and self.shown > self.start and self.done > self._said:
             self.say(self._line())
 
     def say(self, message: str) -> None:
@@ -45,7 +46,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
         elif (now := time.monotonic()) - self.shown >= INTERVAL:
-            self.shown = now
+            self.shown, self._said = now, self.done
             self.say(self._line())
 
     def _line(self) -> str:

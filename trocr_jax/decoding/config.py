@@ -206,6 +206,7 @@ class DecodeConfig:
         return () if self.forced_eos_token_id is None else some_ids("forced_eos_token_id", self.forced_eos_token_id)
 
 
+LEAST_TEMPERATURE = 1e-30  # scores of up to 3e8 divided by it are finite in f32
 _LEAST = {
     "num_beams": 1,
     "max_new_tokens": 1,
@@ -219,7 +220,10 @@ _LEAST = {
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "length_penalty": (lambda x: True, "a number"),
     "diversity_penalty": (lambda x: x >= 0, "a number of at least 0"),
-    "temperature": (lambda x: x > 0, "a number above 0; for the likeliest token leave do_sample out"),
+    "temperature": (
+        lambda x: x >= LEAST_TEMPERATURE,
+        f"a number of at least {LEAST_TEMPERATURE}; for the likeliest token leave do_sample out",
+    ),
     "top_p": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "typical_p": (lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
     "epsilon_cutoff": (lambda x: 0 <= x < 1, "a number from 0, off, to below 1"),

@@ -39,6 +39,9 @@ class Characters(Constraint):
 
     characters: str
 
+    def __post_init__(self) -> None:
+        _check_text("the allowed characters are", self.characters)
+
     def automaton(self) -> dfa.Dfa:
         if not self.characters:
             raise DecodeError("the list of allowed characters is empty: give at least one")
@@ -48,10 +51,14 @@ class Characters(Constraint):
 @dataclass(frozen=True)
 class Regex(Constraint):
     r"""Texts that a regular expression matches from beginning to end, in the common ground of Python's `re` and Rust's
-    `regex`: classes, groups, alternatives, repetition, flags; no look-around, back-references or inner anchors. `\d`,
-    `\w` and `\s` are Python's, digits and letters of every script: write `[0-9]` for ten digits."""
+    `regex`: classes, groups, alternatives, repetition, flags but x; no look-around, back-references, atomic groups,
+    possessive quantifiers, or anchors but at the ends of the alternatives. `\d`, `\w` and `\s` are Python's, digits and
+    letters of every script: write `[0-9]` for ten digits."""
 
     pattern: str
+
+    def __post_init__(self) -> None:
+        _check_text("the regex is", self.pattern)
 
     def automaton(self) -> dfa.Dfa:
         return regex.from_regex(self.pattern)
@@ -62,6 +69,9 @@ class Prefix(Constraint):
     """Texts that begin with `text`."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        _check_text("the prefix is", self.text)
 
     def automaton(self) -> dfa.Dfa:
         return regex.from_regex(re.escape(self.text) + "(?s:.*)")
@@ -78,14 +88,21 @@ class Lexicon(Constraint):
     separator: str | None = " "
 
     def __post_init__(self) -> None:
-        if not isinstance(self.words, (str, os.PathLike, tuple, frozenset)):
-            object.__setattr__(self, "words", tuple(self.words))
+        if self.separator is not None:
+            _check_text("the separator of the lexicon is", self.separator)
+        try:
+            if not isinstance(self.words, (str, os.PathLike, tuple, frozenset)):
+                object.__setattr__(self, "words", tuple(self.words))
+            hash(self)
+        except TypeError:
+            raise DecodeError("the words of the lexicon are no collection of str: give such, or a path") from None
 
     def entries(self) -> list[str]:
         """The words that are not empty. Raises DecodeError if there are none."""
         words = _lines(self.words) if isinstance(self.words, (str, os.PathLike)) else self.words
         if wrong := set(map(type, words)) - {str}:
             raise DecodeError(f"the lexicon holds a {wrong.pop().__name__}: every word must be a str")
+        _check_text("the words of the lexicon are", "".join(words))
         if not (found := [word for word in words if word]):
             raise DecodeError("the lexicon is empty: give at least one word")
         return found
@@ -101,6 +118,9 @@ class All(Constraint):
     constraints: tuple[Constraint, ...]
 
     def __init__(self, *constraints: Constraint) -> None:
+        for one in constraints:
+            if not isinstance(one, Constraint):
+                raise DecodeError(f"All(...) holds {one!r}: give constraints alone")
         object.__setattr__(self, "constraints", constraints)
 
     def automaton(self) -> dfa.Dfa:
@@ -119,7 +139,7 @@ def versions(spec: Constraint) -> tuple[tuple[int, int], ...]:
     if isinstance(spec, All):
         return tuple(version for own in spec.constraints for version in versions(own))
     if isinstance(spec, Lexicon) and isinstance(spec.words, (str, os.PathLike)):
-        with suppress(OSError):  # which `compile` tells of
+        with suppress(OSError, ValueError):  # which `compile` tells of
             found = os.stat(spec.words)
             return ((found.st_mtime_ns, found.st_size),)
     return ()
@@ -149,9 +169,19 @@ def compile(spec: Constraint, spellings: Sequence[bytes | None], *, special: Spe
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DecodeError(f"lexicon {os.fspath(path)}: {error}; give a UTF-8 file with a word a line") from error
     return text.split("\n")  # read_text has made one of the other ends of line
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise DecodeError(f"{what} {text!r}: give a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        wrong = text[error.start : error.end]
+        raise DecodeError(f"{what} no valid Unicode ({wrong!r}): give text that UTF-8 can hold") from None
 
 
 def _brief(spec: Constraint) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from functools import cache
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,20 @@ from trocr_jax.errors import DecodeError
 
 
 def from_regex(pattern: str) -> Dfa:
-    """Texts that `pattern` matches from beginning to end. Raises DecodeError if it is not a regular expression."""
+    """Texts that `pattern` matches from beginning to end. Raises DecodeError if it is not a regular expression, or one
+    that means something else without Python's `re`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # what set operations of other syntaxes would mean
-            re.compile(pattern)
+            flags = re.compile(pattern).flags
+            inner = _without_ends(pattern)
+            wrong = set(_not_understood(_parser.parse(inner)))
     except (re.error, FutureWarning, RecursionError, OverflowError) as error:
         raise DecodeError(f"regex {pattern!r}: {error}; write it in the syntax of Python's re") from error
-    # The whole text is matched anyway; people write ^ and $ all the same.
-    inner = pattern.removeprefix("^")
-    if inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2:
-        inner = inner[:-1]
+    if flags & re.VERBOSE:
+        wrong.add(_VERBOSE)
+    if wrong:
+        raise DecodeError(f"regex {pattern!r}: {min(wrong)}")
     transitions, start, accepting = _index(pattern, _spelled_out(inner))
     numbers = {start: 0}
     for state in transitions:
@@ -38,28 +43,74 @@ def from_regex(pattern: str) -> Dfa:
     return from_arcs(arcs, accepting=[state in accepting for state in numbers])
 
 
-def _spelled_out(pattern: str) -> str:
-    r"""`\d`, `\w`, `\s` and their opposites as the ranges that they mean to Python: others know other versions
-    of Unicode, and other definitions."""
-    parts: list[str] = []
+_VERBOSE = "the flag x is not understood; leave it, and its spaces and comments, out"
+_NOT_UNDERSTOOD = {
+    "AT": "an anchor inside, where it matches no text or is not understood; leave it out (the whole text is matched)",
+    "POSSESSIVE_REPEAT": "a possessive quantifier is not regular; leave its second + out",
+    "ATOMIC_GROUP": "an atomic group is not regular; write (?:...)",
+}
+
+
+def _not_understood(node: Any) -> Iterator[str]:
+    """What is wrong with each part of a parsed pattern that others read otherwise than Python, or not at all."""
+    if isinstance(node, tuple) and len(node) == 2:
+        operation, argument = node
+        if (name := str(operation)) in _NOT_UNDERSTOOD:
+            yield _NOT_UNDERSTOOD[name]
+        if operation is _parser.SUBPATTERN and argument[1] & re.VERBOSE:
+            yield _VERBOSE
+    if isinstance(node, tuple | list | _parser.SubPattern):
+        for part in node:
+            yield from _not_understood(part)
+
+
+def _pieces(pattern: str) -> Iterator[tuple[str, bool]]:
+    """Characters, escapes and beginnings of classes, and whether each stands in a class."""
     inside, i = False, 0
     while i < len(pattern):
-        step = 1
+        within, step = inside, 1
         if pattern[i] == "\\":
             step = 2
-            name = pattern[i + 1]
-            if name in "dDwWsS":
-                parts.append(_ranges(name) if inside else f"[{_ranges(name)}]")
-                i += step
-                continue
         elif pattern[i] == "[" and not inside:
             inside = True
             step += pattern.startswith("^", i + 1)
             step += pattern.startswith("]", i + step)  # a first ] is a character
         elif pattern[i] == "]":
             inside = False
-        parts.append(pattern[i : i + step])
+        yield pattern[i : i + step], within
         i += step
+
+
+def _without_ends(pattern: str) -> str:
+    """Without the anchors at both ends of each alternative: the whole text is matched anyway, and people write them all
+    the same."""
+    flags = re.match(r"(\(\?[a-zA-Z]+\))*", pattern)
+    assert flags is not None
+    branches: list[list[str]] = [[]]
+    depth = 0
+    for piece, inside in _pieces(pattern[flags.end() :]):
+        if not inside:
+            depth += (piece == "(") - (piece == ")")
+        if piece == "|" and not inside and depth == 0:
+            branches.append([])
+        else:
+            branches[-1].append(piece)
+    for branch in branches:
+        while branch[:1] in (["^"], [r"\A"]):
+            del branch[0]
+        while branch[-1:] in (["$"], [r"\Z"]):
+            del branch[-1]
+    return flags.group() + "|".join(map("".join, branches))
+
+
+def _spelled_out(pattern: str) -> str:
+    r"""`\d`, `\w`, `\s` and their opposites as the ranges that they mean to Python: others know other versions
+    of Unicode, and other definitions."""
+    parts: list[str] = []
+    for piece, inside in _pieces(pattern):
+        if piece[0] == "\\" and piece[1] in "dDwWsS":
+            piece = _ranges(piece[1]) if inside else f"[{_ranges(piece[1])}]"
+        parts.append(piece)
     return "".join(parts)
 
 
@@ -95,8 +146,7 @@ def _index(pattern: str, inner: str) -> tuple[dict[int, dict[int, int]], int, se
         if "no transitions" in str(error):
             raise DecodeError(f"regex {pattern!r} matches no text") from error
         raise DecodeError(
-            f"regex {pattern!r}: {error}; look-around, back-references and anchors inside are not regular: leave them "
-            "out (the whole text is matched)"
+            f"regex {pattern!r}: {error}; look-around and back-references are not regular: leave them out"
         ) from error
     transitions = index.get_transitions()
     return transitions, transitions[index.get_initial_state()][0], set(index.get_final_states())

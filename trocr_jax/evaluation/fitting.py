@@ -49,10 +49,15 @@ def judge(references: Sequence[str], results: Iterable[Recognition]) -> Judged:
 
 def calibrate(judged: Judged, *, method: Literal["temperature", "isotonic"], fitted_on: str) -> Calibration:
     """Raises DataError for too few lines."""
-    if len(judged.line.right) < FEWEST:
-        raise DataError(f"{len(judged.line.right)} lines are too few to fit confidences on; give {FEWEST} or more")
+    check_enough(len(judged.line.right))
     line, word, character = (fit(e.log_probs, e.right, method=method) for e in judged)
     return Calibration(line, word, character, fitted_on=fitted_on)
+
+
+def check_enough(lines: int) -> None:
+    """Raises DataError for too few lines."""
+    if lines < FEWEST:
+        raise DataError(f"{lines} lines are too few to fit confidences on; give {FEWEST} or more")
 
 
 def kept_characters(reference: str, text: str) -> list[bool]:

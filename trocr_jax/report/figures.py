@@ -70,6 +70,13 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
     plot_curves(panels, path)
 
 
+def check_picture(path: Path) -> None:
+    """Raises OutputError naming the extra if matplotlib is missing, or the file if no picture is called so."""
+    figure, _ = _figure(path, 1)
+    if path.suffix and path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise OutputError(f"{path}: no picture has the suffix {path.suffix}; call it .png, .svg or .pdf")
+
+
 def _figure(path: Path, rows: int, columns: int = 1, *, height: float = 2.6) -> tuple[Any, list[Any]]:
     try:
         from matplotlib.figure import Figure

@@ -17,9 +17,9 @@ def rows(
     """A row for each line: i id, g group, r reference, m image, w and h its size, o what each run made of it."""
     return [
         {
-            "i": _clean(sample.id),
-            "g": sample.group,
-            "r": _clean(sample.reference),
+            "i": clean(sample.id),
+            "g": clean(sample.group),
+            "r": clean(sample.reference),
             "m": image.data,
             "w": image.width,
             "h": image.height,
@@ -38,14 +38,14 @@ def _outcome(reference: str, found: Outcome, min_confidence: float | None) -> di
     row = {
         "e": int(character_edits(reference, found.text).numerators[0]),
         "d": [
-            _clean(e.reference) if e.equal else [_clean(e.reference), _clean(e.hypothesis)]
+            clean(e.reference) if e.equal else [clean(e.reference), clean(e.hypothesis)]
             for e in edits(reference, found.text)
         ],
         "c": None if found.confidence is None else round(found.confidence, 4),
         "k": "".join(f"{min(99, int(100 * c)):02}" for _, c in found.characters),
         "x": marks,
-        "f": _clean(found.error) if found.error else "",
-        "n": [[_clean(a.text), round(a.probability, 4)] for a in found.alternatives],
+        "f": clean(found.error) if found.error else "",
+        "n": [[clean(a.text), round(a.probability, 4)] for a in found.alternatives],
     }
     if found.looked is not None:
         row |= _looked(found.looked)
@@ -65,6 +65,6 @@ def _looked(looked: Looked) -> dict[str, Any]:
     }
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Valid Unicode: what JSON can hold."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,7 @@ import orjson
 
 from trocr_jax.evaluated import Reading, Samples
 from trocr_jax.metrics.titles import TITLES
-from trocr_jax.report.lines import rows
+from trocr_jax.report.lines import clean, rows
 from trocr_jax.report.sections import comparisons, confusions, groups, plots, summary
 from trocr_jax.report.thumbnails import thumbnails
 
@@ -25,7 +25,7 @@ def page(title: str, samples: Samples, readings: Sequence[Reading], scores: dict
     threshold = None if review is None else review["min_confidence"]
     images = thumbnails([sample.image for sample in samples.samples])
     data = {
-        "runs": [reading.name for reading in readings],
+        "runs": [clean(reading.name) for reading in readings],
         "rows": rows(samples.samples, readings, images, threshold),
     }
     body = [
