@@ -323,6 +323,7 @@ def test_other_numbers_compile_nothing(cases: list[dict[str, Any]]) -> None:
 
 def test_tokens_that_the_model_does_not_have_are_refused_before_compilation() -> None:
     images, vocabulary = pixels(2), tiny_config().decoder.vocab_size
+    model()
     with (
         count_compilations() as compiled,
         pytest.raises(DecodeError, match=f"suppress_tokens holds token {vocabulary}"),
