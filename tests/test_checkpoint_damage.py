@@ -405,5 +405,5 @@ def test_a_value_that_a_type_has_no_room_for(tmp_path):
     bias[...] = bias[...].at[2].set(1e5)
     checkpoint.save(model, tmp_path / "model")
     assert checkpoint.load(tmp_path / "model", dtype="bfloat16")
-    with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias holds 1 values too large for float16, not for bf"):
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias holds 1 values too large for float16"):
         checkpoint.load(tmp_path / "model", dtype="float16")

@@ -534,6 +534,8 @@ def test_a_coordinate_that_is_no_number_costs_its_line_alone(tmp_path: Path) -> 
     write(tmp_path / "p1.xml", bad.replace("10,80 90,80", "10,80 90"))
     write(tmp_path / "p2.xml", ALTO.replace('HPOS="10"', 'HPOS="nan"'))
     write(tmp_path / "p3.xml", '<?xml version="1.0" encoding="foo-1"?><PcGts/>')
+    write(tmp_path / "p4.png", picture(width=100, height=100))
+    write(tmp_path / "p4.xml", ALTO.replace('HPOS="10"', 'HPOS="10,5"').replace('VPOS="10"', 'VPOS="10,5"'))
     built = build(Pages(source=tmp_path), tmp_path / "out")
     assert texts(built, "train") == ["first"]
     reasons = quarantine(built)
@@ -544,6 +546,7 @@ def test_a_coordinate_that_is_no_number_costs_its_line_alone(tmp_path: Path) -> 
     ]
     assert reasons["p2/t1"] == "its coordinate 'nan' is no number of pixels"
     assert "p3.xml: is no XML (unknown encoding" in reasons["p3"]
+    assert reasons["p4/t1"] == "its coordinate '10,5' is no number of pixels"
 
 
 def test_lines_with_baselines_alone_are_cut_by_their_distance(tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_a_column_of_texts_is_no_column_of_images(lines: list[Path], tmp_path: P
         parquet.write_table(pa.table({"image": values}), tmp_path / f"{kind}.parquet")
         with pytest.raises(SourceError, match=f"{kind}.parquet: its column image holds no images but {kind}.*manifest"):
             list(open_source([str(tmp_path / f"{kind}.parquet")]).inputs())
+    with pytest.raises(ImageError):  # a job that was planned before goes on
+        open_source([str(tmp_path / "string.parquet")]).read([str(tmp_path / "string.parquet"), 0, 0])
     column = pa.array([path.read_bytes() for path in lines], pa.large_binary()).dictionary_encode()
     parquet.write_table(pa.table({"image": column}), tmp_path / "images.parquet")
     assert len(list(open_source([str(tmp_path / "images.parquet")]).inputs())) == COUNT

@@ -99,7 +99,7 @@ def build(
                 with np.errstate(over="ignore"):
                     array = array.astype(jnp.dtype(np.float32 if dtype is None or rounded.kernels else dtype))
                 if bad := count_not_finite(array):
-                    problems.append(f"{wanted.name} holds {bad} values too large for {array.dtype}, not for bfloat16")
+                    problems.append(f"{wanted.name} holds {bad} values too large for {array.dtype}")
                     continue
             filled.append((path, variable.replace(jnp.asarray(np.asarray(array, order="C")))))
     problems += [f"not used by the model: {name} {_shape(tensor.shape)}" for name, tensor in unused.items()]

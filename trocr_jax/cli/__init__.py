@@ -310,13 +310,14 @@ class _Signal(KeyboardInterrupt):
 @contextmanager
 def _unwound() -> Iterator[None]:
     """Raises SIGTERM and SIGHUP where they would end the program, so that a file that is half written goes, as after
-    SIGINT. What comes after the first is ignored: a closed terminal tells it twice."""
+    SIGINT. A second SIGHUP is ignored, as a closed terminal tells it twice; a second SIGTERM ends the program at once,
+    should a device hang."""
     may = threading.current_thread() is threading.main_thread()  # set handlers
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if may and signal.getsignal(n) == signal.SIG_DFL]
 
     def end(number: int, frame: object) -> None:
         for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
         raise _Signal(signal.Signals(number))
 
     for number in numbers:

@@ -190,7 +190,7 @@ def _line(id: str, text: str, outline: str, baseline: str, sides: Sequence[str] 
     try:
         points = _numbers(outline)
         if not points and all(sides):
-            (left, top), (width, height) = _numbers(" ".join(sides))
+            left, top, width, height = map(coordinate, sides)
             points = list(box(left, top, left + width - 1, top + height - 1))
         return Line(id, text.strip(), points, _numbers(baseline))
     except DataError as error:

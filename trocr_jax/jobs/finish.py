@@ -23,7 +23,7 @@ def part_counts(part: bytes) -> Counts:
 
 def reopen(job: Job) -> None:
     """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them."""
-    # in this order: what another process completes meanwhile stays complete
+    # In this order: whoever completes the job meanwhile has not written _SUCCESS yet when it is looked for.
     if job.store.exists(SUCCESS) and len(job.done()) < len(job.units):
         job.store.remove(SUCCESS)
 
@@ -44,7 +44,8 @@ def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: floa
             if read_success(job.store) is None:
                 _write_success(job)
     sweep(job)
-    return Counts.of(read_success(job.store) or {})
+    success = read_success(job.store)  # none if another process has reopened the job this moment: it completes it
+    return None if success is None else Counts.of(success)
 
 
 def _write_success(job: Job) -> None:

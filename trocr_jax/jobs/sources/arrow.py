@@ -12,7 +12,7 @@ from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths
-from trocr_jax.jobs.sources.images_in_parquet import encoded, image_column
+from trocr_jax.jobs.sources.images_in_parquet import check_column, encoded, image_column
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ class Arrow:
             for path in found:
                 with files.listing(path):
                     table = _open(path)
-                image_column(path, table.schema, self.image_column)
+                column = image_column(path, table.schema.names, self.image_column)
+                check_column(path, table.schema, column)
                 for row in range(table.num_rows):
                     yield Input(f"{path}#{row}", [path, row])
 
     def read(self, place: tuple[str, int]) -> bytes:
         path, row = place
         table = _open(path)
-        column = image_column(path, table.schema, self.image_column)
+        column = image_column(path, table.schema.names, self.image_column)
         return encoded(table.column(column)[row].as_py(), f"{path}: row {row}")
 
     def check(self) -> None:

@@ -32,7 +32,8 @@ class ImagesInParquet:
         for path in shards(self.paths, ".parquet"):
             with files.listing(path):
                 table = _open(path)
-                column = image_column(path, table.schema_arrow, self.image_column)
+                column = image_column(path, table.schema_arrow.names, self.image_column)
+                check_column(path, table.schema_arrow, column)
             number = 0
             for group in range(table.num_row_groups):
                 found = table.metadata.row_group(group)
@@ -44,7 +45,7 @@ class ImagesInParquet:
     def read(self, place: tuple[str, int, int]) -> bytes:
         path, group, row = place
         with files.network(path):
-            column = image_column(path, _open(path).schema_arrow, self.image_column)
+            column = image_column(path, _open(path).schema_arrow.names, self.image_column)
             return encoded(_group(path, group, column)[row].as_py(), f"{path}: row {row} of group {group}")
 
     def check(self) -> None:
@@ -63,22 +64,29 @@ def _check_size(path: str, number: int, group: Any, column: str) -> None:
         )
 
 
-def image_column(path: str, schema: Any, wanted: str | None) -> str:
-    """The column of images of a pyarrow.Schema. Raises SourceError, also for one of another type."""
+def image_column(path: str, present: list[str], wanted: str | None) -> str:
+    """The column of images. Raises SourceError."""
     names = IMAGE_COLUMNS if wanted is None else (wanted,)
-    if (found := next((name for name in names if name in schema.names), None)) is None:
-        raise SourceError(f"{path}: no column {' or '.join(names)} among {schema.names}; name it with --image-column")
-    if not _holds_images(kind := schema.field(found).type):
+    if (found := next((name for name in names if name in present), None)) is None:
+        raise SourceError(f"{path}: no column {' or '.join(names)} among {present}; name it with --image-column")
+    return found
+
+
+def check_column(path: str, schema: Any, column: str) -> None:
+    """Raises SourceError for a column of a pyarrow.Schema that holds something else than images. Lines of a job that
+    is planned fail one by one instead."""
+    if not _holds_images(kind := schema.field(column).type):
         raise SourceError(
-            f"{path}: its column {found} holds no images but {kind}; name another with --image-column, or, if these "
+            f"{path}: its column {column} holds no images but {kind}; name another with --image-column, or, if these "
             "are paths of images, use --source manifest"
         )
-    return found
 
 
 def _holds_images(kind: Any) -> bool:
     from pyarrow import types
 
+    if types.is_null(kind):  # all of them are missing
+        return True
     if types.is_struct(kind):
         return any(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
     kind = kind.value_type if types.is_dictionary(kind) else kind
