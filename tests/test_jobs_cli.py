@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -341,6 +342,22 @@ def test_parts_that_are_lost_or_damaged_are_named_by_merge(tmp_path, model, caps
     (tmp_path / "job" / "_SUCCESS").write_text("{}", encoding="utf-8")
     assert main(["jobs", "merge", job]) == 2
     assert "_SUCCESS: is damaged (it has no checksums); delete it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_stdout_that_is_full_is_not_the_jobs_fault(tmp_path, model):
+    save_lines(tmp_path / "lines", 2)
+    assert run(model, tmp_path / "lines", tmp_path / "job", "--plan-only") == 0
+    for command in ("status", "verify"):
+        done = subprocess.run(
+            ["sh", "-c", f"{sys.executable} -m trocr_jax jobs {command} {tmp_path / 'job'} > /dev/full"],
+            capture_output=True,
+            cwd=ROOT,
+            check=False,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr == "trocr-jax: error: stdout: cannot be written (No space left on device)\n"
 
 
 def test_a_line_that_was_repaired_is_read_again_once_its_part_is_deleted(tmp_path, model, capsys):

@@ -3,8 +3,9 @@
 import io
 import unicodedata
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
@@ -34,10 +35,7 @@ class TextLimit:
 
     def measure(self, text: str) -> int:
         """The length of a text, in the unit of `length`."""
-        if self.tokenizer is None:
-            return len(text)
-        ids = self.tokenizer(text).input_ids
-        return len(ids) + (ids[-1:] != [self.tokenizer.eos_token_id])
+        return self._length(text, self._ids(text))
 
     def refusal(self, text: str) -> str | None:
         """Why a text, as `normal_text` gives it, cannot be a label; None where it can."""
@@ -46,25 +44,48 @@ class TextLimit:
         odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c == "\ufffd"), None)
         if odd is not None:
             return f"its text holds U+{ord(odd):04X}, which nobody writes"
+        ids = self._ids(text)
         if self.tokenizer is not None:
-            ids = self.tokenizer(text).input_ids
-            if self.tokenizer.unk_token_id in ids:
+            if self._special.unknown in ids:
                 unknown = sorted(c for c in set(text) if self.tokenizer.unk_token_id in self.tokenizer(c).input_ids)
                 return f"the tokenizer {self.tokenizer_name} has no token for {unknown or text!r}"
-            if found := marks(self.tokenizer, text, ids):
+            if self._special.spelt_out(ids):
+                found = [token for token in self.tokenizer.all_special_tokens if token in text] or [text]
                 return f"the tokenizer {self.tokenizer_name} takes {', '.join(found)} in its text for a mark of its own"
-        if self.length is not None and (length := self.measure(text)) > self.length:
+        if self.length is not None and (length := self._length(text, ids)) > self.length:
             unit = "characters" if self.tokenizer is None else "tokens"
             return f"its text has {length} {unit}, more than {self.length}: {text!r}"
         return None
 
+    def _ids(self, text: str) -> list[int]:
+        return [] if self.tokenizer is None else self.tokenizer(text).input_ids
 
-def marks(tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int]) -> list[str]:
-    """Special tokens that are spelt out in a text whose `ids` hold them: "</s>" would be where the text ends."""
-    special = set(tokenizer.all_special_ids)
-    if sum(i in special for i in ids) == sum(i in special for i in tokenizer("").input_ids):
-        return []
-    return [token for token in tokenizer.all_special_tokens if token in text] or [text]
+    def _length(self, text: str, ids: list[int]) -> int:
+        return len(text) if self.tokenizer is None else len(ids) + (ids[-1:] != [self._special.end])
+
+    @cached_property
+    def _special(self) -> "Special":
+        assert self.tokenizer is not None
+        return Special.of(self.tokenizer)
+
+
+class Special(NamedTuple):
+    """Special token ids of a tokenizer, which looks them up by name, and how many of them it puts around a text."""
+
+    unknown: int | None
+    end: int
+    all: frozenset[int]
+    around: int
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Special":
+        every = frozenset(tokenizer.all_special_ids)
+        around = sum(i in every for i in tokenizer("").input_ids)
+        return cls(tokenizer.unk_token_id, tokenizer.eos_token_id, every, around)
+
+    def spelt_out(self, ids: list[int]) -> bool:
+        """Whether a text has special tokens of its own: "</s>" would be where it ends."""
+        return sum(i in self.all for i in ids) != self.around
 
 
 def normal_text(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from train.data.checks import TextLimit, normal_text
+from train.data.checks import Special, TextLimit, normal_text
 from train.data.line import DataError, Line
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
@@ -27,15 +27,6 @@ class Example(NamedTuple):
     labels: np.ndarray
 
 
-class _Special(NamedTuple):
-    """Token ids, and how many of them a tokenizer puts around a text."""
-
-    unknown: int | None
-    end: int
-    all: frozenset[int]
-    around: int
-
-
 @dataclass(frozen=True)
 class Tokens:
     """Text to the token ids of a tokenizer, the end token left out; the start that a tokenizer writes (<s> of the
@@ -53,7 +44,7 @@ class Tokens:
         library = self._library
         ids: list[int] = self.tokenizer(normal).input_ids if library is None else library.encode(normal).ids
         special = self._special
-        odd = special.unknown in ids or sum(i in special.all for i in ids) != special.around
+        odd = special.unknown in ids or special.spelt_out(ids)
         if odd and (why := TextLimit(tokenizer=self.tokenizer).refusal(normal)):
             raise DataError(f"{text!r}: {why}")
         return ids[:-1] if ids[-1:] == [special.end] else ids
@@ -65,11 +56,8 @@ class Tokens:
         return getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property
-    def _special(self) -> "_Special":
-        """A tokenizer looks them up by name."""
-        every = frozenset(self.tokenizer.all_special_ids)
-        around = sum(i in every for i in self.tokenizer("").input_ids)
-        return _Special(self.tokenizer.unk_token_id, self.tokenizer.eos_token_id, every, around)
+    def _special(self) -> Special:
+        return Special.of(self.tokenizer)
 
 
 @dataclass(frozen=True)

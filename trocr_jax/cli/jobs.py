@@ -9,6 +9,7 @@ import time
 import orjson
 
 from trocr_jax import jobs
+from trocr_jax.cli import printing
 from trocr_jax.cli.jobs_merge import merge
 from trocr_jax.cli.jobs_options import Merge, Status, Verify
 from trocr_jax.errors import OutputError, TrOCRError
@@ -32,12 +33,14 @@ def _look(command: Merge | Status | Verify) -> int:
         return merge(job, command)
     if isinstance(command, Status):
         found = jobs.status(job)
-        print(orjson.dumps(_as_json(found)).decode() if command.json else _as_text(found))
+        with printing():
+            print(orjson.dumps(_as_json(found)).decode() if command.json else _as_text(found))
         return 0
     faults = 0
     for fault in jobs.verify(job):
         faults += 1
-        print(fault)
+        with printing():
+            print(fault)
     print(f"trocr-jax: {command.job}: {f'{faults} faults' if faults else 'every line is there once'}", file=sys.stderr)
     return 1 if faults else 0
 

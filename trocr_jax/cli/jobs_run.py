@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax import checkpoint, jobs
-from trocr_jax.cli import FAILED
+from trocr_jax.cli import FAILED, printing
 from trocr_jax.cli.decode import check_options, decode_config, devices, load
 from trocr_jax.cli.jobs import counted
 from trocr_jax.cli.jobs_options import RetryFailed, Run
@@ -59,7 +59,8 @@ def run(command: Run, stop: Stop) -> int:
     if ran is None:
         return command.resources.stopped_status if stop.requested.is_set() else 0
     if command.resources.stats:
-        print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
+        with printing():
+            print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
         why = "stopped" if stop.requested.is_set() else NOTHING_LEFT[command.engine]
         _say(f"{command.output}: {why}; {_left(command, ran.job)}")
