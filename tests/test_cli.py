@@ -452,8 +452,11 @@ def test_an_interrupt_ends_it_quietly_and_leaves_no_half_file(number, model, tmp
         assert b"missing.png" in process.stderr.readline()  # it is at work, and will wait for more paths
         assert len(os.listdir(tmp_path)) == 1
         process.send_signal(number)
+        try:
+            assert process.wait(60) == -number  # stdin stays open
+        finally:
+            process.kill()
         assert b"Traceback" not in process.stderr.read()
-        assert process.wait() == -number
     assert os.listdir(tmp_path) == []
 
 

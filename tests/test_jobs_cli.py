@@ -141,7 +141,8 @@ def start(script: str, *arguments: object, stdout: bool = False) -> subprocess.P
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from trocr_jax import jobs
 from trocr_jax.cli import main
 from tests.poison import slowed
@@ -151,7 +152,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_sigterm_ends_a_run_that_says_what_is_left(tmp_path, model):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)])
+def test_a_run_that_is_stopped_says_what_is_left(number, status, tmp_path, model):
     save_lines(tmp_path / "lines", 40)
     job = tmp_path / "job"
     command = ["jobs", "run", tmp_path / "lines", "--output", job, "--model", model, "--max-new-tokens", "12"]
@@ -159,13 +161,32 @@ def test_sigterm_ends_a_run_that_says_what_is_left(tmp_path, model):
     deadline = time.monotonic() + 120
     while not any((job / "parts").glob("*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == status, err
+    assert "Traceback" not in err
     assert "stopped" in err
     assert "of 20 units are left: the same command goes on with them" in err
     assert 0 < len(Job.open(str(job)).done()) < 20
     assert list((job / "leases").iterdir()) == []
+
+
+def test_a_second_interrupt_ends_it_at_once(tmp_path, model):
+    save_lines(tmp_path / "lines", 40)
+    job = tmp_path / "job"
+    command = ["jobs", "run", tmp_path / "lines", "--output", job, "--model", model, "--max-new-tokens", "12"]
+    options = ["--unit-size", "40", "--batch-size", "2", "--decoders", "1", "--grace", "1000"]
+    with start(SLOW, *command, *options) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 120
+        while not any((job / "leases").glob("*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        while "Ctrl-C again ends it at once" not in (line := process.stderr.readline()):
+            assert line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+    assert not any((job / "parts").glob("*"))
 
 
 WAITS = {

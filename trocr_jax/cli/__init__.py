@@ -3,7 +3,7 @@
 Exit status: 0 all inputs were read; 1 some were not, each named on stderr; 2 wrong usage, or a model or output that
 cannot be used; 4 an error that nobody foresaw, such as a device that fails, with its traceback. Interrupted or told to
 end (SIGINT, SIGTERM, SIGHUP), or with a reader of stdout that has gone (`| head`), it ends by the signal, without a
-word.
+word; `jobs run` says what is left, and after SIGTERM it ends with --stopped-status.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import tyro
 
 from trocr_jax.cli.jobs_options import JobCommand, Merge, Run, Status, Verify
 from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
+from trocr_jax.cli.signals import end_by, ended_by_signals, stopped_by_signals
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.stop import Stop
 
@@ -189,18 +189,16 @@ def main(args: Sequence[str] | None = None) -> int:
             command = parse(args)
         if isinstance(command, Run):
             return _run(command)
-        with _unwound():
+        with ended_by_signals():
             return _do(command)
     except TrOCRError as error:
         print(f"trocr-jax: error: {error}", file=sys.stderr)
         _give_up_stdout()
         return 2
-    except _Signal as told:
-        _end_by(told.number)
     except KeyboardInterrupt:
-        _end_by(signal.SIGINT)
+        end_by(signal.SIGINT)
     except BrokenPipeError:
-        _end_by(signal.SIGPIPE)
+        end_by(signal.SIGPIPE)
     except Exception:  # noqa: BLE001  whatever a device or a library raises
         traceback.print_exc()
         if isinstance(command, Run):
@@ -246,7 +244,7 @@ def _run(command: Run) -> int:
 
         use_programs(command.model)
     stop = Stop()
-    with _stopped_by(signal.SIGTERM, stop):  # jax is imported only now, which takes seconds
+    with stopped_by_signals(stop):  # jax is imported only now, which takes seconds
         from trocr_jax.cli.jobs_run import run
 
         return run(command, stop)
@@ -288,49 +286,3 @@ def _version() -> str:
         return version("trocr-jax")
     except PackageNotFoundError:  # run from a copy of the sources
         return "(not installed)"
-
-
-@contextmanager
-def _stopped_by(number: signal.Signals, stop: Stop) -> Iterator[None]:
-    before = signal.signal(number, lambda *_: stop.interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-class _Signal(KeyboardInterrupt):
-    """A signal as an exception, to libraries an interrupt."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _unwound() -> Iterator[None]:
-    """Raises SIGTERM and SIGHUP where they would end the program, so that a file that is half written goes, as after
-    SIGINT. A second SIGHUP is ignored, as a closed terminal tells it twice; a second SIGTERM ends the program at once,
-    should a device hang."""
-    may = threading.current_thread() is threading.main_thread()  # set handlers
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if may and signal.getsignal(n) == signal.SIG_DFL]
-
-    def end(number: int, frame: object) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
-        raise _Signal(signal.Signals(number))
-
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end_by(number: signal.Signals) -> NoReturn:
-    """Ends as a program that does not handle the signal, so that a shell sees what happened."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    raise SystemExit(128 + number)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
+from trocr_jax.cli.signals import half_written
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError, TrOCRError
 
@@ -129,19 +130,25 @@ def _file(name: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def _part(path: str, mode: int) -> Iterator[IO[bytes]]:
     """A file beside `path` that takes its place when the block ends without an exception."""
-    with tempfile.NamedTemporaryFile(
-        dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}.", suffix=".part", delete=False
-    ) as file:
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
+    with half_written(part):
         try:
-            yield file.file
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
+            with open(part, "xb", opener=_for_its_owner) as file:
+                yield file
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(part, path)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(file.name)
+                os.unlink(part)
             raise
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Nobody else reads it before it has the permissions that it is to have."""
+    return os.open(path, flags, 0o600)
 
 
 def _umask() -> int:

@@ -42,6 +42,10 @@ class Stop:
             if self.requested.is_set():
                 raise Stopped
             yield
+        except Exception as error:
+            if self._cutting or not self.requested.is_set():
+                raise
+            raise Stopped from error  # what a library made of it
         finally:
             self._cutting = False
 

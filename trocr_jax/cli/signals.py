@@ -1,0 +1,94 @@
+"""SIGINT, SIGTERM and SIGHUP end a command at once, and files that are half written go first. A job is stopped by
+SIGINT and SIGTERM, and by a second SIGINT ended at once.
+
+No exception is raised where the signal comes: between two steps of a lock or a condition it would leave other threads
+waiting for ever, or become another error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from trocr_jax.jobs.stop import Stop
+
+_half_written: set[str] = set()
+
+
+@contextmanager
+def half_written(path: str) -> Iterator[None]:
+    """Around what makes a file: it goes if a signal ends the program meanwhile."""
+    _half_written.add(path)
+    try:
+        yield
+    finally:
+        _half_written.discard(path)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ends the program, as one that does not handle the signal, where one comes that is not ignored or handled by
+    others. Python calls handlers between two steps of the main thread: a program on a device is waited for."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # the others may set none
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """Requests the stop where SIGTERM comes, and SIGINT unless it is ignored; after SIGINT the block does not return,
+    as a shell is to see it."""
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _say("\ntrocr-jax: stops; Ctrl-C again ends it at once\n")
+        stop.interrupt()
+
+    handlers = {signal.SIGTERM: lambda *_: stop.interrupt()}
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        handlers[signal.SIGINT] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted:
+        end_by(signal.SIGINT)
+
+
+def end_by(number: int) -> NoReturn:
+    """Ends as a program that does not handle the signal, so that a shell sees what happened."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
+
+
+def _end(number: int, frame: object) -> None:
+    for path in tuple(_half_written):
+        with suppress(OSError):
+            os.unlink(path)
+    if sys.stderr is not None and sys.stderr.isatty():
+        _say("\n")  # below the bar
+    end_by(number)
+
+
+def _say(text: str) -> None:
+    """On stderr, in which the main thread may be writing at this moment."""
+    with suppress(OSError, AttributeError, ValueError):  # it may be closed
+        os.write(sys.stderr.fileno(), text.encode())
