@@ -22,6 +22,7 @@ from tests.toy import toy
 from trocr_jax.decoding import Context, Decoded, Special, beam_search, categorical, constraints, greedy, sample
 from trocr_jax.decoding import automaton as automaton_module
 from trocr_jax.decoding.automaton import Automaton, SparseAutomaton, TableAutomaton
+from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.constraints import All, Characters, Constraint, Lexicon, Prefix, Regex
 from trocr_jax.decoding.lexicon import from_words
 from trocr_jax.decoding.processors import Normalize, chain
@@ -140,6 +141,47 @@ def test_every_search_equals_brute_force(seed: int, case: int, sparse: bool) -> 
         by_hand += (max((t for t in range(V) if (*by_hand, t) in prefixes), key=lambda t: after[t]),)
     assert written(search(tables, found).token_ids[0, 0]) == by_hand
     assert all(written(row) in allowed for row in search(tables, found, samples=40).token_ids[0])
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("special", [SPECIAL, SPECIAL._replace(pad=SPECIAL.end)], ids=["pad", "pad is end"])
+@pytest.mark.parametrize("spec", [Regex("a|ab"), Lexicon(["abb", "é"], separator=None), Regex("a{1,2}b?")])
+def test_more_beams_than_texts_find_each_text_once(
+    spec: Constraint, special: Special, early_stopping: EarlyStopping
+) -> None:
+    """The first hypothesis stands in all beams, and its copies are no texts."""
+    holds = {Regex("a|ab"): "a|ab", Regex("a{1,2}b?"): "a{1,2}b?"}.get(spec, "abb|é")  # type: ignore[call-overload]
+    allowed = valid(lambda text: bool(re.fullmatch(holds, text)), TOY)
+    tables = np.random.default_rng(1).normal(size=(2, V, V))
+    beams, counted = len(allowed) + 3, []
+
+    def step(tokens: jax.Array, cache: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        jax.debug.callback(lambda position: counted.append(int(position)), position)
+        return jnp.asarray(tables, jnp.float32)[jnp.arange(2)[:, None], tokens], cache
+
+    found = beam_search(
+        step,
+        jnp.zeros((2, beams, 1), jnp.int32),
+        batch=2,
+        num_beams=beams,
+        max_new_tokens=L,
+        special=special,
+        num_return_sequences=beams,
+        length_penalty=1.0,
+        early_stopping=early_stopping,
+        processor=constraints.compile(spec, TOY, special=special, max_new_tokens=L),
+    )
+    for image, table in enumerate(log_softmax(tables)):
+        texts = [written(row) for row in found.token_ids[image, : len(allowed)]]
+        assert sorted(texts) == sorted(allowed)
+        by_hand = [sum(table[a, b] for a, b in itertools.pairwise((special.start, *ids))) / len(ids) for ids in texts]
+        np.testing.assert_allclose(found.scores[image, : len(allowed)], by_hand, rtol=1e-5)
+        assert by_hand == sorted(by_hand, reverse=True)
+    assert (found.scores[:, len(allowed) :] == -1e9).all()
+    assert (found.token_log_probs[:, len(allowed) :] == -np.inf).all()
+    assert (found.token_ids[:, len(allowed) :] == special.pad).all()
+    jax.effects_barrier()
+    assert max(counted) + 1 == max(map(len, allowed))  # no step more when every text has ended
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

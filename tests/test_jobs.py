@@ -91,6 +91,21 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, lines, r
     assert [unit.lines for unit in again.units] == [8, 8, 4]
 
 
+def test_a_job_that_another_process_completes_while_this_one_lists_it(tmp_path, lines, recognizer, model, monkeypatch):
+    kind = type(jobs.open_source([str(lines)]))
+    inputs = kind.inputs
+
+    def slow(source):
+        monkeypatch.setattr(kind, "inputs", inputs)  # of the other, which is quicker
+        yield from inputs(source)
+        run(plan(lines, tmp_path / "job", recognizer, model), recognizer)  # and sweeps what it finds
+
+    monkeypatch.setattr(kind, "inputs", slow)
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    assert job.done() == {0, 1, 2}
+    assert run(job, recognizer).ok == 20
+
+
 def test_the_plan_is_kept_when_the_source_changes(tmp_path, lines, recognizer, model):
     job = plan(lines, tmp_path / "job", recognizer, model)
     save_lines(lines, 3, first=50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -202,6 +203,19 @@ sys.meta_path.insert(0, Finder())
 """,
         "stopped before the job was planned: the same command does it",
     ),
+    "fetch": (
+        """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from trocr_jax import checkpoint
+def wait(*arguments, **options):
+    with ThreadPoolExecutor(1) as pool:  # as the hub's client
+        print("waits", flush=True)
+        pool.submit(time.sleep, 60).result()
+checkpoint.resolve = wait
+""",
+        "stopped before the job was planned: the same command does it",
+    ),
     "load": (
         """
 import time
@@ -363,6 +377,26 @@ def test_parts_that_are_lost_or_damaged_are_named_by_merge(tmp_path, model, caps
     (tmp_path / "job" / "_SUCCESS").write_text("{}", encoding="utf-8")
     assert main(["jobs", "merge", job]) == 2
     assert "_SUCCESS: is damaged (it has no checksums); delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_what_cannot_be_told_is_lost_and_nothing_else(tmp_path, model, stderr):
+    save_lines(tmp_path / "lines", 2)
+    folder, job = tmp_path / "lines", tmp_path / "job"
+    options = f"--model {model} --max-new-tokens 12"
+    commands = {
+        f"jobs run {folder} --output {job} {options}": (0, 0),
+        f"transcribe {folder} {options}": (0, 2),
+        f"transcribe {folder} missing.png {options}": (1, 3),
+        f"transcribe {folder} {options} --regex (": (2, 0),
+    }
+    for command, (status, rows) in commands.items():
+        arguments = shlex.join(command.split())
+        line = f"{sys.executable} -m trocr_jax {arguments} {stderr}"
+        done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, cwd=ROOT, check=False, text=True)
+        assert (done.returncode, len(done.stdout.splitlines())) == (status, rows), command
+    assert Job.open(str(job)).done() == {0}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

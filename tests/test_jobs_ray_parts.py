@@ -28,7 +28,7 @@ from trocr_jax.jobs.host import Prepared
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.leases import holders
 from trocr_jax.jobs.owner import me
-from trocr_jax.jobs.stop import Stopped
+from trocr_jax.jobs.stop import Stop, Stopped
 from trocr_jax.recognizer import Recognizer
 
 if TYPE_CHECKING:
@@ -276,6 +276,20 @@ def test_an_address_of_ray_client(tmp_path, model, capsys):
     assert "--ray-address ray://head:10001: a job cannot be driven through Ray Client" in err
     assert "host:port" in err
     assert "submit the command as a Ray job" in err
+
+
+def test_an_interrupt_while_nobody_listens_where_a_cluster_should_be(monkeypatch):
+    from trocr_jax.jobs import ray_connect
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    stop = Stop()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: stop.interrupt())
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Stopped), ray_connect.connected("127.0.0.1:1", stop):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_stop_while_ray_connects(tmp_path, monkeypatch, model, capsys):

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import bucket_sizes
 from trocr_jax.recognizer_lanes import WINDOW
 from trocr_jax.recognizer_lengths import LengthGuess
+from trocr_jax.recognizer_result import recognition
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = DecodeConfig(max_new_tokens=20)
@@ -185,6 +187,22 @@ def found_by(recognizer: Recognizer, paths: list[Path], decode: DecodeConfig) ->
     pixels = np.stack([recognizer.image_processor.pixels(path) for path in paths])
     found = generate(recognizer.model, jnp.asarray(pixels), decode, image_processor=recognizer.image_processor)
     return Decoded._make(np.asarray(array) for array in found)
+
+
+def test_what_several_groups_of_beams_find_counts_once():
+    log_probs = np.log([[0.5, 0.5], [0.4, 0.4], [0.5, 0.5]]).astype(np.float32)
+    found = Decoded(
+        token_ids=np.array([[5, 2], [6, 2], [5, 2]], np.int32),
+        token_log_probs=log_probs,
+        model_log_probs=log_probs,
+        beam_indices=np.zeros((3, 2), np.int32),
+        scores=log_probs.sum(-1),
+        lengths=np.full(3, 2, np.int32),
+        truncated=np.zeros(3, bool),
+    )
+    read = partial(recognition, found, ["a", "b", "a"], None, choose="score")
+    assert [one.probability for one in read(drawn=False).alternatives] == pytest.approx([25 / 41, 16 / 41])
+    assert [one.probability for one in read(drawn=True).alternatives] == pytest.approx([2 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("decode", [BEAMS, DRAWS], ids=["beams", "draws"])

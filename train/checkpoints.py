@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from train import manifest
 from train.manifest import Manifest
 from train.step import TrainState
 from trocr_jax.errors import CheckpointError
+from trocr_jax.say import tell
 
 FULL = os.strerror(errno.ENOSPC)
 
@@ -155,7 +155,7 @@ class Checkpoints:
             try:
                 manifest.verify(manifest.read(path), path)
             except CheckpointError as error:
-                print(f"damaged checkpoint, the one before it is used: {error}", file=sys.stderr, flush=True)
+                tell(f"damaged checkpoint, the one before it is used: {error}")
                 self._damaged.add(path)
             else:
                 return int(path.name)
@@ -188,7 +188,7 @@ class Checkpoints:
             try:
                 found.append(manifest.read(path))
             except CheckpointError as error:
-                print(f"damaged checkpoint, its score does not count: {error}", file=sys.stderr, flush=True)
+                tell(f"damaged checkpoint, its score does not count: {error}")
                 self._damaged.add(path)
         return [(m.metrics[self._keep.metric], m.step) for m in found if self._keep.metric in (m.metrics or {})]  # type: ignore[index]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -21,6 +20,7 @@ from train.data.sources import Selected, Stream, Synthetic, open_folder, within
 from train.recipe import Recipe, Stage
 from trocr_jax.checkpoint import resolve
 from trocr_jax.datasets.base import Bad, Record
+from trocr_jax.say import tell
 from trocr_jax.tokenizer import load_tokenizer
 
 HELD_OUT_ONE_IN = 10  # lines of a folder that has one list only
@@ -144,4 +144,4 @@ def _is_held_out(name: str) -> bool:
 def _say(where: str, bad: Sequence[Bad]) -> None:
     if bad:
         listed = "".join(f"\n  - {b.id}: {b.reason}" for b in bad[:5]) + ("\n  - …" if len(bad) > 5 else "")
-        print(f"{where}: {len(bad)} lines cannot be used and are left out:{listed}", file=sys.stderr, flush=True)
+        tell(f"{where}: {len(bad)} lines cannot be used and are left out:{listed}")

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from train.flops import peak, step_flops
 from train.recipe import Recipe, Stage, spans
 from train.worst import Misread, grid, write
 from trocr_jax.errors import ConfigError, OutputError
+from trocr_jax.say import tell
 
 PROFILED = 5  # steps, when a profile is asked for by a signal
 
@@ -136,7 +136,7 @@ class Progress:
 
     def _say(self, text: str) -> None:
         if self._speaks:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
 
 def _board(folder: Path) -> Any:

@@ -131,8 +131,9 @@ def recognition(
     if len(texts) > 1:
         order = np.argsort(-np.asarray(found.scores), kind="stable").tolist()
         weights = [0.0] * len(texts) if drawn else found.token_log_probs.sum(axis=-1).tolist()
-        if not drawn:  # places of beams that found fewer texts
-            order = [i for i in order if weights[i] > -math.inf] or order[:1]
+        if not drawn:  # places of beams that found fewer texts, and what several groups of beams have found
+            first = {tuple(found.token_ids[i].tolist()): i for i in reversed(order)}
+            order = [i for i in order if weights[i] > -math.inf and i in first.values()] or order[:1]
         listed = alternatives(
             [texts[i] for i in order], [float(found.scores[i]) for i in order], [weights[i] for i in order]
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
 from trocr_jax.cli.signals import end_by, ended_by_signals, stopped_by_signals
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.stop import Stop
+from trocr_jax.say import say, say_where
 
 FAILED = 4
 """Exit status after an error that is none of the user's."""
@@ -192,7 +192,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             return _do(command)
     except TrOCRError as error:
-        print(f"trocr-jax: error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         _give_up_stdout()
         return 2
     except KeyboardInterrupt:
@@ -200,9 +200,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         end_by(signal.SIGPIPE)
     except Exception:  # noqa: BLE001  whatever a device or a library raises
-        traceback.print_exc()
+        say_where()
         if isinstance(command, Run):
-            print("trocr-jax: what is committed is safe; the same command goes on", file=sys.stderr)
+            say("what is committed is safe; the same command goes on")
         return FAILED
 
 
@@ -243,11 +243,13 @@ def _run(command: Run) -> int:
         from trocr_jax.cli.compiled import use_programs
 
         use_programs(command.model)
-    stop = Stop()
-    with stopped_by_signals(stop):  # jax is imported only now, which takes seconds
-        from trocr_jax.cli.jobs_run import run
+
+    def run(stop: Stop) -> int:
+        from trocr_jax.cli.jobs_run import run  # and jax, which takes seconds
 
         return run(command, stop)
+
+    return stopped_by_signals(run)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from trocr_jax import checkpoint
@@ -16,6 +15,7 @@ from trocr_jax.evaluation.fitting import check_enough, judge
 from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
+from trocr_jax.say import on_terminal, say
 
 
 def calibrate(command: Calibrate) -> int:
@@ -26,12 +26,12 @@ def calibrate(command: Calibrate) -> int:
     folder = checkpoint.resolve(command.model, revision=command.revision)
     samples = open_samples(Path(command.sources[0]), split=command.split, limit=command.limit)
     for bad in samples.left_out:
-        print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
+        say(f"left out: {bad.id}: {bad.reason}")
     check_enough(len(samples.samples))
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
     references, results = list[str](), list[Recognition]()
     images = (s.image if isinstance(s.image, bytes) else str(s.image) for s in samples.samples)
-    with Progress(len(samples.samples), bar=sys.stderr.isatty()) as progress:
+    with Progress(len(samples.samples), bar=on_terminal()) as progress:
         for sample, found in zip(samples.samples, recognizer.read(images, None, command.batch_size), strict=True):
             if isinstance(found, ImageError):
                 progress.say(str(found))

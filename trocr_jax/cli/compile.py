@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.all_devices import load as on_all_devices
 from trocr_jax.recognizer_batches import Batch, bucket_sizes
+from trocr_jax.say import say
 
 
 def compile(command: Compile, folder: Path) -> int:
@@ -29,7 +29,7 @@ def compile(command: Compile, folder: Path) -> int:
             folder.rmdir()
         raise
     kept = [path.stat().st_size for path in folder.glob("*-cache")]
-    print(f"trocr-jax: {folder}: {len(kept)} programs, {sum(kept) / 1e6:.1f} MB", file=sys.stderr)
+    say(f"{folder}: {len(kept)} programs, {sum(kept) / 1e6:.1f} MB")
     return 0
 
 
@@ -40,10 +40,10 @@ def _compile(command: Compile) -> None:
     most = recognizer.devices * recognizer.default_batch_size if command.batch_size is None else command.batch_size
     for size in bucket_sizes(most, recognizer.devices):
         recognizer([blank] * size, decode, most)
-        print(f"trocr-jax: batches of {size}: compiled", file=sys.stderr)
+        say(f"batches of {size}: compiled")
     shared = load(command, by=on_all_devices)
     if shared.devices > 1:  # `jobs run` has a batch on each
         each = shared.default_batch_size if command.batch_size is None else command.batch_size
         size = shared.devices * each
         list(shared.read_batches([Batch.of_pixels([blank] * size)], decode, command.batch_size))
-        print(f"trocr-jax: jobs run, batches of {size} on {shared.devices} devices: compiled", file=sys.stderr)
+        say(f"jobs run, batches of {size} on {shared.devices} devices: compiled")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from trocr_jax.metrics.titles import TITLES
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.report.figures import check_picture, plot_evaluation
 from trocr_jax.report.page import page
+from trocr_jax.say import on_terminal, say
 
 _MODEL = ("model", "revision", "batch_size", "dtype", "cross_attention", "mesh")
 _GROUPS = ("search", "sampling", "penalty", "constraint", "language_model", "score")
@@ -45,7 +45,7 @@ def evaluate(command: Evaluate) -> int:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); give a folder that can be written") from None
     for bad in samples.left_out:
-        print(f"trocr-jax: left out: {bad.id}: {bad.reason}", file=sys.stderr)
+        say(f"left out: {bad.id}: {bad.reason}")
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
 
     begun = time.perf_counter()
@@ -76,7 +76,7 @@ def evaluate(command: Evaluate) -> int:
             found = run["scores"][scores["headline"]]
             value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
             print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
-    print(f"trocr-jax: {folder / 'report.html'}", file=sys.stderr)
+    say(folder / "report.html")
     return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
 
 
@@ -180,7 +180,7 @@ def _outcomes(source: str, samples: Samples) -> list[Outcome]:
 
 
 def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:
-    readings, bar, known = list[Reading](), sys.stderr.isatty(), dict[str, Recognizer]()
+    readings, bar, known = list[Reading](), on_terminal(), dict[str, Recognizer]()
     for name, run in runs.items():
         key = " ".join(str(getattr(run, name)) for name in _MODEL if name != "batch_size")
         if key not in known:

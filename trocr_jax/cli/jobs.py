@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 
 import orjson
@@ -15,6 +14,7 @@ from trocr_jax.cli.jobs_options import Merge, Status, Verify
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.job_status import JobStatus
 from trocr_jax.jobs.rows import Counts
+from trocr_jax.say import say
 
 
 def look(command: Merge | Status | Verify) -> int:
@@ -41,7 +41,7 @@ def _look(command: Merge | Status | Verify) -> int:
         faults += 1
         with printing():
             print(fault)
-    print(f"trocr-jax: {command.job}: {f'{faults} faults' if faults else 'every line is there once'}", file=sys.stderr)
+    say(f"{command.job}: {f'{faults} faults' if faults else 'every line is there once'}")
     return 1 if faults else 0
 
 

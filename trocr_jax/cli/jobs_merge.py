@@ -3,7 +3,6 @@ time."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
@@ -11,6 +10,7 @@ from trocr_jax.cli.options import check_share
 from trocr_jax.cli.output import format_of, needs_review, open_bytes, open_values
 from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.job import Job, read_success
+from trocr_jax.say import say
 
 
 def merge(job: Job, command: Merge) -> int:
@@ -43,7 +43,7 @@ def merge(job: Job, command: Merge) -> int:
                     if command.min_confidence is not None:
                         row["review"] = needs_review(row["confidence"], command.min_confidence)
                     put(row)
-    print(f"trocr-jax: {command.job}: {len(units)} units merged", file=sys.stderr)
+    say(f"{command.job}: {len(units)} units merged")
     return 0
 
 
@@ -59,7 +59,7 @@ def _pages(job: Job, command: Merge, units: list[int]) -> int:
     for page in filled_pages(job, Path(command.output), units=units):
         if page.error is not None:
             failed += 1
-            print(f"trocr-jax: {page.error}", file=sys.stderr)
+            say(page.error)
             continue
         try:
             page.output.parent.mkdir(parents=True, exist_ok=True)
@@ -68,5 +68,5 @@ def _pages(job: Job, command: Merge, units: list[int]) -> int:
         with open_bytes(str(page.output)) as write:
             write(page.content)
         written += 1
-    print(f"trocr-jax: {command.job}: {written} pages written, {failed} left out", file=sys.stderr)
+    say(f"{command.job}: {written} pages written, {failed} left out")
     return 1 if failed else 0

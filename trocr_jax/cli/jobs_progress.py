@@ -14,6 +14,7 @@ from trocr_jax.jobs.gauge import Gauge
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.worker import Worker
+from trocr_jax.say import on_terminal, say
 
 INTERVAL = 10.0
 """Seconds between plain lines, and between two looks at what other processes have committed."""
@@ -27,7 +28,7 @@ class JobProgress:
         self._here, self._start = Counts(), time.monotonic()
         self._done = self._looked = 0.0
         self._bar = tqdm(total=job.plan.lines, unit=" lines", file=sys.stderr, dynamic_ncols=True, leave=True) \
-            if sys.stderr.isatty() else None  # fmt: skip
+            if on_terminal() else None  # fmt: skip
         self._serving = None if port is None else _serve(self, port)
 
     def __enter__(self) -> JobProgress:
@@ -92,7 +93,7 @@ class JobProgress:
             self._bar.set_postfix_str(here)
         else:
             share = f"{int(self._done)} of {self._job.plan.lines} lines"
-            print(f"trocr-jax: {share} committed; {here}", file=sys.stderr, flush=True)
+            say(f"{share} committed; {here}")
 
 
 def _serve(progress: JobProgress, port: int) -> tuple[Any, Any]:

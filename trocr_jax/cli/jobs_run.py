@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import orjson
@@ -27,6 +28,7 @@ from trocr_jax.jobs.planning import read_plan
 from trocr_jax.jobs.rows import COLUMNS, Counts
 from trocr_jax.jobs.stop import Stop, Stopped
 from trocr_jax.jobs.store import open_store
+from trocr_jax.say import say
 
 NOTHING_LEFT = {"local": "nothing left to do here", "ray": "the actors have ended"}
 NOT_PLANNED = "stopped before the job was planned: the same command does it"
@@ -63,12 +65,12 @@ def run(command: Run, stop: Stop) -> int:
             print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
         why = "stopped" if stop.requested.is_set() else NOTHING_LEFT[command.engine]
-        _say(f"{command.output}: {why}; {_left(command, ran.job)}")
+        say(f"{command.output}: {why}; {_left(command, ran.job)}")
         if stop.requested.is_set():
             return command.resources.stopped_status
         # Units that other hosts read may be left here; actors wait for those too.
         return FAILED if command.engine == "ray" and len(ran.job.done()) < len(ran.job.units) else 0
-    _say(f"{command.output}: complete. {counted(ran.counts)}")
+    say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
 
 
@@ -79,7 +81,7 @@ def prepare(command: Run, stop: Stop | None = None) -> Prepared:
     devices(command)  # what they cannot do is said before anything is fetched
     with stop.cut():
         source = jobs.open_source(command.inputs, command.where.source, **_where(command))
-        checkpoint.resolve(command.model, revision=command.revision)  # which may have to come from the hub
+        _apart(lambda: checkpoint.resolve(command.model, revision=command.revision))  # it may come from the hub
     recognizer = load(command, by=on_all_devices)
     decode = decode_config(command, recognizer)
     chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
@@ -113,12 +115,12 @@ def _run_on_ray(command: Run, stop: Stop) -> Ran | None:
     prepared, actors = functools.partial(prepare, command), _actors(command)
 
     def waiting(text: str) -> None:
-        _say(f"{command.output}: {text}")
+        say(f"{command.output}: {text}")
 
-    with ray_engine.connected(actors.address):
+    with ray_engine.connected(actors.address, stop):
         job = ray_engine.plan(prepared, actors, stop=stop, waiting=waiting)
         if job is None:
-            _say(f"{command.output}: {NOT_PLANNED}")
+            say(f"{command.output}: {NOT_PLANNED}")
             return None
         _say_planned(command, job)
         if command.plan_only:
@@ -206,14 +208,14 @@ def _columns(command: Run) -> Iterator[str]:
 
 
 def _say_planned(command: Run, job: Job) -> None:
-    _say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
+    say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
 
 
 def _say_what_is_left(command: Run) -> None:
     """By a command that was stopped before it read anything."""
     with writing(command.output):
         planned = read_plan(open_store(command.output)) is not None
-        _say(f"{command.output}: {f'stopped; {_left(command, Job.open(command.output))}' if planned else NOT_PLANNED}")
+        say(f"{command.output}: {f'stopped; {_left(command, Job.open(command.output))}' if planned else NOT_PLANNED}")
 
 
 def _left(command: Run, job: Job) -> str:
@@ -223,5 +225,16 @@ def _left(command: Run, job: Job) -> str:
     return f"{units - len(job.done())} of {units} units are left: the same command goes on with them"
 
 
-def _say(message: str) -> None:
-    print(f"trocr-jax: {message}", file=sys.stderr, flush=True)
+def _apart(do: Callable[[], object]) -> None:
+    """In a thread, which a stop leaves behind: the hub's client has threads of its own, and waits for them."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            do()
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="trocr-fetch", daemon=True).start()
+    done.result()

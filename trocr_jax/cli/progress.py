@@ -9,6 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from trocr_jax.cli.output import printable
+from trocr_jax.say import say
 
 INTERVAL = 10.0  # seconds between plain lines
 
@@ -35,7 +36,7 @@ class Progress:
         """Prints a line without tearing the bar."""
         if self._bar is not None:
             self._bar.clear()
-        print(f"trocr-jax: {printable(message)}", file=sys.stderr)
+        say(printable(message))
         if self._bar is not None:
             self._bar.refresh()
 

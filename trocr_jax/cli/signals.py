@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from trocr_jax.jobs.stop import Stop
+from trocr_jax.say import on_terminal
 
 _half_written: set[str] = set()
 
@@ -46,30 +47,33 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Requests the stop where SIGTERM comes, and SIGINT unless it is ignored; after SIGINT the block does not return,
-    as a shell is to see it."""
-    interrupted = False
+def stopped_by_signals(run: Callable[[Stop], int]) -> int:
+    """What `run` returns, which is given a stop that SIGTERM requests, and SIGINT unless it is ignored. It does not
+    return after these: the process ends, after SIGINT by the signal, as a shell is to see it, and waits for no thread.
+    """
+    stop, told = Stop(), set[int]()
 
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _say("\ntrocr-jax: stops; Ctrl-C again ends it at once\n")
+    def request(number: int, frame: object) -> None:
+        told.add(number)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            _say("\ntrocr-jax: stops; Ctrl-C again ends it at once\n")
         stop.interrupt()
 
-    handlers = {signal.SIGTERM: lambda *_: stop.interrupt()}
+    numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        handlers[signal.SIGINT] = interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
-        yield
+        status = run(stop)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if interrupted:
+    if signal.SIGINT in told:
         end_by(signal.SIGINT)
+    if told:
+        os._exit(status)
+    return status
 
 
 def end_by(number: int) -> NoReturn:
@@ -83,7 +87,7 @@ def _end(number: int, frame: object) -> None:
     for path in tuple(_half_written):
         with suppress(OSError):
             os.unlink(path)
-    if sys.stderr is not None and sys.stderr.isatty():
+    if on_terminal():
         _say("\n")  # below the bar
     end_by(number)
 

@@ -16,6 +16,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.image_paths import Input, expand
 from trocr_jax.recognizer import Recognizer
+from trocr_jax.say import on_terminal
 
 _OWN = ("id", "error", "review")  # columns that are no part of a Recognition
 
@@ -40,8 +41,8 @@ def transcribe(command: Transcribe) -> int:
         decode = decode_config(command, recognizer)
         rows = _rows(recognizer, inputs, decode, command.batch_size, columns)
         truncated = marked = 0
-        on_terminal = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
-        with Progress(total, bar=sys.stderr.isatty() and not on_terminal) as progress:
+        shown = command.output is None and sys.stdout.isatty()  # then the rows themselves show progress
+        with Progress(total, bar=on_terminal() and not shown) as progress:
             for row in rows:
                 if command.min_confidence is not None:
                     row = row._replace(review=needs_review(row.confidence, command.min_confidence))

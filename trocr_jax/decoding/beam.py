@@ -199,10 +199,11 @@ def update_finished_beams(
     beams: Beams, top: Hypotheses, hits: jax.Array, *, position: jax.Array, ending: Ending
 ) -> tuple[Hypotheses, jax.Array]:
     """The best K of what had finished and what does now (hits [B, 2K]), and which places [B, K] are taken. Only the
-    first K of top [B, 2K] may finish."""
+    first K of top [B, 2K] may finish, and none that is a copy of another, as all but the first are that begin, or has
+    ended before: few tokens may be allowed."""
     k = top.scores.shape[1] // 2
     length = (position + 1).astype(jnp.float32)
-    just_finished = hits & (jnp.arange(2 * k) < k)[None, :]
+    just_finished = hits & (jnp.arange(2 * k) < k)[None, :] & _count(top.scores)
     closed = ~beam_search_has_unfinished_sequences(beams, ending)  # [B]
     barred = (~just_finished).astype(jnp.float32) + closed.astype(jnp.float32)[:, None]
     scores = top.scores / length**ending.length_penalty + barred * NEGATIVE
@@ -218,9 +219,15 @@ def check_early_stop_heuristic(beams: Beams, *, position: jax.Array, ending: End
     length = (position + 1).astype(jnp.float32)
     if ending.early_stopping == "never":
         length = jnp.where(jnp.asarray(ending.length_penalty) > 0, np.float32(ending.max_new_tokens), length)
-    best_running = beams.running.scores[:, 0] / length**ending.length_penalty
+    best_score = beams.running.scores[:, 0]
+    best_running = best_score / length**ending.length_penalty
     worst_finished = jnp.where(beams.is_finished.all(axis=-1), beams.finished.scores.min(axis=-1), NEGATIVE)
-    return beams.can_improve & (best_running > worst_finished)
+    return beams.can_improve & (best_running > worst_finished) & _count(best_score)
+
+
+def _count(scores: jax.Array) -> jax.Array:
+    """Which sums of log-probabilities are of hypotheses, and not of places that hold none."""
+    return scores > NEGATIVE / 2
 
 
 def beam_search_has_unfinished_sequences(beams: Beams, ending: Ending) -> jax.Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import orjson
 from trocr_jax.jobs.job import EVENTS
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.store import Store
+from trocr_jax.say import say
 
 KEPT = 1 << 20
 """Bytes of events that could not be written which are kept for another try."""
@@ -74,7 +74,7 @@ class Events:
                 if not self._told:
                     self._told = True
                     why = f"{self._store.root}/{self._name}: the event log cannot be written ({error})"
-                    print(f"trocr-jax: {why}; the job goes on without it", file=sys.stderr, flush=True)
+                    say(f"{why}; the job goes on without it")
 
 
 def read_events(store: Store) -> Iterator[dict[str, Any]]:

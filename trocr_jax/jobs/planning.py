@@ -127,7 +127,12 @@ def make_plan(
                     raise SourceError("the source has no lines; check its name and contents")
                 _check_ids(listed, ids)
             name = f"plan/inputs-{whole[:16]}.jsonl"
-            store.upload(name, listed)
+            try:
+                store.upload(name, listed)
+            except FileNotFoundError:  # swept, as whoever was quicker has completed the job
+                if (plan := read_plan(store)) is None:
+                    raise
+                return plan
         finally:
             if local:
                 listed.unlink(missing_ok=True)

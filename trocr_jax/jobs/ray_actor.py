@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import queue
-import sys
 import threading
 import traceback
 from collections import defaultdict
@@ -25,6 +24,7 @@ from trocr_jax.jobs.planning import Plan
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.worker import Resources, Worker, open_worker
+from trocr_jax.say import tell
 
 Prepare = Callable[[], Prepared]
 FAILED = 4
@@ -129,7 +129,7 @@ class UnitReader:
     def _fail(self, error: BaseException) -> NoReturn:
         """Ends the process, after it was told why, in its log and to the driver."""
         failure = "".join(traceback.format_exception(error))
-        print(failure, file=sys.stderr, flush=True)
+        tell(failure)
         with suppress(Exception):
             ray.get(self._bell.failed.remote(str(me()), failure[-TOLD:]), timeout=10 * PATIENCE)
         os._exit(FAILED)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import ray
 
 from trocr_jax.errors import JobError
-from trocr_jax.jobs.stop import Stopped
+from trocr_jax.jobs.stop import Stop, Stopped
 
 ANSWER_SECONDS = 20.0
 """Seconds in which somebody has to listen at the address of a cluster."""
@@ -24,16 +24,17 @@ _TRIES = "RAY_gcs_server_port_wait_time_s"  # so Ray calls them
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None, stop: Stop | None = None) -> Iterator[None]:
     """A connection to a Ray cluster: the one that this process has, or else one for the time of the block.
 
     address: host:port or auto; RAY_ADDRESS if None, and a cluster on this machine for the time of the block if there is
     none either. Raises JobError if no cluster answers: after 20 s if nobody listens, after two minutes if a head
-    listens that does not get round to answering. Raises Stopped on SIGTERM while Ray connects.
+    listens that does not get round to answering. Raises Stopped as `stop.cut` does, and on SIGTERM, while Ray connects.
     """
     if ray.is_initialized():
         yield
         return
+    stop = Stop() if stop is None else stop
     handler = signal.getsignal(signal.SIGTERM)
     given = address or os.environ.get("RAY_ADDRESS") or "local"
     if given.startswith("ray://"):
@@ -43,12 +44,13 @@ def connected(address: str | None = None) -> Iterator[None]:
             "host:port of its head (6379, if it was not told another) or auto, or submit the command as a Ray job"
         )
     try:
-        if given == "local":
-            ray.init(given, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            _wait_for(given)
-            with _limited_tries():
-                ray.init(given, log_to_driver=False, logging_level=logging.WARNING)
+        with stop.cut():
+            if given == "local":
+                ray.init(given, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            else:
+                _wait_for(given)
+                with _limited_tries():
+                    ray.init(given, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit as exit:  # so Ray's own handler of SIGTERM ends what it was doing
         raise Stopped from exit
     except Exception as error:  # also Exception itself, of a node that did not start in time

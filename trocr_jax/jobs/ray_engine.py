@@ -77,7 +77,7 @@ def run(
         reopen(job)
         sweep(job)
         if left := _left(job):
-            with connected(actors.address):
+            with connected(actors.address, stop):
                 in_vain = 0
                 while left and not stop.requested.is_set():
                     _read(job, left, prepare, actors, resources, stop, report, waiting)

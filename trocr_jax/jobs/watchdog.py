@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from trocr_jax.say import say
 
 STATUS = 3
 """Exit status of a process that ended itself."""
@@ -27,11 +28,7 @@ def watchdog(moved: Callable[[], float], seconds: float) -> Iterator[None]:
             before, last = last, moved()
             still = still + interval if last == before else 0.0
             if still > seconds:
-                print(
-                    f"trocr-jax: no line was read for {seconds:g} s; the process ends itself",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"no line was read for {seconds:g} s; the process ends itself")
                 os._exit(STATUS)
 
     thread = threading.Thread(target=watch, name="trocr-watchdog", daemon=True)

@@ -1,0 +1,29 @@
+"""What is told on stderr. No run ends because it cannot be: on a closed or full stderr it is lost."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import suppress
+
+
+def say(message: object) -> None:
+    """Prints a line that begins with the program's name."""
+    tell(f"trocr-jax: {message}")
+
+
+def say_where() -> None:
+    """Prints the traceback of the exception that is handled."""
+    tell(traceback.format_exc().rstrip("\n"))
+
+
+def tell(text: str) -> None:
+    """Prints a line."""
+    if sys.stderr is not None:  # `print` would take stdout
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees stderr as it is written."""
+    return sys.stderr is not None and sys.stderr.isatty()
