@@ -191,15 +191,16 @@ def found_by(recognizer: Recognizer, paths: list[Path], decode: DecodeConfig) ->
 
 def test_what_several_groups_of_beams_find_counts_once():
     log_probs = np.log([[0.5, 0.5], [0.4, 0.4], [0.5, 0.5]]).astype(np.float32)
-    found = Decoded(
-        token_ids=np.array([[5, 2], [6, 2], [5, 2]], np.int32),
-        token_log_probs=log_probs,
-        model_log_probs=log_probs,
-        beam_indices=np.zeros((3, 2), np.int32),
-        scores=log_probs.sum(-1),
-        lengths=np.full(3, 2, np.int32),
-        truncated=np.zeros(3, bool),
-    )
+    arrays = {
+        "token_ids": np.array([[5, 2], [6, 2], [5, 2]], np.int32),
+        "token_log_probs": log_probs,
+        "model_log_probs": log_probs,
+        "beam_indices": np.zeros((3, 2), np.int32),
+        "scores": log_probs.sum(-1),
+        "lengths": np.full(3, 2, np.int32),
+        "truncated": np.zeros(3, bool),
+    }
+    found = Decoded._make(arrays[name] for name in Decoded._fields)
     read = partial(recognition, found, ["a", "b", "a"], None, choose="score")
     assert [one.probability for one in read(drawn=False).alternatives] == pytest.approx([25 / 41, 16 / 41])
     assert [one.probability for one in read(drawn=True).alternatives] == pytest.approx([2 / 3, 1 / 3])
