@@ -95,6 +95,8 @@ def test_too_little_to_fit_on_is_refused():
         fit([0.0], [True], method="isotonic")
     with pytest.raises(DataError, match="3 lines are too few"):
         calibrate(judge(["a"] * 3, [recognition("a")] * 3), method="isotonic", fitted_on="")
+    with pytest.raises(DataError, match="0 words and 0 characters were read in 200 lines: too few"):
+        calibrate(judge(["a"] * 200, [recognition("")] * 200), method="isotonic", fitted_on="")
 
 
 def recognition(text: str, calibration: Calibration | None = None) -> Recognition:

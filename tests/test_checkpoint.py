@@ -21,7 +21,9 @@ from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, TABLE, canonical_key, s
 from trocr_jax.checkpoint.parameters import _abstract_model, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.config import TrOCRConfig
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import CheckpointError
+from trocr_jax.generation import generate
 from trocr_jax.model import TrOCR
 
 
@@ -394,6 +396,39 @@ def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):
     with pytest.raises(CheckpointError, match="no such folder to copy a tokenizer"):
         checkpoint.save_huggingface(model, folder, assets=tmp_path / "typo")
     assert "of" not in json.loads((folder / "generation_config.json").read_text())
+
+
+def test_folders_of_fine_tuning_that_are_no_model(base, tmp_path):
+    (tmp_path / "runs" / "checkpoint-20").mkdir(parents=True)
+    shutil.copy(base / "config.json", tmp_path / "runs" / "checkpoint-20")
+    with pytest.raises(CheckpointError, match="holds no model, but its folders do: give one of checkpoint-20"):
+        checkpoint.load(tmp_path / "runs")
+    (tmp_path / "runs" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds adapters of PEFT, and no model; save what its merge_and_unload"):
+        checkpoint.load(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("end", [6, [6]])
+def test_an_end_that_only_the_generation_config_names(end, base, tmp_path):
+    """As models of transformers 5 are saved whose `generation_config` was told of another tokenizer."""
+    folder = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
+    written = json.loads((folder / "config.json").read_text())
+    for name in ("decoder_start_token_id", "eos_token_id"):
+        written.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(written))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"decoder_start_token_id": 4, "eos_token_id": end, "pad_token_id": 1})
+    )
+    config = checkpoint.load(folder).config
+    assert (config.decoder_start_token_id, config.eos_token_id) == (4, 6)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (8, 3, *config.encoder.image_size)).astype(np.float32)
+    theirs = load_transformers(str(folder)).generate(torch.from_numpy(pixels), max_new_tokens=24).numpy()[:, 1:]
+    ours = generate(checkpoint.load(folder), pixels.transpose(0, 2, 3, 1), DecodeConfig(max_new_tokens=24))
+    np.testing.assert_array_equal(ours.token_ids[:, 0, : theirs.shape[1]], theirs)
+    (folder / "config.json").write_text(json.dumps({**written, "eos_token_id": 2}))
+    assert checkpoint.load(folder).config.eos_token_id == 2
+    (folder / "generation_config.json").write_text("[]")
+    assert checkpoint.load(folder).config.decoder_start_token_id == 2
 
 
 def test_assets_go_along(base, tmp_path):

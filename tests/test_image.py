@@ -236,6 +236,17 @@ def test_missing_fields_take_the_defaults_of_transformers(kind):
     np.testing.assert_array_equal(normalised.transpose(2, 0, 1), theirs(image)["pixel_values"][0])
 
 
+@pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"])
+@pytest.mark.parametrize("kind", [ViTImageProcessorPil, DeiTImageProcessorPil])
+def test_a_step_that_is_null_does_not_run(kind, step):
+    values = {"size": {"height": 30, "width": 50}, "crop_size": {"height": 20, "width": 40}, "image_mean": [0.4] * 3}
+    theirs = kind.from_dict({**values, step: None})
+    image = Image.fromarray(noise(30, 50, 3))
+    ours = ImageProcessor.from_dict({**values, step: None, "image_processor_type": kind.__name__})
+    normalised = np.asarray(ours.normalize(ours.pixels(image)[None]))[0]
+    np.testing.assert_array_equal(normalised.transpose(2, 0, 1), theirs(image)["pixel_values"][0])
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -147,6 +147,12 @@ def test_scene_text_words(reference, hypothesis, right):
     assert metrics.scene_text_accuracy(reference, hypothesis) == right
 
 
+def test_scene_text_in_one_form():
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    assert metrics.scene_text_accuracy(decomposed, composed) == 0
+    assert metrics.scene_text_accuracy(decomposed, composed, unicode_form="NFC") == 1
+
+
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6))
 def test_scene_text_equals_the_definition_read_letter_by_letter(pairs):
     def kept(text: str) -> list[str]:

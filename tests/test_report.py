@@ -17,6 +17,7 @@ from PIL import Image
 from trocr_jax.confidence import Alternative
 from trocr_jax.evaluated import Looked, Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.report.lines import rows
 from trocr_jax.report.page import page
 from trocr_jax.report.thumbnails import TOTAL, thumbnail, thumbnails
 from trocr_jax.word_boxes import Box
@@ -47,6 +48,20 @@ def report(folder: Path, count: int = 120) -> str:
     texts = [EVIL[5:] if i == 0 else r[: len(r) - i % 4] for i, r in enumerate(references)]
     readings = [reading(f"one {EVIL}", texts, looked=True), reading("two", references, looked=False)]
     return page(EVIL, samples, readings, evaluate(samples, readings, min_confidence=0.1, resamples=50))
+
+
+def test_lines_are_compared_in_the_form_that_is_asked_for(tmp_path):
+    Image.new("L", (200, 40), 220).save(tmp_path / "line.png")
+    samples = Samples("s", [Sample("0", "cafe\u0301 au", tmp_path / "line.png", "")])
+    image = thumbnails([tmp_path / "line.png"])
+    found = [
+        rows(samples.samples, [reading("one", [text], looked=False)], image, None, form)[0]["o"][0]
+        for text in ("caf\u00e9 au", "caf\u00e9 du")
+        for form in (None, "NFC")
+    ]
+    assert [row["e"] for row in found] == [2, 0, 3, 1]
+    assert found[1]["d"] == ["caf", "\u00e9", " au"]
+    assert found[3]["d"] == ["caf", "\u00e9", " ", ["a", "d"], "u"]
 
 
 class Elements(HTMLParser):

@@ -77,11 +77,13 @@ class ImageProcessor:
     def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessor_config.json") -> ImageProcessor:
         """Read the fields of transformers' ViT and DeiT image processors, in the spellings of its versions 4 and 5.
 
-        Missing fields take the defaults of the class the file names. Raises ConfigError naming `source` and the field.
+        Missing fields take the defaults of the class the file names; a step that is null does not run. Raises
+        ConfigError naming `source` and the field.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source}: the image processor must be a JSON object, not {type(values).__name__}")
         given = {key: value for key, value in values.items() if value is not None}
+        given |= {key: False for key in _STEPS if key in values and values[key] is None}
         kind = given.get("image_processor_type", given.get("feature_extractor_type", "ViTImageProcessor"))
         family = str(kind)
         for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,8 +36,39 @@ def load_huggingface(folder: str | os.PathLike[str], *, dtype: DTypeLike | None 
     missing, unused, misshapen or not finite tensor.
     """
     folder = Path(folder)
-    config = TrOCRConfig.from_json(folder / "config.json")
+    _check_kind(folder)
+    config = _with_ids_of_generation(TrOCRConfig.from_json(folder / "config.json"), folder)
     return from_tensors(config, read_weights(folder), dtype=dtype, where=str(folder))
+
+
+def _check_kind(folder: Path) -> None:
+    """Raises CheckpointError for folders of fine-tuning that hold no model but are taken for one."""
+    if (folder / "config.json").exists():
+        return
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder}: holds adapters of PEFT, and no model; save what its merge_and_unload() returns, and give that "
+            "folder"
+        )
+    if inner := sorted(path.name for path in folder.glob("checkpoint-*") if (path / "config.json").exists()):
+        raise CheckpointError(f"{folder}: holds no model, but its folders do: give one of {', '.join(inner)}")
+
+
+def _with_ids_of_generation(config: TrOCRConfig, folder: Path) -> TrOCRConfig:
+    """With the first and the last token of generation_config.json, as far as config.json says neither at its top level:
+    what is set on a model of transformers 5 for `generate` stands there alone, and its decoder keeps its defaults."""
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # whoever asks for its options is told
+        return config
+    if not isinstance(given, dict):
+        return config
+    names = [name for name in ("decoder_start_token_id", "eos_token_id") if stated.get(name) is None]
+    ids: dict[str, Any] = {name: given.get(name) for name in names}
+    ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
+    found: dict[str, Any] = {name: value for name, value in ids.items() if type(value) is int}
+    return replace(config, **found)
 
 
 def from_tensors(

@@ -48,8 +48,13 @@ def judge(references: Sequence[str], results: Iterable[Recognition]) -> Judged:
 
 
 def calibrate(judged: Judged, *, method: Literal["temperature", "isotonic"], fitted_on: str) -> Calibration:
-    """Raises DataError for too few lines."""
+    """Raises DataError for too few lines, words or characters."""
     check_enough(len(judged.line.right))
+    if len(judged.word.right) < 2 or len(judged.character.right) < 2:
+        raise DataError(
+            f"{len(judged.word.right)} words and {len(judged.character.right)} characters were read in "
+            f"{len(judged.line.right)} lines: too few to fit confidences on; is it the right model?"
+        )
     line, word, character = (fit(e.log_probs, e.right, method=method) for e in judged)
     return Calibration(line, word, character, fitted_on=fitted_on)
 

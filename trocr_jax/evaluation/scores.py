@@ -68,7 +68,7 @@ def _tallies(samples: Sequence[Sample], reading: Reading, form: UnicodeForm | No
         "word_precision": metrics.word_precision(references, hypotheses, unicode_form=form),
         "word_recall": metrics.word_recall(references, hypotheses, unicode_form=form),
         "word_f1": metrics.word_f1(references, hypotheses, unicode_form=form),
-        "scene_text_accuracy": metrics.scene_text_matches(references, hypotheses),
+        "scene_text_accuracy": metrics.scene_text_matches(references, hypotheses, unicode_form=form),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from trocr_jax.metrics.rates import Texts, pair
+from trocr_jax.metrics.rates import Texts, UnicodeForm, pair
 from trocr_jax.metrics.tally import Tally
 
 _LEFT_OUT = re.compile("[^0-9a-z]")
@@ -16,12 +16,13 @@ def scene_text_form(text: str) -> str:
     return _LEFT_OUT.sub("", text.lower())
 
 
-def scene_text_accuracy(references: Texts, hypotheses: Texts) -> float:
+def scene_text_accuracy(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | None = None) -> float:
     """Share of words whose digits and letters are right. Takes two strings or two equally long series of strings;
-    raises ValueError if the lengths differ."""
-    return scene_text_matches(references, hypotheses).value
+    raises ValueError if the lengths differ. unicode_form: as of `cer`."""
+    return scene_text_matches(references, hypotheses, unicode_form=unicode_form).value
 
 
-def scene_text_matches(references: Texts, hypotheses: Texts) -> Tally:
+def scene_text_matches(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | None = None) -> Tally:
     """Whether the digits and letters of each word are right (1 or 0), of 1."""
-    return Tally.of((scene_text_form(r) == scene_text_form(h), 1) for r, h in pair(references, hypotheses))
+    pairs = pair(references, hypotheses, unicode_form=unicode_form)
+    return Tally.of((scene_text_form(r) == scene_text_form(h), 1) for r, h in pairs)

@@ -7,14 +7,19 @@ from typing import Any
 
 from trocr_jax.evaluated import Looked, Outcome, Reading, Sample
 from trocr_jax.metrics import edits
-from trocr_jax.metrics.rates import character_edits
+from trocr_jax.metrics.rates import UnicodeForm, character_edits, exact_match
 from trocr_jax.report.thumbnails import Thumbnail
 
 
 def rows(
-    samples: Sequence[Sample], readings: Sequence[Reading], images: Sequence[Thumbnail], min_confidence: float | None
+    samples: Sequence[Sample],
+    readings: Sequence[Reading],
+    images: Sequence[Thumbnail],
+    min_confidence: float | None,
+    form: UnicodeForm | None,
 ) -> list[dict[str, Any]]:
-    """A row for each line: i id, g group, r reference, m image, w and h its size, o what each run made of it."""
+    """A row for each line: i id, g group, r reference, m image, w and h its size, o what each run made of it. form: in
+    which texts are compared."""
     return [
         {
             "i": clean(sample.id),
@@ -23,22 +28,24 @@ def rows(
             "m": image.data,
             "w": image.width,
             "h": image.height,
-            "o": [_outcome(sample.reference, r.outcomes[number], min_confidence) for r in readings],
+            "o": [_outcome(sample.reference, r.outcomes[number], min_confidence, form) for r in readings],
         }
         for number, (sample, image) in enumerate(zip(samples, images, strict=True))
     ]
 
 
-def _outcome(reference: str, found: Outcome, min_confidence: float | None) -> dict[str, Any]:
+def _outcome(reference: str, found: Outcome, min_confidence: float | None, form: UnicodeForm | None) -> dict[str, Any]:
     """e: wrong characters; d: differences, a text that is right or [reference, read]; c: confidence; k: of each
     character, two digits each; x: marks; n: n-best; b: word boxes; a: attention. What is empty is left out."""
     marks = [*(["cut off"] if found.truncated else []), *(["unreadable"] if found.error else [])]
     if min_confidence is not None and (found.confidence is None or found.confidence < min_confidence):
         marks.append("review")
     row = {
-        "e": int(character_edits(reference, found.text).numerators[0]),
+        "e": int(character_edits(reference, found.text, unicode_form=form).numerators[0]),
         "d": [
-            clean(e.reference) if e.equal else [clean(e.reference), clean(e.hypothesis)]
+            clean(e.hypothesis)
+            if exact_match(e.reference, e.hypothesis, unicode_form=form)
+            else [clean(e.reference), clean(e.hypothesis)]
             for e in edits(reference, found.text)
         ],
         "c": None if found.confidence is None else round(found.confidence, 4),

@@ -26,7 +26,7 @@ def page(title: str, samples: Samples, readings: Sequence[Reading], scores: dict
     images = thumbnails([sample.image for sample in samples.samples])
     data = {
         "runs": [clean(reading.name) for reading in readings],
-        "rows": rows(samples.samples, readings, images, threshold),
+        "rows": rows(samples.samples, readings, images, threshold, scores["unicode_form"]),
     }
     body = [
         f"<header><h1>{escape(title)}</h1><p class=note>{_about(samples, scores)}</p></header>",
