@@ -257,6 +257,8 @@ def test_a_word_list_accepts_what_a_regular_expression_of_it_does(words, separat
         r"[A-Z]{2}-\d{4}",
         "a|ab",
         "a*?b??",
+        "a{,2}b{,}",
+        r"\{,2[{,}]?",
         "^a+$",
         r"\w+é?",
         "(é|ab)*",
@@ -280,7 +282,23 @@ def test_a_regex_accepts_what_python_does(pattern: str) -> None:
             Regex(pattern).automaton()
         return
     dfa = Regex(pattern).automaton()
-    for text in ["", "a", "ab", "aab", "AB-1234", "AB-12345", "éab", "ü", "aa.", "$", "漢字", "\n", "AB-١٢٣٤", "aB"]:
+    for text in [
+        "",
+        "a",
+        "ab",
+        "aab",
+        "AB-1234",
+        "AB-12345",
+        "éab",
+        "ü",
+        "aa.",
+        "$",
+        "漢字",
+        "\n",
+        "AB-١٢٣٤",
+        "aB",
+        "{,2",
+    ]:
         assert accepts(dfa, text) == bool(re.fullmatch(pattern, text)), text
 
 

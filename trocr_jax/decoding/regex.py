@@ -105,10 +105,15 @@ def _without_ends(pattern: str) -> str:
 
 def _spelled_out(pattern: str) -> str:
     r"""`\d`, `\w`, `\s` and their opposites as the ranges that they mean to Python: others know other versions
-    of Unicode, and other definitions."""
+    of Unicode, and other definitions. `{,n}` as `{0,n}`."""
     parts: list[str] = []
+    place = 0
     for piece, inside in _pieces(pattern):
-        if piece[0] == "\\" and piece[1] in "dDwWsS":
+        few = piece == "{" and not inside and re.match(r"\{,\d*\}", pattern[place:])
+        place += len(piece)
+        if few:
+            piece = "{0"
+        elif piece[0] == "\\" and piece[1] in "dDwWsS":
             piece = _ranges(piece[1]) if inside else f"[{_ranges(piece[1])}]"
         parts.append(piece)
     return "".join(parts)
