@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     {
         "errors",
+        "say",
         "config",
         "image",
         "tokenizer",

@@ -247,7 +247,7 @@ def test_pools_that_end_with_units_left(monkeypatch, job):
     def read_one_pool(job: Job, left: list[int], *rest: object) -> None:
         pools.append(left)
 
-    monkeypatch.setattr(ray_engine, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(ray_engine, "connected", lambda address, stop: nullcontext())
     monkeypatch.setattr(ray_engine, "_read", read_one_pool)
     with pytest.raises(JobError, match="3 pools of actors in a row have ended without a unit read, 2 are left"):
         ray_engine.run(job, nothing)
