@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from train.vocabulary import PARTS
 from trocr_jax.checkpoint import resolve
+from trocr_jax.checkpoint.huggingface import read_config
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError
 from trocr_jax.image import ImageProcessor
@@ -32,7 +33,7 @@ def from_model(model: str, *, tokenizer: str | None = None, image_size: tuple[in
     Raises CheckpointError or ConfigError naming the file that is missing or does not fit.
     """
     folder = resolve(model)
-    config, processor = TrOCRConfig.from_json(folder / "config.json"), ImageProcessor.from_folder(folder)
+    config, processor = read_config(folder), ImageProcessor.from_folder(folder)
     if processor.size != config.encoder.image_size:
         raise ConfigError(
             f"{folder}: its image processor makes pictures of {processor.size} (height, width) and its model takes "

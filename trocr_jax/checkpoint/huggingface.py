@@ -37,8 +37,7 @@ def load_huggingface(folder: str | os.PathLike[str], *, dtype: DTypeLike | None 
     """
     folder = Path(folder)
     _check_kind(folder)
-    config = _with_ids_of_generation(TrOCRConfig.from_json(folder / "config.json"), folder)
-    return from_tensors(config, read_weights(folder), dtype=dtype, where=str(folder))
+    return from_tensors(read_config(folder), read_weights(folder), dtype=dtype, where=str(folder))
 
 
 def _check_kind(folder: Path) -> None:
@@ -54,9 +53,11 @@ def _check_kind(folder: Path) -> None:
         raise CheckpointError(f"{folder}: holds no model, but its folders do: give one of {', '.join(inner)}")
 
 
-def _with_ids_of_generation(config: TrOCRConfig, folder: Path) -> TrOCRConfig:
-    """With the first and the last token of generation_config.json, as far as config.json says neither at its top level:
-    what is set on a model of transformers 5 for `generate` stands there alone, and its decoder keeps its defaults."""
+def read_config(folder: Path) -> TrOCRConfig:
+    """The configuration in `config.json`, with the first and the last token of `generation_config.json` as far as it
+    has none at its top level: what is set on a model of transformers 5 for `generate` stands there alone, and its
+    decoder keeps its defaults. Raises ConfigError."""
+    config = TrOCRConfig.from_json(folder / "config.json")
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
         given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
