@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -76,12 +74,11 @@ def run(command: Run, stop: Stop) -> int:
 
 def prepare(command: Run, stop: Stop | None = None) -> Prepared:
     """The job that a command is about, planned or compared with its plan, and what reads it. Raises Stopped as
-    `stop.cut` does until it is planned."""
+    `stop.apart` does until it is planned."""
     stop = Stop() if stop is None else stop
     devices(command)  # what they cannot do is said before anything is fetched
-    with stop.cut():
-        source = jobs.open_source(command.inputs, command.where.source, **_where(command))
-        _apart(lambda: checkpoint.resolve(command.model, revision=command.revision))  # it may come from the hub
+    source = stop.apart(lambda: jobs.open_source(command.inputs, command.where.source, **_where(command)))
+    stop.apart(lambda: checkpoint.resolve(command.model, revision=command.revision))  # it may come from the hub
     recognizer = load(command, by=on_all_devices)
     decode = decode_config(command, recognizer)
     chosen = jobs.Choices(unit_size=command.unit_size, batch_size=command.batch_size, columns=tuple(_columns(command)))
@@ -223,18 +220,3 @@ def _left(command: Run, job: Job) -> str:
     if isinstance(command, RetryFailed) and len(job.done()) == units:
         return "lines that have no text may be left: the same command reads them once more"
     return f"{units - len(job.done())} of {units} units are left: the same command goes on with them"
-
-
-def _apart(do: Callable[[], object]) -> None:
-    """In a thread, which a stop leaves behind: the hub's client has threads of its own, and waits for them."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            do()
-            done.set_result(None)
-        except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="trocr-fetch", daemon=True).start()
-    done.result()

@@ -2,7 +2,7 @@
 SIGINT and SIGTERM, and by a second SIGINT ended at once.
 
 No exception is raised where the signal comes: between two steps of a lock or a condition it would leave other threads
-waiting for ever, or become another error.
+waiting for ever, or become another error. The one exception is `Stop.cut`, around what connects to a Ray cluster.
 """
 
 from __future__ import annotations

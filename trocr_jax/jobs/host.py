@@ -74,16 +74,15 @@ def plan(
 
     model: the name or folder that the recognizer was loaded from. Raises DecodeError, before anything is listed, for a
     search that the model cannot do; JobError that shows every difference to the plan; SourceError if the source cannot
-    be listed; OutputError if the folder cannot be written; Stopped as `stop.cut` does until the source is listed.
+    be listed; OutputError if the folder cannot be written; Stopped as `stop.apart` does until the source is listed.
     """
     choices = Choices() if choices is None else choices
     stop = Stop() if stop is None else stop
     recognizer.check(decode)
     with writing(folder):
-        with stop.cut():
-            store = open_store(folder)
-            found = read_plan(store)
-            sha256 = model_fingerprint(checkpoint.resolve(model, revision=revision))
+        store = stop.apart(lambda: open_store(folder))
+        found = stop.apart(lambda: read_plan(store))
+        sha256 = stop.apart(lambda: model_fingerprint(checkpoint.resolve(model, revision=revision)))
         planned: Mapping[str, Any] = {} if found is None else found.configuration
         unit_size = choices.unit_size or planned.get("unit_size") or UNIT_SIZE
         configuration = {

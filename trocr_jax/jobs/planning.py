@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -113,19 +113,19 @@ def make_plan(
 ) -> Plan:
     """Lists the inputs once and writes the plan, or reads the one that another process has written meanwhile.
 
-    Memory: 8 bytes an input. Raises SourceError if there are none, or two with the same id; Stopped as `stop.cut` does
-    until they are listed.
+    Memory: 8 bytes an input. Raises SourceError if there are none, or two with the same id; Stopped as `stop.apart`
+    does until they are listed.
     """
     stop = Stop() if stop is None else stop
     with tempfile.TemporaryDirectory() as elsewhere:
         local = isinstance(store, LocalStore)
         listed = store.temporary() if isinstance(store, LocalStore) else Path(elsewhere, "inputs")
         try:
-            with stop.cut():
-                units, whole, ids = _list(listed, inputs, unit_size)
-                if not ids:
-                    raise SourceError("the source has no lines; check its name and contents")
-                _check_ids(listed, ids)
+            with open(listed, "wb", buffering=_CHUNK) as file:  # closed before a thread that is left behind goes on
+                units, whole, ids = stop.apart(lambda: _list(file, inputs, unit_size))
+            if not ids:
+                raise SourceError("the source has no lines; check its name and contents")
+            _check_ids(listed, ids)
             name = f"plan/inputs-{whole[:16]}.jsonl"
             try:
                 store.upload(name, listed)
@@ -155,30 +155,29 @@ def make_plan(
     return found
 
 
-def _list(listed: Path, inputs: Iterable[Input], unit_size: int) -> tuple[list[Unit], str, array[int]]:
+def _list(file: IO[bytes], inputs: Iterable[Input], unit_size: int) -> tuple[list[Unit], str, array[int]]:
     """Writes the list; returns the units, the checksum of the whole, and a hash of every id."""
     units: list[Unit] = []
     ids = array("q")
     whole = hashlib.sha256()
     lines: list[bytes] = []
     start = 0
-    with open(listed, "wb", buffering=_CHUNK) as file:
 
-        def close() -> int:
-            content = b"".join(lines)
-            file.write(content)
-            whole.update(content)
-            units.append(Unit(start, len(content), len(lines), _checksum(content)))
-            lines.clear()
-            return start + len(content)
+    def close() -> int:
+        content = b"".join(lines)
+        file.write(content)
+        whole.update(content)
+        units.append(Unit(start, len(content), len(lines), _checksum(content)))
+        lines.clear()
+        return start + len(content)
 
-        for id, place in inputs:
-            lines.append(_dumps([id] if place == id else [id, place]))
-            ids.append(hash(id))
-            if len(lines) == unit_size:
-                start = close()
-        if lines:
-            close()
+    for id, place in inputs:
+        lines.append(_dumps([id] if place == id else [id, place]))
+        ids.append(hash(id))
+        if len(lines) == unit_size:
+            start = close()
+    if lines:
+        close()
     return units, whole.hexdigest(), ids
 
 

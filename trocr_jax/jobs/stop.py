@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.05
+"""How often one that waits for another thread looks whether a stop is requested."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised within `Stop.cut`. To libraries it is what they know to be no failure of theirs."""
+    """Raised by `Stop.apart`, and within `Stop.cut`. To libraries it is what they know to be no failure of theirs."""
 
 
 class Stop:
@@ -32,10 +38,30 @@ class Stop:
             self._cutting = False
             raise Stopped
 
+    def apart(self, do: Callable[[], T]) -> T:
+        """What `do` returns or raises, in a thread of its own, or Stopped once a stop is requested, which leaves the
+        thread behind: for what may take long, and waits where a stop does not reach it. The process ends without
+        waiting for it."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(do())
+            except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+                done.set_exception(error)
+
+        if not self.requested.is_set():
+            threading.Thread(target=run, name="trocr-apart", daemon=True).start()
+        while not self.requested.is_set():
+            if wait([done], LOOK_SECONDS).done:
+                return done.result()
+        raise Stopped
+
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """Around what the main thread may leave at any moment. Raises Stopped on `interrupt`, and at once if a stop was
-        requested before. Not around jax: where it traced or compiled when it was left, the process ends by SIGSEGV
+        """Around what has to be done by the main thread and may be left at any moment. Raises Stopped on `interrupt`,
+        and at once if a stop was requested before. Locks may be left as they are: only for what the process can do
+        without afterwards. Not around jax: where it traced or compiled when it was left, the process ends by SIGSEGV
         (jaxlib 0.10.2)."""
         self._cutting = True
         try:
