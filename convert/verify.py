@@ -146,7 +146,10 @@ def load_transformers(folder: str) -> Any:
         raise TrOCRError(f"{folder}: no such folder; convert it first: python -m convert MODEL FOLDER --to huggingface")
     if not (Path(folder) / "config.json").is_file() or checkpoint.is_native(Path(folder)):
         raise TrOCRError(f"{folder}: is no folder of transformers; the second folder of verify must be one")
-    model: Any = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
+    try:
+        model: Any = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:
+        raise TrOCRError(f"{folder}: transformers cannot load it ({type(error).__name__}: {error})") from error
     positions = model.decoder.model.decoder.embed_positions
     if hasattr(positions, "weights"):  # transformers 5 leaves the sinusoidal table without storage (5.23.0)
         rows = model.config.decoder.max_position_embeddings + positions.padding_idx + 1

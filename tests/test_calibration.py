@@ -225,6 +225,19 @@ def test_too_few_lines_are_refused_before_they_are_read(capsys, monkeypatch):
     assert "lines are too few to fit confidences on; give 200 or more" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_lines_are_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Recognizer, "from_pretrained", None)
+    monkeypatch.setattr("trocr_jax.cli.calibrate.check_enough", lambda count: None)
+    for output, why in ((tmp_path / "nowhere" / "c.json", "is no folder"), (tmp_path / "locked" / "c.json", "is not")):
+        if why == "is not":
+            output.parent.mkdir()
+            monkeypatch.setattr("os.access", lambda folder, mode: False)  # root may write everywhere
+        assert main(["calibrate", "samples", "--output", str(output)]) == 2
+        said = capsys.readouterr().err
+        assert f"{output}: cannot be written ({output.parent} {why}" in said
+        assert "name another file by --output" in said
+
+
 def test_a_limit_below_one_is_refused(tmp_path, capsys):
     assert main(["calibrate", str(tmp_path), "--limit", "0"]) == 2
     assert "--limit is 0: give a number of lines" in capsys.readouterr().err

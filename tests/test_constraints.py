@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,26 @@ from hypothesis import strategies as st
 from tests.compilations import count_compilations
 from tests.test_tokenizer import roberta, xlm_roberta  # noqa: F401  (fixtures)
 from tests.toy import toy
-from trocr_jax.decoding import Context, Decoded, Special, beam_search, categorical, constraints, greedy, sample
+from trocr_jax.decoding import (
+    Context,
+    Decoded,
+    Special,
+    beam_search,
+    categorical,
+    constraints,
+    diverse_beam_search,
+    greedy,
+    sample,
+)
 from trocr_jax.decoding import automaton as automaton_module
 from trocr_jax.decoding.automaton import Automaton, SparseAutomaton, TableAutomaton
 from trocr_jax.decoding.beam_state import EarlyStopping
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.constraints import All, Characters, Constraint, Lexicon, Prefix, Regex
 from trocr_jax.decoding.lexicon import from_words
-from trocr_jax.decoding.processors import Normalize, chain
+from trocr_jax.decoding.processors import ForcedEos, Normalize, chain
 from trocr_jax.errors import DecodeError, TokenizerError
+from trocr_jax.recognizer import Recognizer
 from trocr_jax.tokenizer import character_tokenizer, decode, load_tokenizer
 from trocr_jax.tokenizer_spelling import Spellings, spellings
 
@@ -184,6 +197,34 @@ def test_more_beams_than_texts_find_each_text_once(
     assert max(counted) + 1 == max(map(len, allowed))  # no step more when every text has ended
 
 
+SEARCHES: dict[str, Callable[..., Decoded]] = {
+    "greedy": sample,
+    "samples": partial(sample, samples=3, choose=categorical(jax.random.split(jax.random.key(0), 1))),
+    "beams": partial(beam_search, num_beams=3),
+    "diverse": partial(diverse_beam_search, num_beams=4, num_beam_groups=2, diversity_penalty=0.0),
+}
+
+
+@pytest.mark.parametrize("spec", [Characters("ab"), None], ids=["constraint", "forced end"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_text_that_the_limit_ends_counts_as_truncated(search: str, spec: Constraint | None) -> None:
+    if spec is None:
+        processor: Any = ForcedEos(np.array([SPECIAL.end]), L)
+    else:
+        processor = constraints.compile(spec, TOY, special=SPECIAL, max_new_tokens=L)
+
+    for count in range(L + 2):  # what the model writes: so many times "a", and the end
+
+        def step(tokens: jax.Array, cache: Any, position: jax.Array, count: int = count) -> tuple[jax.Array, Any]:
+            token = jnp.where(position < count, 3, SPECIAL.end)
+            return jnp.broadcast_to(20.0 * jax.nn.one_hot(token, V), (*tokens.shape, V)), cache
+
+        found = SEARCHES[search](step, (), batch=1, max_new_tokens=L, special=SPECIAL, processor=processor)
+        assert found.lengths[0, 0] == min(count + 1, L)
+        assert found.token_ids[0, 0, found.lengths[0, 0] - 1] == SPECIAL.end
+        assert bool(found.truncated[0, 0]) is (count + 1 > L)
+
+
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_both_forms_allow_the_tokens_that_brute_force_allows(case: int) -> None:
     (table, allowed), (sparse, _) = compiled(case, False), compiled(case, True)
@@ -259,6 +300,9 @@ def test_a_word_list_accepts_what_a_regular_expression_of_it_does(words, separat
         "a*?b??",
         "a{,2}b{,}",
         r"\{,2[{,}]?",
+        "a{1, 2}",
+        "a{ 2}|a{, 2}|b{}",
+        "a{2}{|a{1,2",
         "^a+$",
         r"\w+é?",
         "(é|ab)*",
@@ -486,6 +530,13 @@ def test_spellings_of_another_model_are_refused() -> None:
     found = constraints.compile(Characters("ab"), TOY[:-1], special=SPECIAL, max_new_tokens=L)
     with pytest.raises(DecodeError, match="11 tokens and the model has 12"):
         search(np.zeros((1, V, V)), found)
+
+
+def test_a_text_that_nothing_could_complete_has_no_confidence() -> None:
+    decode = DecodeConfig(constraint=Regex("ab"), min_new_tokens=5, max_new_tokens=8)
+    for search in (decode, replace(decode, num_beams=2)):
+        (found,) = Recognizer.from_pretrained("tiny-printed")("samples/line_1.png", search)
+        assert found.confidence == 0
 
 
 def test_a_score_of_minus_infinity_says_that_other_processors_left_nothing() -> None:

@@ -203,6 +203,9 @@ def test_verify_says_what_is_missing(tmp_path, monkeypatch):
         verify(str(source), str(other), tokens=4)
     with pytest.raises(TrOCRError, match="no such folder"):
         verify(str(source), str(tmp_path / "nowhere"))
+    (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(TrOCRError, match="other: transformers cannot load it"):
+        verify(str(source), str(other), tokens=4)
     checkpoint.save(checkpoint.load(source), tmp_path / "native")
     with pytest.raises(TrOCRError, match="is no folder of transformers"):
         verify(str(source), str(tmp_path / "native"))

@@ -84,7 +84,13 @@ def test_nothing_is_left_of_a_build_that_fails(folder: Path, monkeypatch: pytest
         patch.setattr("shutil.move", full)
         with pytest.raises(DataError, match=r"No space left on device\); it was removed"):
             build(Folder(source=folder / "in"), folder / "out")
+    (folder / "out" / "folder").rmdir()
+    (folder / "out").rmdir()  # there is nothing in it
+    with pytest.raises(DataError, match="no record can be used"):
+        build(Folder(source=folder / "in"), folder / "out", limit=TextLimit(1))
+    assert not (folder / "out").exists()
     assert build(Folder(source=folder / "in"), folder / "out").written == {"train": 5}
+    assert [path.name for path in (folder / "out").iterdir()] == ["folder"]
 
 
 def test_bad_records_are_listed_and_the_rest_is_kept(folder: Path) -> None:

@@ -83,8 +83,9 @@ def test_streams_of_nothing_are_refused() -> None:
         Stream([], seed=0)
     with pytest.raises(DataError, match="source 1 of the stream has no lines"):
         Stream([(Numbers("a", 3), 1.0), (Numbers("b", 0), 1.0)], seed=0)
-    with pytest.raises(DataError, match=r"source 0 of the stream has the weight 0"):
-        Stream([(Numbers("a", 3), 0.0)], seed=0)
+    for weight in (0.0, float("inf"), float("nan")):
+        with pytest.raises(DataError, match=f"source 0 of the stream has the weight {weight}"):
+            Stream([(Numbers("a", 3), weight), (Numbers("b", 3), 1.0)], seed=0)
 
 
 def test_augmentation_is_a_function_of_seed_and_index() -> None:

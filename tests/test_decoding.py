@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toy import END, PAD, SPECIAL, START, VOCABULARY, toy
-from trocr_jax.decoding import DecodeConfig, Decoded, sample
+from trocr_jax.decoding import DecodeConfig, Decoded, beam_search, sample
 from trocr_jax.decoding.loop import Loop
 from trocr_jax.errors import DecodeError
 
@@ -77,6 +77,18 @@ def test_the_loop_stops_when_every_text_has_ended() -> None:
     found = sample(counted, cache, batch=2, max_new_tokens=50, special=SPECIAL, loop="python")
     assert steps == [0, 1]
     assert found.lengths.tolist() == [[1], [2]]
+
+
+def test_a_search_refuses_what_it_cannot_do() -> None:
+    step, cache = toy(np.zeros((1, 3, VOCABULARY)), 3)
+    options: dict = {"batch": 1, "max_new_tokens": 3, "special": SPECIAL}
+    with pytest.raises(DecodeError, match="loop is 'Jit': give"):
+        sample(step, cache, **options, loop="Jit")  # type: ignore[arg-type]
+    for wrong in ({"max_new_tokens": 0}, {"samples": 0}):
+        with pytest.raises(DecodeError, match=f"{next(iter(wrong))} is 0: give a whole number of at least 1"):
+            sample(step, cache, **options | wrong)
+    with pytest.raises(DecodeError, match="max_new_tokens is 0: give a whole number of at least 1"):
+        beam_search(step, cache, **options | {"max_new_tokens": 0}, num_beams=2)
 
 
 def test_several_samples_of_an_image_each_have_a_row() -> None:

@@ -240,8 +240,22 @@ def test_another_weight_or_bonus_compiles_nothing(model) -> None:
     first = compiled(tables, ShallowFusion(model[1], 0.1, 0.0), 0)
     with count_compilations() as programs:
         second = compiled(tables, ShallowFusion(model[1], 5.0, -2.0), 0)
+        compiled(tables, ShallowFusion(model[1], 1, np.float32(0.5)), 0)
     assert programs == []
     assert first.scores.tolist() != second.scores.tolist()
+
+
+def test_weights_count_where_the_highest_orders_are_empty(tmp_path: Path) -> None:
+    table = random_model(3, 2, WORDS, unknown=False, density=1.0)
+    table = {ngram: (log_prob, -0.5) for ngram, (log_prob, _) in table.items()}
+    table[("</s>",) * 3] = (-0.1, 0.0)  # which no sentence has
+    text = write(tmp_path / "lm.arpa", table).read_text()
+    text = text.replace("ngram 3=1", "ngram 3=0").replace("-0.1\t</s> </s> </s>\n", "")
+    (tmp_path / "lm.arpa").write_text(text)
+    lm = NGram.from_arpa(tmp_path / "lm.arpa", TOKENS)
+    sentence = [3, 4, 3, 3]
+    found = along(lm, jnp.asarray([sentence]))[jnp.arange(4), 0, jnp.asarray(sentence)]
+    np.testing.assert_allclose(found, by_definition(table, TOKENS, sentence), rtol=1e-5, atol=1e-5)
 
 
 # --- files that cannot be used

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -248,6 +249,16 @@ def test_links_in_a_tar_archive_are_refused(lines: list[Path], tmp_path: Path):
         list(open_source([str(tmp_path / "lines.tar")]).inputs())
 
 
+def test_files_stored_sparse_in_a_tar_archive_are_refused(tmp_path: Path):
+    with (tmp_path / "line.png").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x")
+    subprocess.run(["tar", "--sparse", "-cf", "lines.tar", "line.png"], cwd=tmp_path, check=True)
+    with pytest.raises(SourceError, match=r"lines.tar: line.png is stored sparse"):
+        list(open_source([str(tmp_path / "lines.tar")]).inputs())
+
+
 def test_row_groups_that_cannot_be_held_are_refused(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = parquet_images(lines, tmp_path)
     monkeypatch.setattr(images_in_parquet, "GROUP_BYTES", 1000)
@@ -340,6 +351,13 @@ def test_a_row_without_an_id_has_its_path(tmp_path: Path):
     (tmp_path / "list.csv").write_text("path,id,text\na,,x\nb,B,x\nc,,x\n")
     for name, expected in (("list.jsonl", ["a", "B", "c", "d", "0", "1.5"]), ("list.csv", ["a", "B", "c"])):
         assert [input.id for input in open_source([str(tmp_path / name)]).inputs()] == expected
+
+
+def test_a_number_is_the_id_that_is_written(tmp_path: Path):
+    written = ["123456789012345678901234567890", "18446744073709551616", "1.10", "1e3", "-0.0", "7"]
+    rows = [f'{{"path": "{number}", "id": {id}}}' for number, id in enumerate(written)]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    assert [input.id for input in open_source([str(tmp_path / "list.jsonl")]).inputs()] == written
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,8 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 from transformers.generation import logits_process as theirs
 
-from trocr_jax.decoding import Context, DecodeConfig, Special, chain, filters, processors
+from tests import toy
+from trocr_jax.decoding import Context, DecodeConfig, Special, chain, filters, processors, sample
 from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.types import Processor
 from trocr_jax.errors import DecodeError
@@ -166,6 +168,39 @@ def test_processors_of_two_classes_are_never_the_same_to_jit() -> None:
     assert not same(filters.TopP(0.1), filters.TopP(0.1, 2))
     named = jax.tree_util.tree_flatten_with_path(processors.MinLength(3, END))[0]
     assert [(jax.tree_util.keystr(path), leaf) for path, leaf in named] == [(".min_new_tokens", 3), (".end", END)]
+
+
+class After:
+    """A processor with a state that is no pytree: no end before `tokens` tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def init(self, batch: int, beams: int) -> jax.Array:
+        return jnp.zeros((batch, beams), jnp.int32)
+
+    def advance(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
+        return state + 1
+
+    def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+        is_end = (jnp.arange(scores.shape[-1]) == toy.SPECIAL.end)[None, None]
+        return jnp.where(is_end & (context.state < self.tokens)[..., None], -jnp.inf, scores)
+
+
+def test_an_object_with_a_state_is_a_processor() -> None:
+    tables = np.zeros((2, 6, toy.VOCABULARY), np.float32)
+    tables[:, :, toy.SPECIAL.end] = 9
+    step, cache = toy.toy(tables, 6)
+    for processor in (After(3), chain(After(3)), chain(chain(After(3)), After(1))):
+        found = sample(step, cache, batch=2, max_new_tokens=6, special=toy.SPECIAL, processor=processor)
+        assert found.lengths.tolist() == [[4], [4]]
+
+    @dataclass
+    class Unhashable(After):
+        tokens: int
+
+    with pytest.raises(DecodeError, match="Unhashable: cannot be compiled; put @pytree before its class"):
+        chain(Unhashable(1))
 
 
 def test_sequences_need_a_token() -> None:

@@ -355,6 +355,16 @@ def test_floats_again(folder, tmp_path, capsys):
     assert is_quantized(checkpoint.load(tmp_path / "copy"))
 
 
+def test_floats_that_do_not_fit_are_refused_by_name(tmp_path, capsys):
+    model = tiny_model(seed=3)
+    kernel = model.encoder.layers[0].fc1.kernel
+    kernel[...] = kernel[...].at[0, 0].set(1e5)
+    checkpoint.save(quantize(model, min_width=8), tmp_path / "int8")
+    assert main([str(tmp_path / "int8"), str(tmp_path / "half"), "--to", "native", "--dtype", "float16"]) == 1
+    assert "values too large for float16: encoder.layers.0.fc1.kernel holds 1\n" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
+
+
 def test_what_cannot_be_quantised(source, folder, tmp_path, capsys):
     out = tmp_path / "out"
     for arguments, message in (

@@ -54,7 +54,8 @@ def quantize(model: TrOCR, *, kind: Kind = "int8", min_width: int | None = None)
 
 
 def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
-    """A copy of `model` with float parameters of `dtype`: what its kernels stand for."""
+    """A copy of `model` with float parameters of `dtype`: what its kernels stand for. Raises ConfigError that names
+    each parameter with values too large for it."""
     names = [name for name, layer in _layers(model) if layer.kernel_scale is not None]
 
     def kernel(layer: _Layer) -> None:
@@ -63,7 +64,11 @@ def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
         del layer.kernel_scale
 
     graph, state = nnx.split(_changed(model, names, kernel, lambda array: array, None))
-    return nnx.merge(graph, jax.tree.map(lambda array: array.astype(dtype), state))
+    state = jax.tree.map(lambda array: array.astype(dtype), state)
+    counts = {".".join(map(str, path)): int(jnp.isinf(value[...]).sum()) for path, value in nnx.to_flat_state(state)}
+    if bad := [f"{name} holds {count}" for name, count in counts.items() if count]:
+        raise ConfigError(f"values too large for {jnp.dtype(dtype)}: {', '.join(bad)}")
+    return nnx.merge(graph, state)
 
 
 def empty_kernels(model: TrOCR, names: Collection[str], dtype: DTypeLike) -> TrOCR:

@@ -32,8 +32,9 @@ class Recognition:
 
     text: without special tokens. score: that of the search: with beams the sum of token_log_probs divided by length **
     length_penalty, otherwise their sum. token_ids: the end token included, nothing behind it. token_log_probs: one for
-    each of them, after processors and constraints. truncated: the text met `max_new_tokens` before its end.
-    model_log_probs: the same before processors, what the model itself thinks; confidences are made of these.
+    each of them, after processors and constraints. model_log_probs: the same before processors, what the model itself
+    thinks; confidences are made of these. truncated: the text met `max_new_tokens` before its end, or a constraint
+    ended it there where the model itself would have gone on (`Decoded.truncated`).
     spellings: the bytes of each token, None for special ones; None for a tokenizer whose spelling is not known.
     alternatives: all texts that were found (`num_return_sequences`), best score first and `text` among them.
     calibration: of the model, if its folder has one. attention: where the model looked, if it was asked for.
@@ -55,7 +56,7 @@ class Recognition:
         """How probable it is that the whole text is right, for a model with a calibration. Otherwise the geometric mean
         of the probabilities of the tokens, the end token too."""
         log_prob = math.fsum(self.model_log_probs)
-        if log_prob == -math.inf:  # no text was found
+        if log_prob == -math.inf or -math.inf in self.token_log_probs:  # no text was found, or none was left
             return 0.0
         return line_confidence(self.model_log_probs) if self.calibration is None else self.calibration.line(log_prob)
 

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from train.data.builders import DATASETS, Dataset
-from trocr_jax.errors import TrOCRError
+from trocr_jax.errors import DataError, TrOCRError
 
 _USAGE = f"usage: python -m train data build {{{','.join(DATASETS)}}} --source DIR --output DIR [--help]"
 
@@ -37,6 +37,8 @@ def build(dataset: Dataset, writing: Writing) -> None:
     from trocr_jax.checkpoint import resolve
     from trocr_jax.tokenizer import load_tokenizer
 
+    if writing.max_length is not None and writing.max_length < 1:
+        raise DataError(f"--max-length {writing.max_length}: give at least 1")
     tokenizer = None if writing.tokenizer is None else load_tokenizer(resolve(writing.tokenizer))
     limit = TextLimit(writing.max_length, tokenizer, writing.tokenizer or "")
     built = write(dataset, writing.output, limit=limit)

@@ -1,6 +1,7 @@
 """Writes a data set as ArrayRecord files through tensorflow-datasets, with what was left out and why beside them."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -57,7 +58,7 @@ def build(dataset: Dataset, output: Path, *, limit: TextLimit | None = None) -> 
     with tempfile.TemporaryDirectory() as scratch:
         with (Path(scratch) / QUARANTINE).open("w", encoding="utf-8") as report:
             splits = {name: _Split(name, records, limit, report) for name, records in dataset.records().items()}
-            _write(dataset.name, splits, output)
+            _write(dataset.name, splits, output, Path(scratch))
         with _whole(folder):
             shutil.move(Path(scratch) / QUARANTINE, folder / QUARANTINE)
     built = Built(
@@ -183,15 +184,23 @@ class _ArrayRecords(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("the splits generate themselves")
 
 
-def _write(name: str, splits: dict[str, _Split], output: Path) -> None:
+def _write(name: str, splits: dict[str, _Split], output: Path, scratch: Path) -> None:
+    """scratch: where tensorflow-datasets would put what it downloads."""
     settings = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
     tfds.disable_progress_bar()
+    made = [folder for folder in (output / name, output) if not folder.exists()]
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it tells of a download that does not happen
-            _ArrayRecords(name, splits, output).download_and_prepare(download_config=settings)
+            _ArrayRecords(name, splits, output).download_and_prepare(
+                download_dir=str(scratch / "downloads"), download_config=settings
+            )
     except Exception as error:
+        for empty in made:
+            with contextlib.suppress(OSError):  # there is more in it
+                empty.rmdir()
         if failure := next((split.failure for split in splits.values() if split.failure), None):
             raise failure from None
         if isinstance(error, OSError):
-            raise DataError(f"{output}: cannot be written ({error}); is the disk full?") from error
+            full = "; the disk is full" if error.errno == errno.ENOSPC else ""
+            raise DataError(f"{output}: cannot be written ({error}){full}") from error
         raise

@@ -6,6 +6,7 @@ for worker processes; nothing has a position that a checkpoint would have to kee
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,8 +113,9 @@ class Stream:
         if not parts:
             raise DataError("a stream needs at least one source of lines")
         for number, (source, weight) in enumerate(parts):
-            if not weight > 0 or len(source) == 0:
-                what = f"has the weight {weight}" if not weight > 0 else "has no lines"
+            positive = 0 < weight < math.inf
+            if not positive or len(source) == 0:
+                what = "has no lines" if positive else f"has the weight {weight}"
                 raise DataError(f"source {number} of the stream {what}; leave it out")
         self.parts, self.seed, self.augmentation = tuple(parts), seed, augmentation
         ordered = [_in_order(source, seed=(seed + number) % 2**32) for number, (source, _) in enumerate(parts)]

@@ -9,6 +9,7 @@ Score:     CER 44.28 % before, 21.17 % after, on 300 lines that nothing was chos
            settings were chosen, 44.90 and 20.48 %; on its test lines, sentences in three other faces, 37.72 and 28.56 %
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from train.from_model import from_model
 from train.lines import longest_text
 from train.recipe import MATRICES_DECAY, Optimizer, Recipe, Stage
 from trocr_jax.checkpoint.hub import BUILT_IN
+from trocr_jax.errors import DataError
 
 STEPS, BATCH = 1600, 16
 
@@ -31,6 +33,8 @@ def recipe(
 ) -> Recipe:
     """`data`, `model`, `tokenizer`, `image_size`: see train.__main__. `rendered`: printed lines drawn for each line of
     the folder, so that a small model keeps what it knows of texts; by default 1 for a built-in model, else 0."""
+    if rendered is not None and not 0 <= rendered < math.inf:
+        raise DataError(f"--rendered {rendered}: give 0, or how many for each line of the folder")
     start = from_model(model, tokenizer=tokenizer, image_size=image_size)
     encoder, max_chars = start.config.encoder, longest_text(data, start.tokenizer)
     share = float(model in BUILT_IN and tokenizer is None) if rendered is None else rendered

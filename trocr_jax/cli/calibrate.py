@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from trocr_jax import checkpoint
@@ -9,13 +10,15 @@ from trocr_jax.calibration import FILE
 from trocr_jax.cli import Calibrate, printing
 from trocr_jax.cli.output import open_bytes, printable, replace_file
 from trocr_jax.cli.progress import Progress
-from trocr_jax.errors import DataError, ImageError, OutputError
+from trocr_jax.errors import CheckpointError, DataError, ImageError, OutputError
 from trocr_jax.evaluation.fitting import calibrate as fitted
 from trocr_jax.evaluation.fitting import check_enough, judge
 from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.say import on_terminal, say
+
+_ELSEWHERE = "name another file by --output"
 
 
 def calibrate(command: Calibrate) -> int:
@@ -28,6 +31,8 @@ def calibrate(command: Calibrate) -> int:
     for bad in samples.left_out:
         say(f"left out: {bad.id}: {bad.reason}")
     check_enough(len(samples.samples))
+    path = Path(command.output) if command.output else folder / FILE
+    _check_place(path)
     recognizer = Recognizer.from_pretrained(command.model, revision=command.revision)
     references, results = list[str](), list[Recognition]()
     images = (s.image if isinstance(s.image, bytes) else str(s.image) for s in samples.samples)
@@ -41,7 +46,6 @@ def calibrate(command: Calibrate) -> int:
             progress.update(failed=isinstance(found, ImageError))
     judged = judge(references, results)
     calibration = fitted(judged, method=command.method, fitted_on=f"{len(results)} lines of {samples.name}")
-    path = Path(command.output) if command.output else folder / FILE
     try:
         if command.output:
             with open_bytes(str(path.absolute())) as write:
@@ -50,8 +54,8 @@ def calibrate(command: Calibrate) -> int:
             checkpoint.put_file(folder, FILE, calibration.to_json())
         else:
             replace_file(path, calibration.to_json().encode())
-    except OutputError as error:
-        raise OutputError(f"{error}; name another file by --output") from None
+    except (OutputError, CheckpointError) as error:
+        raise OutputError(f"{error}; {_ELSEWHERE}") from None
     after = [calibration.line(p) for p in judged.line.log_probs]
     distance = expected_calibration_error(after, judged.line.right)
     said = (
@@ -61,3 +65,12 @@ def calibrate(command: Calibrate) -> int:
     with printing():
         print(printable(said))
     return 1 if progress.failed else 0
+
+
+def _check_place(path: Path) -> None:
+    """Before anything is read: raises OutputError if no file can be made there."""
+    folder = path.absolute().parent
+    special = path.exists() and not path.is_file()  # a pipe, which needs no place
+    if not special and not os.access(folder, os.W_OK | os.X_OK):
+        what = "is not writable" if folder.is_dir() else "is no folder"
+        raise OutputError(f"{path}: cannot be written ({folder} {what}); {_ELSEWHERE}")

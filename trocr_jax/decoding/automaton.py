@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Automaton:
     padded. Where other processors have left none of the allowed tokens all scores become -inf; the hypothesis may then
     only end, and its score stays -inf.
     """
+
+    ends_in_time: ClassVar[bool] = True
 
     @property
     def nbytes(self) -> int:

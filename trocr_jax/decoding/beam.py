@@ -21,11 +21,12 @@ from trocr_jax.decoding.beam_state import (
     Ending,
     Hypotheses,
     best,
-    check_returned,
+    check_lengths,
     first_beams,
     last_token,
 )
 from trocr_jax.decoding.loop import Loop, run
+from trocr_jax.decoding.processors import ends_in_time
 from trocr_jax.decoding.top_k import top_k_of_images
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, put, take
 
@@ -59,7 +60,7 @@ def beam_search(
     cache: with axes [B, K]. processor acts on log-probabilities. early_stopping: True stops an image at K finished
     texts; False when the best running one, at its present length, is no better than the worst finished one; "never"
     when it could not be at any length. keys [B]: continuations are drawn at random without replacement (beam sampling)
-    instead of the best taken. Raises DecodeError for more texts than beams.
+    instead of the best taken. Raises DecodeError for more texts than beams, or no token.
     """
     search = beam_search_loop(
         step,
@@ -92,8 +93,8 @@ def beam_search_loop(
     keys: jax.Array | None,
 ) -> Search:
     """The loop of `beam_search`, not yet run."""
-    check_returned(num_return_sequences, num_beams)
-    ending = Ending(special.end, max_new_tokens, length_penalty, early_stopping)
+    check_lengths(max_new_tokens, num_return_sequences, num_beams)
+    ending, in_time = Ending(special.end, max_new_tokens, length_penalty, early_stopping), ends_in_time(processor)
     start = jnp.full((batch, num_beams, 1), special.start, jnp.int32)
 
     def unfinished(state: BeamState) -> jax.Array:
@@ -117,7 +118,9 @@ def beam_search_loop(
         )
 
     def finish(state: BeamState) -> Decoded:
-        return best(state.beams.finished, num_return_sequences, position=state.position, end=special.end)
+        return best(
+            state.beams.finished, num_return_sequences, position=state.position, end=special.end, in_time=in_time
+        )
 
     beams = first_beams(batch, num_beams, max_new_tokens, pad=special.pad)
     state = BeamState(jnp.int32(0), beams, processors.init(processor, batch, num_beams), cache)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trocr_jax.decoding.types import Decoded, lengths
+from trocr_jax.decoding.checks import check_whole
+from trocr_jax.decoding.types import Decoded, cut_off, lengths
 from trocr_jax.errors import DecodeError
 
 EarlyStopping = bool | Literal["never"]
@@ -45,16 +46,17 @@ class Ending(NamedTuple):
     early_stopping: EarlyStopping
 
 
-def check_returned(count: int, beams: int) -> None:
-    """Raises DecodeError unless `beams` hypotheses of an image give `count` texts."""
+def check_lengths(max_new_tokens: int, count: int, beams: int) -> None:
+    """Raises DecodeError unless there is a token, and `beams` hypotheses of an image give `count` texts."""
+    check_whole("max_new_tokens", max_new_tokens, 1)
     if not 1 <= count <= beams:
         raise DecodeError(f"num_return_sequences is {count}: {beams} beams give at least 1 text and at most {beams}")
 
 
-def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int) -> Decoded:
-    """The first `count` of hypotheses [B, K] that stand best first."""
+def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int, in_time: bool) -> Decoded:
+    """The first `count` of hypotheses [B, K] that stand best first. in_time: see `cut_off`."""
     found = jax.tree.map(lambda x: x[:, :count], finished)
-    length, ended = lengths(found.token_ids, end)
+    length, _ = lengths(found.token_ids, end)
     empty = found.beam_indices[:, :, :1] < 0  # without a first token
     return Decoded(
         token_ids=found.token_ids,
@@ -63,7 +65,7 @@ def best(finished: Hypotheses, count: int, *, position: jax.Array, end: int) -> 
         beam_indices=found.beam_indices,
         scores=found.scores,
         lengths=jnp.minimum(length, position),
-        truncated=~ended,
+        truncated=cut_off(found.token_ids, found.model_log_probs, end, in_time=in_time),
     )
 
 

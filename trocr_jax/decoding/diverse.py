@@ -22,11 +22,12 @@ from trocr_jax.decoding.beam_state import (
     Ending,
     Hypotheses,
     best,
-    check_returned,
+    check_lengths,
     first_beams,
     last_token,
 )
 from trocr_jax.decoding.loop import Loop, run
+from trocr_jax.decoding.processors import ends_in_time
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, take
 from trocr_jax.errors import DecodeError
 
@@ -95,10 +96,10 @@ def diverse_beam_search_loop(
     processor: Processor,
 ) -> Search:
     """The loop of `diverse_beam_search`, not yet run."""
-    check_returned(num_return_sequences, num_beams)
+    check_lengths(max_new_tokens, num_return_sequences, num_beams)
     if num_beam_groups < 1 or num_beams % num_beam_groups:
         raise DecodeError(f"num_beam_groups is {num_beam_groups}: {num_beams} beams cannot be divided evenly")
-    ending = Ending(special.end, max_new_tokens, length_penalty, early_stopping)
+    ending, in_time = Ending(special.end, max_new_tokens, length_penalty, early_stopping), ends_in_time(processor)
     size = num_beams // num_beam_groups
     rows = [slice(g * size, (g + 1) * size) for g in range(num_beam_groups)]  # of each group among the K
     start = jnp.full((batch, num_beams, 1), special.start, jnp.int32)
@@ -144,7 +145,7 @@ def diverse_beam_search_loop(
             finished.append(beams.finished._replace(beam_indices=jnp.where(own < 0, own, own + g * size)))
         every: Hypotheses = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *finished)
         _, order = jax.lax.top_k(every.scores, num_return_sequences)
-        return best(take(every, order), num_return_sequences, position=state.position, end=special.end)
+        return best(take(every, order), num_return_sequences, position=state.position, end=special.end, in_time=in_time)
 
     groups = tuple(first_beams(batch, size, max_new_tokens, pad=special.pad) for _ in rows)
     state = DiverseState(jnp.int32(0), groups, processors.init(processor, batch, num_beams), cache)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+import numpy as np
+from jax.typing import ArrayLike
 
 from trocr_jax.decoding.ngram import NGram as NGram
 from trocr_jax.decoding.pytree import pytree
@@ -22,8 +24,13 @@ class ShallowFusion:
     """
 
     lm: NGram
-    weight: float | jax.Array = 0.5
-    length_bonus: float | jax.Array = 0.0
+    weight: ArrayLike = 0.5
+    length_bonus: ArrayLike = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "length_bonus"):  # a whole number is of another type, which would be compiled anew
+            if isinstance(value := getattr(self, name), int | np.number):
+                object.__setattr__(self, name, float(value))
 
     def init(self, batch: int, beams: int) -> jax.Array:
         return self.lm.init(batch, beams)

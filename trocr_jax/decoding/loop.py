@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
 from trocr_jax.decoding.types import Decoded, Search
+from trocr_jax.errors import DecodeError
 
 Loop = Literal["jit", "python"]
 
@@ -19,6 +20,8 @@ def run(search: Search, *, loop: Loop = "jit") -> Decoded:
 
 def last(search: Search, *, loop: Loop = "jit") -> Any:
     """The last state of the search, for what `finish` does not tell."""
+    if loop not in get_args(Loop):
+        raise DecodeError(f'loop is {loop!r}: give "jit" or "python"')
     if loop == "jit":
         return jax.lax.while_loop(search.unfinished, search.advance, search.state)
     state = search.state

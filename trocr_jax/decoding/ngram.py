@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from trocr_jax.decoding.arpa import Arpa, NGrams, read_arpa
 from trocr_jax.decoding.ngram_tree import Tree
@@ -84,9 +85,7 @@ class NGram:
         zeros = jnp.zeros((*contexts.shape, len(self.symbols)), jnp.float32)
         return self.add_to(zeros, contexts, weight=1.0, bonus=0.0)
 
-    def add_to(
-        self, scores: jax.Array, contexts: jax.Array, *, weight: float | jax.Array, bonus: float | jax.Array
-    ) -> jax.Array:
+    def add_to(self, scores: jax.Array, contexts: jax.Array, *, weight: ArrayLike, bonus: ArrayLike) -> jax.Array:
         """scores [B, K, V] + weight * log_probs(contexts) + bonus for every token but the end and silent ones."""
         b, k, v = scores.shape
         tokens = jnp.arange(v, dtype=jnp.int32)

@@ -46,7 +46,8 @@ class Tree:
     @classmethod
     def grow(cls, levels: list[NGrams], v: int, name: str) -> Tree:
         """With <unk> if it lacks, and with the prefixes of all n-grams."""
-        levels = levels[: max(i for i, level in enumerate(levels, 1) if i == 1 or len(level.words))]
+        last = max(i for i, level in enumerate(levels, 1) if i == 1 or len(level.words))
+        levels = levels[: last + 1 if levels[last - 1].backoffs.any() else last]  # the highest level is no context
         if v not in levels[0].words:
             levels[0] = _extended(levels[0], np.array([[v]]), LOG_UNKNOWN)
         while True:
@@ -91,7 +92,8 @@ class Tree:
         for skip in range(words.shape[1]):
             rest = words[going_on, skip:]
             place = self.find(rest)
-            listed = self.levels[rest.shape[1] - 1].log_probs[place]
+            log_probs = self.levels[rest.shape[1] - 1].log_probs
+            listed = log_probs[place] if len(log_probs) else 0.0
             total[going_on] += np.where(place < 0, self.backoff(rest[:, :-1]), listed)
             going_on[going_on] = place < 0
         return total

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,17 +42,29 @@ class Chain:
 @pytree
 @dataclass(frozen=True)
 class Function:
-    """A function of scores and context as a processor without numbers: another function compiles anew."""
+    """A function of scores and context, or an object that is no pytree, as a processor without numbers: another one
+    compiles anew."""
 
     function: Processor = field(metadata={"static": True})
+
+    def init(self, batch: int, beams: int) -> Any:
+        return init(self.function, batch, beams)
+
+    def advance(self, state: Any, tokens: jax.Array) -> Any:
+        return advance(self.function, state, tokens)
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         return self.function(scores, context)
 
 
 def chain(*processors: Processor) -> Chain:
-    """The processors in the order given."""
-    return Chain(tuple(p if hasattr(p, "__dataclass_fields__") else Function(p) for p in processors))
+    """The processors in the order given. Raises DecodeError for one that is neither a pytree nor hashable."""
+    for p in processors:
+        try:
+            hash(Function(p) if jax.tree_util.all_leaves([p]) else None)
+        except TypeError:
+            raise DecodeError(f"{type(p).__name__}: cannot be compiled; put @pytree before its class") from None
+    return Chain(tuple(Function(p) if jax.tree_util.all_leaves([p]) else p for p in processors))
 
 
 identity = chain()
@@ -61,6 +73,15 @@ identity = chain()
 def init(processor: Processor, batch: int, beams: int) -> Any:
     """The first state of a processor; () if it has none."""
     return processor.init(batch, beams) if hasattr(processor, "init") else ()
+
+
+def ends_in_time(processor: Processor) -> bool:
+    """Whether it makes every text end within the limit of tokens, as constraints do."""
+    if isinstance(processor, Chain):
+        return any(map(ends_in_time, processor.processors))
+    if isinstance(processor, Function):
+        return ends_in_time(processor.function)
+    return getattr(processor, "ends_in_time", False)
 
 
 def advance(processor: Processor, state: Any, tokens: jax.Array) -> Any:
@@ -173,6 +194,7 @@ class ForcedEos:
 
     token_ids: ArrayLike
     max_new_tokens: ArrayLike
+    ends_in_time: ClassVar[bool] = True
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         forced = jnp.where(_among(self.token_ids, scores), jnp.float32(0), -jnp.inf)

@@ -105,14 +105,16 @@ def _without_ends(pattern: str) -> str:
 
 def _spelled_out(pattern: str) -> str:
     r"""`\d`, `\w`, `\s` and their opposites as the ranges that they mean to Python: others know other versions
-    of Unicode, and other definitions. `{,n}` as `{0,n}`."""
+    of Unicode, and other definitions. `{,n}` as `{0,n}`, and `{` as itself where no repetition begins."""
     parts: list[str] = []
     place = 0
     for piece, inside in _pieces(pattern):
-        few = piece == "{" and not inside and re.match(r"\{,\d*\}", pattern[place:])
+        repeats = re.match(r"\{(?:\d+(?:,\d*)?|,\d*)\}", pattern[place:]) if piece == "{" and not inside else None
         place += len(piece)
-        if few:
+        if repeats and repeats.group()[1] == ",":
             piece = "{0"
+        elif piece == "{" and not inside and not repeats:  # as `a{1, 2}`: the characters themselves
+            piece = r"\{"
         elif piece[0] == "\\" and piece[1] in "dDwWsS":
             piece = _ranges(piece[1]) if inside else f"[{_ranges(piece[1])}]"
         parts.append(piece)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
+from trocr_jax.decoding.checks import check_whole
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.types import (
     Cache,
@@ -18,6 +19,7 @@ from trocr_jax.decoding.types import (
     Search,
     Special,
     StepFn,
+    cut_off,
     lengths,
     pick,
     put,
@@ -76,7 +78,7 @@ def sample(
 
     `choose` maps log-probabilities [B, K, V] and a position to tokens [B, K]: `greedy`, or `categorical(keys)`.
     `processor` acts on logits; a text for which it leaves no token scores -inf. Texts come in the order of the
-    hypotheses.
+    hypotheses. Raises DecodeError for less than one token or text.
     """
     search = sample_search(
         step,
@@ -103,7 +105,9 @@ def sample_search(
     processor: Processor,
 ) -> Search:
     """The loop of `sample`, not yet run."""
-    shape = (batch, samples)
+    check_whole("max_new_tokens", max_new_tokens, 1)
+    check_whole("samples", samples, 1)
+    shape, in_time = (batch, samples), processors.ends_in_time(processor)
     start = jnp.full((*shape, 1), special.start, jnp.int32)
 
     def unfinished(state: SampleState) -> jax.Array:
@@ -144,7 +148,7 @@ def sample_search(
             beam_indices=jnp.where(behind, -1, own),
             scores=state.log_probs.sum(axis=-1),
             lengths=jnp.minimum(length, state.position),
-            truncated=~state.finished,
+            truncated=cut_off(state.token_ids, state.model_log_probs, special.end, in_time=in_time),
         )
 
     state = SampleState(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Cache = Any  # any pytree whose every leaf starts with the axes [B, K], or that knows itself how it is reordered: take
 
@@ -39,7 +40,8 @@ class Processor(Protocol):
     A frozen dataclass registered as a pytree (numbers and arrays are leaves, so changing them compiles nothing; sizes
     are static), or any function of scores and context. One that remembers something of each hypothesis also has
     `init(batch, beams) -> state`, every leaf [B, K, …], and `advance(state, tokens [B, K]) -> state`; searches carry
-    the state along and reorder it with the hypotheses.
+    the state along and reorder it with the hypotheses. One that makes every text end within the limit of tokens says so
+    by an attribute `ends_in_time = True`.
     """
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
@@ -68,7 +70,8 @@ class Decoded(NamedTuple):
         transformers counts on through the batch: image * K + this.
     scores [B, R] f32: of beams as transformers' sequences_scores, otherwise the sum of token_log_probs.
     lengths [B, R] int32: tokens, the end token counted.
-    truncated [B, R] bool: no end token within L.
+    truncated [B, R] bool: no end token within L; or, where a processor puts one there (`ends_in_time`), it is the last
+        of L tokens and the model itself finds it less likely than not.
     """
 
     token_ids: jax.Array
@@ -117,3 +120,13 @@ def lengths(token_ids: jax.Array, end: int) -> tuple[jax.Array, jax.Array]:
     is_end = token_ids == end
     ended = is_end.any(axis=-1)
     return jnp.where(ended, is_end.argmax(axis=-1) + 1, token_ids.shape[-1]).astype(jnp.int32), ended
+
+
+def cut_off(token_ids: jax.Array, model_log_probs: jax.Array, end: int, *, in_time: bool) -> jax.Array:
+    """`Decoded.truncated` [B, K] of token_ids and model_log_probs [B, K, L]. in_time: whether a processor makes every
+    text end."""
+    length, ended = lengths(token_ids, end)
+    if not in_time:
+        return ~ended
+    unlikely = model_log_probs[..., -1] < np.log(np.float32(0.5))
+    return ~ended | ((length == token_ids.shape[-1]) & unlikely)

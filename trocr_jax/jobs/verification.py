@@ -36,7 +36,8 @@ def verify(job: Job) -> Iterator[str]:
         try:
             ids = [orjson.loads(line)["id"] for line in part.splitlines()]
         except (ValueError, KeyError, TypeError) as error:
-            yield f"{part_name(unit)} is damaged ({error})"
+            why = "a row has no id" if isinstance(error, KeyError) else error
+            yield f"{part_name(unit)} is damaged ({why})"
             continue
         if ids != [printable(input.id) for input in inputs]:
             yield f"{part_name(unit)} does not have the lines of its unit, each once and in order"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
                 raise SourceError(f"{name}: line {number} is no JSON object")
             if path is None:  # the first row says which column of paths there is
                 path, _ = manifest.columns(name, list(row))
-            yield row.get(path), row.get(own)
+            id = row.get(own)
+            if isinstance(id, float):  # as it is written: of many digits a float keeps some
+                id = json.loads(line, parse_float=str).get(own)
+            yield row.get(path), id
 
 
 def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:

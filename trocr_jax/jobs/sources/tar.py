@@ -48,6 +48,8 @@ def _members(archive: str) -> Iterator[Input]:
                         f"{archive}: {member.name} is a link to {member.linkname}; write the archive with the files "
                         "themselves (tar --dereference --hard-dereference)"
                     )
+                if member.issparse():
+                    raise SourceError(f"{archive}: {member.name} is stored sparse; write the archive without --sparse")
                 if member.isfile():
                     yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
             file.seek(tar.offset)
