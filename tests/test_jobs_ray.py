@@ -22,7 +22,7 @@ from tests.ray_fixtures import deadline as deadline
 from tests.ray_fixtures import model as model
 from tests.tiny import save_lines
 from trocr_jax import jobs
-from trocr_jax.cli import main
+from trocr_jax.cli import jobs_run, main
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.events import read_events
@@ -122,22 +122,29 @@ def test_what_kills_actors_is_counted_in_the_job_folder(tmp_path, model, connect
     assert [*jobs.verify(job)] == []
 
 
-def test_a_stop_is_told_to_the_actors(tmp_path, model, cluster):
+@pytest.mark.parametrize("whose", ["somebody's", "own"])
+def test_a_stop_is_told_to_the_actors(whose, tmp_path, model, cluster):
+    """Of a cluster of its own all processes are in the session that is told, as `timeout` and systemd tell it."""
     lines = tmp_path / "lines"
     save_lines(lines, 40)
     rows = [f'{{"id": "{i}", "path": "lines/line-{i % 40:03}.png"}}' for i in range(20_000)]
     (tmp_path / "lines.jsonl").write_text("\n".join(rows) + "\n")
     job = tmp_path / "job"
     options = command(model, tmp_path / "lines.jsonl", job, "--unit-size", "40")
-    options += ["--engine", "ray", "--ray-address", cluster.address, "--grace", "60"]
+    options += ["--engine", "ray", "--grace", "60"]
+    options += ["--ray-address", cluster.address] if whose == "somebody's" else []
     running = subprocess.Popen(
-        [sys.executable, "-m", "trocr_jax", *options], stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+        [sys.executable, "-m", "trocr_jax", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        start_new_session=True,
     )
     until = time.monotonic() + 120
     while not (job / "parts").exists() and time.monotonic() < until:
         assert running.poll() is None
         time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
+    os.killpg(running.pid, signal.SIGTERM)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert "units are left: the same command goes on with them" in err
@@ -145,6 +152,26 @@ def test_a_stop_is_told_to_the_actors(tmp_path, model, cluster):
     assert 0 < len(found.done()) < 500
     assert holders(found) == {}
     assert [event["event"] for event in read_events(found.store)][-1] == "stop"
+
+
+CONNECTS = """
+import os, signal, sys, threading
+import ray._private.worker as worker
+from trocr_jax.cli import main
+def connect(*arguments, connect=worker.connect, **options):
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    return connect(*arguments, **options)
+worker.connect = connect
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_while_ray_has_handlers_of_its_own(tmp_path, model):
+    save_lines(tmp_path / "lines", 1)
+    options = [*command(model, tmp_path / "lines", tmp_path / "job"), "--engine", "ray", "--stopped-status", "143"]
+    ran = subprocess.run([sys.executable, "-c", CONNECTS, *options], capture_output=True, text=True, env=os.environ)
+    assert ran.returncode == 143, ran.stderr
+    assert ran.stderr.endswith(f"{tmp_path / 'job'}: {jobs_run.NOT_PLANNED}\n")
 
 
 def test_a_stop_ends_the_wait_for_room_in_the_cluster(tmp_path, model, connected):

@@ -309,7 +309,10 @@ def test_a_stop_while_ray_connects(tmp_path, monkeypatch, model, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
     save_lines(tmp_path / "lines", 1)
     command = ["jobs", "run", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--model", str(model)]
-    assert main([*command, "--engine", "ray", "--stopped-status", "143"]) == 143
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--engine", "ray", "--stopped-status", "143"])
+    assert ended.value.code == 143
     assert jobs_run.NOT_PLANNED in capsys.readouterr().err
 
 

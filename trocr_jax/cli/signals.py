@@ -71,7 +71,7 @@ def stopped_by_signals(run: Callable[[Stop], int]) -> int:
             signal.signal(number, handler)
     if signal.SIGINT in told:
         end_by(signal.SIGINT)
-    if told:
+    if stop.requested.is_set():  # by a signal, which libraries may have caught
         os._exit(status)
     return status
 

@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -46,12 +48,15 @@ def connected(address: str | None = None, stop: Stop | None = None) -> Iterator[
     try:
         with stop.cut():
             if given == "local":
-                ray.init(given, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+                with _in_groups_of_their_own():
+                    ray.init(given, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
             else:
                 _wait_for(given)
                 with _limited_tries():
                     ray.init(given, log_to_driver=False, logging_level=logging.WARNING)
-    except SystemExit as exit:  # so Ray's own handler of SIGTERM ends what it was doing
+    except (SystemExit, Stopped) as exit:  # SystemExit: so Ray's own handler of SIGTERM ends what it was doing
+        signal.alarm(0)  # abseil's handler, which Ray also has, would abort the process by it after 3 s (Ray 2.60)
+        stop.request()
         raise Stopped from exit
     except Exception as error:  # also Exception itself, of a node that did not start in time
         where = "on this machine" if given == "local" else f"at {given}"
@@ -81,6 +86,22 @@ def _wait_for(address: str) -> None:
                     f"{error}, for {ANSWER_SECONDS:g} s; check the address, and that `ray start --head` runs there"
                 ) from error
         time.sleep(0.5)
+
+
+@contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Processes that are started meanwhile: a SIGTERM to the whole group of this one, as `timeout` and systemd send it,
+    would end the cluster under the job that stops."""
+    start = subprocess.Popen.__init__
+
+    def start_apart(self: Any, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **{"process_group": 0, **options})
+
+    subprocess.Popen.__init__ = start_apart  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
 @contextmanager
