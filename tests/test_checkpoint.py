@@ -16,6 +16,7 @@ from transformers import VisionEncoderDecoderModel
 
 from convert.verify import load_transformers
 from tests.small_models import FAMILIES, save_transformers, transformers_model
+from train.from_model import from_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, TABLE, canonical_key, stored_name
 from trocr_jax.checkpoint.parameters import _abstract_model, parameters
@@ -421,6 +422,10 @@ def test_an_end_that_only_the_generation_config_names(end, base, tmp_path):
     )
     config = checkpoint.load(folder).config
     assert (config.decoder_start_token_id, config.eos_token_id) == (4, 6)
+    height, width = config.encoder.image_size
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert from_model(str(folder)).config == config  # what fine-tuning starts with
     pixels = np.random.default_rng(0).uniform(-1, 1, (8, 3, *config.encoder.image_size)).astype(np.float32)
     theirs = load_transformers(str(folder)).generate(torch.from_numpy(pixels), max_new_tokens=24).numpy()[:, 1:]
     ours = generate(checkpoint.load(folder), pixels.transpose(0, 2, 3, 1), DecodeConfig(max_new_tokens=24))
