@@ -58,10 +58,9 @@ def test_a_built_in_model_goes_on_seeing_drawn_lines(tmp_path: Path) -> None:
     assert parts() == [("Pictures", 1), ("Rendered", 1)]
     assert parts(rendered=0.0) == parts(model=str(copy)) == parts(tokenizer=str(copy)) == [("Pictures", 1)]
     assert parts(model=str(copy), rendered=0.25) == [("Pictures", 1), ("Rendered", 0.25)]
-    (tmp_path / "train.tsv").write_text("1.png\tabc\n1.png\tab\n", encoding="utf-8")
-    recipe = load_recipe("finetune-folder", data=tmp_path, rendered=-1.0)
-    with pytest.raises(DataError, match=r"has the weight -1\.0"):
-        open_lines(recipe, tmp_path)
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(DataError, match=f"--rendered {wrong}: give 0, or how many"):
+            parts(rendered=wrong)
 
 
 @pytest.mark.parametrize("name", NAMES)
