@@ -59,12 +59,15 @@ class Function:
 
 def chain(*processors: Processor) -> Chain:
     """The processors in the order given. Raises DecodeError for one that is neither a pytree nor hashable."""
-    for p in processors:
-        try:
-            hash(Function(p) if jax.tree_util.all_leaves([p]) else None)
-        except TypeError:
-            raise DecodeError(f"{type(p).__name__}: cannot be compiled; put @pytree before its class") from None
-    return Chain(tuple(Function(p) if jax.tree_util.all_leaves([p]) else p for p in processors))
+    return Chain(tuple(_as_pytree(p) if jax.tree_util.all_leaves([p]) else p for p in processors))
+
+
+def _as_pytree(processor: Processor) -> Function:
+    try:
+        hash(processor)
+    except TypeError:
+        raise DecodeError(f"{type(processor).__name__}: cannot be compiled; put @pytree before its class") from None
+    return Function(processor)
 
 
 identity = chain()
