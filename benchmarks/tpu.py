@@ -67,6 +67,11 @@ def main(
         write: keeps the figures in `file` instead of comparing with it.
         file: JSON lines of the figures.
     """
+    for option, given, names in (("--chips", chips, CHIPS), ("--programs", programs, tuple(PROGRAMS))):
+        if unknown := [name for name in given if name not in names]:
+            print(f"{option} {unknown[0]!r} is unknown; there are {'; '.join(names)}", file=sys.stderr)
+            return 2
+
     from train.ahead.environment import prepare
 
     prepare("tpu")

@@ -136,6 +136,26 @@ def test_ignored_tensors(key, base, tmp_path):
     assert_same_model(checkpoint.load(base), checkpoint.load(more))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float8_e4m3fn, "float8_e4m3fn"),
+        (torch.float8_e5m2, "float8_e5m2"),
+        (torch.float8_e8m0fnu, "float8_e8m0fnu"),
+        (torch.complex64, "complex64"),
+    ],
+)
+def test_types_of_no_parameter_are_named(dtype, name, base, tmp_path):
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}
+    tensors["encoder.pooler.dense.weight"] = torch.ones(2, 3).to(dtype)
+    more = copy_of(base, tmp_path / "more", lambda new: save_torch(tensors, new / "model.safetensors"))
+    assert_same_model(checkpoint.load(base), checkpoint.load(more))
+    tensors["encoder.layernorm.bias"] = tensors["encoder.layernorm.bias"].to(dtype)
+    other = copy_of(base, tmp_path / "other", lambda new: save_torch(tensors, new / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=rf"encoder\.layernorm\.bias is of type {name}; supported: "):
+        checkpoint.load(other)
+
+
 def test_tied_head_stored_as_well(base, tmp_path):
     head, table = "decoder.output_projection.weight", "decoder.model.decoder.embed_tokens.weight"
     tensors = {name: torch.from_numpy(array) for name, array in load_file(base / "model.safetensors").items()}

@@ -224,6 +224,20 @@ def test_hidden_files_are_left_out(lines: list[Path], tmp_path: Path):
     assert list(shards((f"memory://{folder}",), ".tar")) == [f"memory://{path.lstrip('/')}" for path in found]
 
 
+@pytest.mark.parametrize("pattern", ["*", "a*", "**", "?.png", "c/.*", "b[[]1]/*", "b[1]/k.png", "b[1]", "c/*/y.png"])
+def test_a_pattern_of_urls_matches_what_one_of_paths_does(pattern: str, tmp_path: Path):
+    memory = file_system(f"memory://{tmp_path}")
+    names = ("a.png", "z.txt", ".h.png", "c/x.png", "c/.i.png", "c/d/y.png", "c/.e/w.png", "b[1]/k.png", "c-/n.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+        memory.pipe(f"{tmp_path}/{name}", b"")
+    paths = [entry.id for entry in open_source([str(tmp_path / pattern)], "folder").inputs()]
+    urls = [entry.id for entry in open_source([f"memory:/{tmp_path / pattern}"], "folder").inputs()]
+    assert paths
+    assert urls == sorted(f"memory://{path.lstrip('/')}" for path in paths)
+
+
 def test_a_tar_archive_is_read_to_its_end_or_refused(lines: list[Path], tmp_path: Path):
     path = tmp_path / "lines.tar"
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:

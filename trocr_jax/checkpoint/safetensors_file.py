@@ -34,6 +34,10 @@ _TYPES: dict[str, tuple[str, int]] = {  # name in the header: numpy's name, byte
     "U16": ("uint16", 2),
     "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "C64": ("complex64", 8),
 }
 _NAMES = {name: header_name for header_name, (name, _) in _TYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the reference implementation

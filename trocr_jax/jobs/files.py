@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from trocr_jax.errors import SourceError, TrOCRError
@@ -192,17 +193,37 @@ def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
 
 def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
     system, protocol = file_system(url), url.partition("://")[0]
-    pattern = any(character in url for character in "*?[")
-    found = _ask(url, lambda: system.glob(url) if pattern else _find(system, url) if system.isdir(url) else [url])
-    any_found = False
-    for path in sorted(found):
-        if pattern or os.path.splitext(path)[1].lower() in suffixes or path == url:
-            any_found = True
-            yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
-    if not any_found:
+    found = _ask(url, lambda: _found(system, url, suffixes))
+    if not found:
         raise SourceError(f"{url}: no image files there; check the name and the permissions")
+    for path in found:
+        yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
 
 
-def _find(system: Any, url: str) -> list[str]:
-    folder = system._strip_protocol(url)
-    return [path for path in system.find(url) if not hidden(path.removeprefix(folder))]
+def _found(system: Any, url: str, suffixes: frozenset[str]) -> list[str]:
+    """What a URL stands for, sorted, each once, by the rules of `expand`: a name that looks like a pattern may be one,
+    and a folder that a pattern matches is what is in it. A name with a dot is matched by one with a dot."""
+    if not any(character in url for character in "*?[") or system.exists(url):
+        return sorted(_find(system, url, suffixes)) if system.isdir(url) else [url]
+    root = url
+    while any(character in root for character in "*?["):
+        root = parent(root)
+    dots, root = "/." in url.removeprefix(root), system._strip_protocol(root)
+    matches = {
+        path: info
+        for path, info in system.glob(url, detail=True).items()
+        if dots or not hidden(path.removeprefix(root))
+    }
+    folders = {path for path, info in matches.items() if info["type"] == "directory"}
+    found = matches.keys() - folders
+    for folder in folders:
+        if not any(str(above) in folders for above in PurePosixPath(folder).parents):
+            found.update(_find(system, folder, suffixes))
+    return sorted(found)
+
+
+def _find(system: Any, folder: str, suffixes: frozenset[str]) -> list[str]:
+    """The files in and below a folder that end in one of the suffixes."""
+    root = system._strip_protocol(folder)
+    found = [path for path in system.find(folder) if not hidden(path.removeprefix(root))]
+    return [path for path in found if os.path.splitext(path)[1].lower() in suffixes]
