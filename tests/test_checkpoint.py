@@ -23,7 +23,7 @@ from trocr_jax.checkpoint.parameters import _abstract_model, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import CheckpointError
+from trocr_jax.errors import CheckpointError, TrOCRError
 from trocr_jax.generation import generate
 from trocr_jax.model import TrOCR
 
@@ -207,6 +207,14 @@ def test_load_casts_to_dtype(base, tmp_path):
     assert np.array_equal(np.asarray(parameters(model)["encoder.norm.scale"]), expected)
     checkpoint.save(model, tmp_path / "native")
     assert {a.dtype.name for a in parameters(checkpoint.load(tmp_path / "native", jnp.float32)).values()} == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "bool", "complex64", "nonsense", 7])
+def test_types_that_parameters_cannot_have(dtype, base, tmp_path):
+    checkpoint.save(checkpoint.load(base), tmp_path / "native")
+    for folder in (base, tmp_path / "native"):
+        with pytest.raises(CheckpointError, match=rf"dtype is '?{dtype}'?: give float32, bfloat16 or float16"):
+            checkpoint.load(folder, dtype=dtype)
 
 
 def test_sharded_safetensors(tmp_path):
@@ -396,6 +404,38 @@ def test_a_calibration_of_other_weights_is_removed(base, tmp_path):
     assert (folder / "calibration.json").exists()
     checkpoint.save_huggingface(model, folder)
     assert not (folder / "calibration.json").exists()
+
+
+def test_a_folder_that_is_half_written_is_no_model(base, tmp_path, monkeypatch):
+    other, assets, folder = checkpoint.load(base), tmp_path / "assets", tmp_path / "model"
+    assets.mkdir()
+    (assets / "tokenizer.json").write_text("{}")
+    checkpoint.save_huggingface(other, folder, assets=assets)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments):
+        raise Killed
+
+    monkeypatch.setattr("trocr_jax.checkpoint.huggingface.copy_assets", killed)
+    with pytest.raises(Killed):
+        checkpoint.save_huggingface(other, folder, assets=assets)
+    with pytest.raises(TrOCRError, match=r"config\.json"):
+        checkpoint.load(folder)
+    monkeypatch.undo()
+    checkpoint.save_huggingface(other, folder, assets=assets, torch_dtype="bfloat16")
+    assert_same_model(checkpoint.load(folder), other)
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert not list(folder.glob("*.new"))
+
+    def full(*arguments):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr("trocr_jax.checkpoint.huggingface.write_safetensors", full)
+    with pytest.raises(CheckpointError, match="full"):
+        checkpoint.save_huggingface(other, folder)
+    assert_same_model(checkpoint.load(folder), other)  # what was there
 
 
 def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):

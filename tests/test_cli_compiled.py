@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -117,6 +118,25 @@ def test_programs_beside_the_model(tmp_path: Path) -> None:
     own = {name for name in kept if not name.startswith("jit_stage")}
     assert {path.name for path in (moved / folder.name).iterdir() if not path.name.startswith("jit_stage")} == own
     assert not (tmp_path / "caches").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of sizes of files here")
+def test_programs_that_cannot_be_kept_are_no_success(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"  # as on a full disk
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"{limited}; runpy.run_module('trocr_jax', run_name='__main__')"),
+            *("compile", "--model", str(model), "--batch-size", "1"),
+        ],
+        env={name: value for name, value in os.environ.items() if name != FOLDER},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.search(r"error: .*compiled-\w+: \d+ programs cannot be kept \(Error writing .*; make room", done.stderr)
+    assert not [path.name for path in model.glob("compiled-*/*-cache")]
 
 
 def test_programs_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

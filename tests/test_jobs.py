@@ -279,6 +279,30 @@ def test_damage_is_found(tmp_path, lines, recognizer, model):
         Job.open(str(tmp_path / "job"))
 
 
+def test_damage_is_not_taken_for_good_when_a_job_is_opened_again(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    run(job, recognizer)
+    parts = sorted((tmp_path / "job" / "parts").iterdir())
+    contents = [part.read_bytes() for part in parts]
+    for part, content in zip(parts[:2], contents, strict=False):
+        part.write_bytes(content.replace(b'"text":"', b'"text":"not ', 1))
+    assert all(part.read_bytes() != content for part, content in zip(parts[:2], contents, strict=False))
+    names = f"parts/{parts[0].name}, parts/{parts[1].name}: changed since the job was completed; delete"
+    with pytest.raises(JobError, match=names):
+        jobs.retry_failed(job, recognizer, DECODE, resources=RESOURCES)
+    parts[0].unlink()
+    with pytest.raises(JobError, match=f": parts/{parts[1].name}: changed since"):
+        run(job, recognizer)
+    assert f"parts/{parts[1].name} has changed since the job was completed" in list(jobs.verify(job))
+    parts[1].unlink()
+    run(job, recognizer)
+    assert [part.read_bytes() for part in parts] == contents
+    assert list(jobs.verify(job)) == []
+    parts[0].unlink()
+    parts[0].mkdir()
+    assert f"parts/{parts[0].name} cannot be read (Is a directory)" in list(jobs.verify(job))
+
+
 def test_status_counts_what_is_committed(tmp_path, lines, recognizer, model):
     (lines / "line-005.png").write_bytes(b"")
     job = plan(lines, tmp_path / "job", recognizer, model)

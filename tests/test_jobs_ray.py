@@ -29,7 +29,7 @@ from trocr_jax.jobs.events import read_events
 from trocr_jax.jobs.host import Prepared
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.leases import holders
-from trocr_jax.jobs.ray import TranscribeActor
+from trocr_jax.jobs.ray import COLUMNS, TranscribeActor
 from trocr_jax.jobs.rows import Counts, decode
 from trocr_jax.recognizer import Recognizer
 
@@ -225,7 +225,35 @@ def test_actors_of_somebody_elses_pipeline(tmp_path, model, connected):
     np.testing.assert_allclose([row["score"] for row in found[:-1]], [one.score for one in expected], atol=1e-5)
 
 
+def test_files_that_a_pipeline_writes_are_read_together(tmp_path, model, connected):
+    import ray.data
+    from pyarrow import parquet
+
+    paths = save_lines(tmp_path / "lines", 4)
+    images = [paths[0].read_bytes(), paths[1].read_bytes(), b"no image", b"none", paths[2].read_bytes(), b"nor this"]
+    rows = [{"image": image, "number": number, "error": "of before"} for number, image in enumerate(images)]
+    table = ray.data.from_items(rows, override_num_blocks=3).map_batches(
+        TranscribeActor,
+        fn_constructor_args=(str(model), DECODE),
+        fn_constructor_kwargs={"decoders": 1, "device_batch": 4},
+        batch_format="pyarrow",
+        batch_size=2,
+        concurrency=1,
+        num_cpus=1,
+    )
+    table.write_parquet(str(tmp_path / "texts"))
+    found = parquet.read_table(tmp_path / "texts").sort_by("number")
+    assert len(list((tmp_path / "texts").glob("*.parquet"))) == 3
+    texts = [one.text for one in Recognizer.from_pretrained(model)(paths[:3], DECODE)]
+    assert found["text"].to_pylist() == [*texts[:2], None, None, texts[2], None]
+    assert [error is None for error in found["error"].to_pylist()] == [True, True, False, False, True, False]
+    types = {field.name: str(field.type) for field in found.schema}
+    assert types == {"number": "int64", **COLUMNS}
+
+
 def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
+    from ray.data.block import BlockAccessor
+
     paths = save_lines(tmp_path / "lines", 2)
     texts = [one.text for one in Recognizer.from_pretrained(model)(paths, DECODE)]
     actor = TranscribeActor(model, DECODE, image_column="line", keep_images=True, decoders=1, device_batch=4)
@@ -240,6 +268,12 @@ def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
         assert found["error"][3] == "the row has no image"
         assert "row 4 of the batch" in found["error"][4]
         assert found["line"] is column
+        pixels = np.stack([np.asarray(Image.open(paths[0]))] * 2)
+        table = actor(BlockAccessor.batch_to_block({"line": pixels, "kept": np.arange(2)}))
+        assert table.column_names == ["line", "kept", *COLUMNS]
+        assert table["text"].to_pylist() == [texts[0]] * 2
+        with pytest.raises(JobError, match="line: no such column in the batch, which has kept; image_column"):
+            actor(table.select(["kept"]))
         with pytest.raises(JobError, match="line: no such column in the batch, which has lines; image_column"):
             TranscribeActor.__call__(actor, {"lines": column})
     finally:

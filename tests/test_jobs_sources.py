@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -222,6 +223,53 @@ def test_hidden_files_are_left_out(lines: list[Path], tmp_path: Path):
     found = [str(folder / "a.tar"), str(folder / "e/f.tar")]
     assert list(shards((str(folder),), ".tar")) == found
     assert list(shards((f"memory://{folder}",), ".tar")) == [f"memory://{path.lstrip('/')}" for path in found]
+
+
+def test_a_file_that_was_written_again_is_listed_and_read_as_it_is_now(lines: list[Path], tmp_path: Path):
+    images = [line.read_bytes() for line in lines[:5]]
+
+    def rows(count: int) -> Any:
+        parquet.write_table(pa.table({"image": images[:count]}), tmp_path / "lines.parquet")
+        return open_source([str(tmp_path / "lines.parquet")], "parquet")
+
+    def zipped(count: int) -> Any:
+        with zipfile.ZipFile(tmp_path / "lines.zip", "w") as archive:
+            for number, image in enumerate(images[:count]):
+                archive.writestr(f"{'x' * count}{number}.png", image)
+        return open_source([str(tmp_path / "lines.zip")])
+
+    def arrow(count: int) -> Any:
+        (tmp_path / "set").mkdir(exist_ok=True)
+        table = pa.table({"image": images[:count]})
+        new = tmp_path / "new"
+        with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+        new.replace(tmp_path / "set" / "data.arrow")
+        return open_source([str(tmp_path / "set")], "huggingface")
+
+    for write in (rows, zipped, arrow):
+        for count in (2, 5, 1):
+            source = write(count)
+            assert [source.read(found.place) for found in source.inputs()] == images[:count]
+
+
+def test_columns_of_one_name_are_refused(lines: list[Path], tmp_path: Path):
+    image = lines[0].read_bytes()
+    table = pa.Table.from_arrays([pa.array([image])] * 2, names=["image", "image"])
+    parquet.write_table(table, tmp_path / "lines.parquet")
+    with pytest.raises(SourceError, match=r"lines.parquet: 2 of its columns are called image; leave one of them out"):
+        list(open_source([str(tmp_path / "lines.parquet")], "parquet").inputs())
+    (tmp_path / "lines.csv").write_text("path,id,path\na.png,1,b.png\n")
+    with pytest.raises(SourceError, match=r"lines.csv: 2 columns are called path; leave one of them out"):
+        list(open_source([str(tmp_path / "lines.csv")]).inputs())
+
+
+@pytest.mark.parametrize("name", ["lines.csv", "lines.tsv"])
+def test_long_fields_of_a_manifest(name: str, tmp_path: Path):
+    between = "," if name.endswith("csv") else "\t"
+    (tmp_path / name).write_text("\n".join(between.join(row) for row in (("path", "text"), ("a.png", "x" * 200_000))))
+    (found,) = open_source([str(tmp_path / name)]).inputs()
+    assert found.id == "a.png"
 
 
 @pytest.mark.parametrize("pattern", ["*", "a*", "**", "?.png", "c/.*", "b[[]1]/*", "b[1]/k.png", "b[1]", "c/*/y.png"])

@@ -42,7 +42,6 @@ SINUSOIDAL = replace(
     tie_word_embeddings=False,
     activation="relu",
 )
-# square: transformers 5.23 cannot build relative positions for other grids
 BEIT = replace(VIT, kind="beit", image_size=(32, 32), layer_scale=True)
 FAMILIES = {
     "base, large": TrOCRConfig(encoder=replace(VIT, qkv_bias=False), decoder=LEARNED),
@@ -58,6 +57,14 @@ FAMILIES = {
     "BEiT": TrOCRConfig(encoder=replace(BEIT, relative_position_bias=True), decoder=LEARNED),
     "BEiT, shared bias": TrOCRConfig(
         encoder=replace(BEIT, absolute_positions=False, shared_relative_position_bias=True, final_norm=False),
+        decoder=LEARNED,
+    ),
+    "BEiT, wide": TrOCRConfig(
+        encoder=replace(BEIT, image_size=(24, 40), absolute_positions=False, relative_position_bias=True),
+        decoder=LEARNED,
+    ),
+    "BEiT, high, shared bias": TrOCRConfig(
+        encoder=replace(BEIT, image_size=(48, 32), absolute_positions=False, shared_relative_position_bias=True),
         decoder=LEARNED,
     ),
     "rectangular patches": TrOCRConfig(

@@ -142,6 +142,13 @@ def test_what_cannot_be_filled_in_is_named():
         fill(b"<PcGts><Page>", text, {})
 
 
+def test_elements_may_be_nested_deeply():
+    deep = 20_000
+    start = f'<PcGts xmlns="{PAGE}2019-07-15"><Page imageFilename="a.png">'.encode() + b"<TextRegion>" * deep
+    found = fill(start + b"<TextLine/>" + b"</TextRegion>" * deep + b"</Page></PcGts>", {0: LineText("a")}, {})
+    assert b"<Unicode>a</Unicode>" in found
+
+
 def save_pages(folder: Path) -> None:
     """Two pages with a picture each, one page without a line."""
     folder.mkdir()

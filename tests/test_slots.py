@@ -163,3 +163,12 @@ def test_impossible_options_are_refused(model):
         Refill(model, DecodeConfig(max_new_tokens=1000), slots=2, group=2)
     with pytest.raises(DecodeError, match="slots"):
         Refill(model, DecodeConfig(max_new_tokens=8), slots=0, group=2)
+
+
+def test_groups_may_be_empty_and_have_a_label_for_each_line(model, pixels):
+    refill = Refill(model, DecodeConfig(max_new_tokens=8), slots=2, group=2, image_processor=PROCESSOR)
+    groups = [([], pixels[:0]), (["a"], pixels[:1]), ([], pixels[:0]), (["b", "c"], pixels[1:3]), ([], pixels[:0])]
+    assert sorted(found.label for found in refill.read(groups)) == ["a", "b", "c"]
+    for labels, count in ((["a", "b", "c"], 3), (["a"], 2), ([], 1)):
+        with pytest.raises(DecodeError, match=rf"{len(labels)} labels and the pixels of {count} lines: .*at most 2"):
+            list(refill.read([(labels, pixels[:count])]))

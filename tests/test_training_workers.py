@@ -1,9 +1,14 @@
-"""A run whose examples are made by another process leaves nothing of it behind. Run as a program for that."""
+"""A run whose examples are made by another process leaves nothing of it behind, and outlives it. Run as a program for
+that."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from tests import programs
@@ -20,6 +25,49 @@ def test_no_shared_memory_is_left_over(tmp_path: Path) -> None:
     assert "leaked" not in done.stderr, done.stderr
 
 
+def test_a_worker_that_is_killed_costs_no_step(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.test_training_workers", str(tmp_path), "kill"]
+    environment = programs.environment()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    lost, saved, logged = done.stdout.splitlines()
+    assert lost.startswith("a process that makes examples has died, perhaps because memory was short (")
+    assert "--workers 0" in lost
+    assert int(saved) >= int(logged) > 0
+
+
+def killed(folder: Path) -> None:
+    """Prints what a run says whose worker is killed, the step that it is saved at, and the last one it has logged."""
+    from dataclasses import replace
+
+    from scripts.toy_training import bars, recipe
+    from train.checkpoints import Checkpoints
+    from train.curves import read_log
+    from train.loop import train
+    from trocr_jax.errors import DataError
+
+    log, what = folder / "log.jsonl", recipe(steps=80_000)
+    what = replace(what, eval_every=0, save_every=100_000, log_every=5)
+
+    def kill() -> None:
+        while not (log.exists() and '"total"' in log.read_text()):
+            time.sleep(0.1)
+        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True).stdout
+        for child in children.split():
+            command = Path("/proc", child, "cmdline")
+            if command.exists() and b"spawn_main" in command.read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    try:
+        train(what, folder, workers=1, lines=bars)
+    except DataError as error:
+        print(error)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        print(checkpoints.latest_step)
+    print(read_log(log)[-1]["step"])
+
+
 def main(folder: Path) -> None:
     from scripts.toy_training import bars, recipe
     from train.loop import train
@@ -30,4 +78,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (killed if sys.argv[2:] else main)(Path(sys.argv[1]))

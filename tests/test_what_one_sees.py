@@ -17,12 +17,12 @@ from PIL import Image
 
 from scripts.toy_training import Bars, FewBars, recipe
 from train import progress
-from train.curves import read_log
+from train.curves import plot_logs, read_log
 from train.loop import train
 from train.progress import Progress, before_and_after
 from train.recipe import Stage, check
 from train.worst import CELL, Misread, grid, worst
-from trocr_jax.errors import ConfigError
+from trocr_jax.errors import ConfigError, OutputError
 
 STEPS = 4
 TOY = replace(
@@ -117,6 +117,25 @@ def test_a_row_that_was_cut_short_costs_no_other(tmp_path: Path) -> None:
         progress.evaluation(2, {"cer": 0.25, "wer": 0.5})
     assert before_and_after(tmp_path) == "CER before 50.00 %, after 25.00 %; WER before 90.00 %, after 50.00 %"
     assert [row["step"] for row in read_log(log)] == [0, 2]
+
+
+def test_steps_that_are_done_again_stand_once_in_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, seen = tmp_path / "log.jsonl", dict[str, Any]()
+    rows = [{"step": step, "loss": loss} for step, loss in ((10, 3.0), (20, 2.0), (1_234_567, 1.5), (20, 2.5))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr("train.curves.plot_curves", lambda panels, picture, x: seen.update(panels))
+    plot_logs([log], tmp_path / "log.png")
+    assert seen == {"loss": {str(log): [(10, 3.0), (20, 2.5), (1_234_567, 1.5)]}}
+
+
+def test_files_of_a_run_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "worst").touch()
+    line = Misread(np.full((8, 40), 255, np.uint8), "read", "read", 1)
+    with Progress(TOY, tmp_path) as progress, pytest.raises(OutputError, match=r"worst.*: cannot be written \(File ex"):
+        progress.misread(3, [line])
+    (tmp_path / "other" / "log.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"log.jsonl: cannot be written \(Is a directory\); make room or mend"):
+        Progress(TOY, tmp_path / "other")
 
 
 def test_what_a_run_has_gained_is_told_of_the_state_that_is_kept(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = No
     from train.curves import plot_logs, read_log
 
     for file in files:
-        print(f"{file}: " + ", ".join(f"{name} {value:g}" for name, value in read_log(file)[-1].items()))
+        row = read_log(file)[-1].items()
+        print(f"{file}: " + ", ".join(f"{name} {value:{'' if type(value) is int else 'g'}}" for name, value in row))
     if plot is not None:
         plot_logs(files, plot)
 

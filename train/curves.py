@@ -39,7 +39,10 @@ def plot_logs(files: Sequence[Path], picture: Path) -> None:
     logs = {str(file): read_log(file) for file in files}
     names = dict.fromkeys(name for rows in logs.values() for row in rows for name in row if name not in _NO_CURVE)
     panels = {
-        name: {file: [(row["step"], row[name]) for row in rows if name in row] for file, rows in logs.items()}
+        # a step that was done again after a kill counts once
+        name: {
+            file: sorted({row["step"]: row[name] for row in rows if name in row}.items()) for file, rows in logs.items()
+        }
         for name in names
     }
     plot_curves(panels, picture, x="step")

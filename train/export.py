@@ -59,10 +59,15 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         return int(state.step)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), model_params(recipe, state))
     with tempfile.TemporaryDirectory() as assets:
-        _write_assets(recipe, Path(assets))
-        save_huggingface(with_params(recipe.config, params), output, assets=assets)
-    # computed in f32 by default, by transformers too; only the file is bf16
-    write_json(output / "config.json", recipe.config.to_huggingface(dtype="float32"))
+        try:
+            _write_assets(recipe, Path(assets))
+        except OSError as error:
+            raise CheckpointError(
+                f"{assets}: the tokenizer cannot be written there ({error.strerror}); make room, or name another folder"
+                " for temporary files in TMPDIR"
+            ) from None
+        # computed in f32 by default, by transformers too; only the file is bf16
+        save_huggingface(with_params(recipe.config, params), output, assets=assets, torch_dtype="float32")
     return int(state.step)
 
 

@@ -44,11 +44,15 @@ class Flight:
             found = {"step": step, "losses": {name: repr(x) for name, x in values.items()}}
             found |= {"samples": list(samples_of(self._span, step))}
             path = self._folder / "nonfinite.json"
-            if jax.process_index() == 0:
-                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            where = f"its samples are in {path}"
+            try:
+                if jax.process_index() == 0:
+                    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                where = f"its samples are not in {path}, which cannot be written ({error.strerror})"
             raise FloatingPointError(
                 f"step {step + 1}: the loss is {values['total']}, the norm of the gradients {values['gradient_norm']};"
-                f" its samples are in {path}. The checkpoints are of steps before it: start again with a lower learning"
-                " rate, or look at these lines"
+                f" {where}. The checkpoints are of steps before it: start again with a lower learning rate, or look at"
+                " these lines"
             )
         self._last = values

@@ -33,7 +33,7 @@ from train.scoring import Evaluate, Scorer
 from train.step import TrainState, init_state, make_train_step
 from train.warm_start import start_from
 from train.worst import Misread
-from trocr_jax.errors import CheckpointError, ConfigError
+from trocr_jax.errors import CheckpointError, ConfigError, DataError
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
 # what decides only what one sees and keeps
@@ -162,7 +162,13 @@ def train(
             while step < min(span.last_step, last) and not agreed():
                 progress.profile(step)
                 asked = time.perf_counter()
-                samples = _next(data, stop)
+                try:
+                    samples = _next(data, stop)
+                except WorkerLost:
+                    flight.land()
+                    if step and jax.process_count() == 1:
+                        checkpoints.save(state)
+                    raise
                 progress.waited += time.perf_counter() - asked
                 if samples is None:
                     break
@@ -274,14 +280,23 @@ def _limit(recipe: Recipe, stage: Stage) -> TextLimit | None:
     return None if recipe.tokenizer is None else text_limit(recipe, stage)
 
 
+class WorkerLost(DataError):
+    """A process that makes examples has died."""
+
+
 def _next(data: Any, stop: Stop) -> Samples | None:
     try:
         samples: Samples = next(data)
-    except Exception:
+    except Exception as error:
         # A signal to the whole process group ends the workers too: then the run is to be saved, not to fail.
         time.sleep(0.1)
         if stop.seen and jax.process_count() == 1:
             return None
+        if "terminated unexpectedly" in str(error):  # by grain, which has no type of its own for it
+            raise WorkerLost(
+                f"a process that makes examples has died, perhaps because memory was short ({error}). Start the run"
+                " again, it goes on from its newest checkpoint; with --workers 0 threads make the examples"
+            ) from None
         raise
     return samples
 

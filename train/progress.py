@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -35,7 +35,10 @@ class Progress:
         self._recipe, self._folder, self._profile = recipe, folder, profile
         self._speaks = jax.process_index() == 0
         self._board: Any = _board(folder / "tensorboard") if tensorboard and self._speaks else None
-        self._log = _open_log(folder / "log.jsonl") if self._speaks else None
+        self._log = None
+        if self._speaks:
+            with writing(folder / "log.jsonl"):
+                self._log = _open_log(folder / "log.jsonl")
         device_peak = peak(jax.devices()[0])
         self._peak = None if device_peak is None else device_peak * jax.device_count()
         self._profiling, self._wanted = False, False
@@ -107,7 +110,8 @@ class Progress:
         if not (self._speaks and lines):
             return
         path = self._folder / "worst" / f"{step:08d}"
-        write(lines, path)
+        with writing(path):
+            write(lines, path)
         self._say(f"step {step}  worst lines in {path}.png")
         if self._board is not None:
             self._board.add_image("worst", np.asarray(grid(lines)), step, dataformats="HWC")
@@ -122,13 +126,8 @@ class Progress:
 
     def _write(self, row: dict[str, float]) -> None:
         if self._log is not None:
-            try:
+            with writing(Path(self._log.name)):
                 print(json.dumps(row | {"time": round(time.time())}), file=self._log, flush=True)
-            except OSError as error:
-                raise OutputError(
-                    f"{self._log.name}: cannot be written ({error.strerror}); make room or mend the disk and start the"
-                    " run again: it goes on from its newest checkpoint"
-                ) from None
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and math.isfinite(value):
@@ -147,6 +146,18 @@ def _board(folder: Path) -> Any:
             "tensorboard: tensorboardX is not installed: pip install -e '.[tensorboard]'; log.jsonl has the figures too"
         ) from error
     return SummaryWriter(str(folder))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes a file of a run. Raises OutputError that names it for a full disk and its like."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or mend the disk and start the run"
+            " again: it goes on from its newest checkpoint"
+        ) from None
 
 
 def _open_log(path: Path) -> TextIO:

@@ -220,12 +220,37 @@ def bicubic_weights(size_in: int, size_out: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
+def bilinear_weights(size_in: int, size_out: int) -> np.ndarray:
+    """Matrix [size_out, size_in] of one axis of a bilinear resize with half-pixel centres, border pixels repeated and
+    no antialiasing: torch.nn.functional.interpolate(mode="bilinear")."""
+    centres = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0)
+    first = np.floor(centres).astype(int)
+    weights = np.zeros((size_out, size_in))
+    rows = np.arange(size_out)
+    np.add.at(weights, (rows, first), 1 - (centres - first))
+    np.add.at(weights, (rows, np.minimum(first + 1, size_in - 1)), centres - first)
+    return weights.astype(np.float32)
+
+
 def relative_position_bias(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """BEiT's attention bias. table [(2·rows-1)(2·columns-1)+3, N] -> [1, N, S, S]; the last three entries are
     CLS to patch, patch to CLS and CLS to CLS."""
+    table = _as_in_transformers(table.astype(jnp.float32), grid)
     index = relative_position_index(grid)
     bias = table[index.reshape(-1)].reshape(*index.shape, -1)  # [S, S, N]
-    return bias.astype(jnp.float32).transpose(2, 0, 1)[None]
+    return bias.transpose(2, 0, 1)[None]
+
+
+def _as_in_transformers(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """The table with whose entries transformers computes, and has trained: it takes its rows for columns, which changes
+    nothing in a square, and stretches what comes of it back to the shape that it should have."""
+    rows, columns = (2 * n - 1 for n in grid)
+    if rows == columns:
+        return table
+    between = table[:-3].reshape(columns, rows, -1)
+    between = einsum("hr,rcN->hcN", jnp.asarray(bilinear_weights(columns, rows)), between, dtype=jnp.float32)
+    between = einsum("wc,hcN->hwN", jnp.asarray(bilinear_weights(rows, columns)), between, dtype=jnp.float32)
+    return jnp.concatenate([between.reshape(rows * columns, -1), table[-3:]])
 
 
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:

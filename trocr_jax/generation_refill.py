@@ -72,7 +72,8 @@ class Refill:
 
     def read(self, groups: Iterable[tuple[list[Any], np.ndarray]]) -> Iterator[Found]:
         """groups: labels and pixels [at most G, H, W, 3] of as many lines. What was found in each line, in the order in
-        which they end. Groups are asked for as slots fall free, one ahead."""
+        which they end. Groups are asked for as slots fall free, one ahead. Raises DecodeError for a larger group, or
+        one with more labels or fewer than pixels, when it comes."""
         series, waiting = iter(groups), deque[_Waiting]()
         labels: dict[int, Any] = {}  # of the lines in slots
         free = list(range(self.slots - 1, -1, -1))
@@ -124,6 +125,13 @@ class Refill:
         if group is None:
             return False
         labels, pixels = group
+        if len(labels) != len(pixels) or len(pixels) > self.group:
+            raise DecodeError(
+                f"a group has {len(labels)} labels and the pixels of {len(pixels)} lines: give as many of both, at "
+                f"most {self.group}"
+            )
+        if not labels:
+            return True
         if missing := self.group - len(pixels):
             pixels = np.concatenate([pixels, np.repeat(pixels[:1], missing, axis=0)])
         lines = encode(

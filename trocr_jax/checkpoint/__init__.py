@@ -31,8 +31,9 @@ __all__ = [
 def load(path: str | os.PathLike[str], dtype: DTypeLike | None = None, *, revision: str | None = None) -> TrOCR:
     """The model of a native or Hugging Face folder, a built-in name, or a repository "owner/name" of the hub.
 
-    Parameters keep their stored type (float64 becomes float32), or get `dtype`; the compute type is an argument of
-    the model's methods. Raises CheckpointError and ConfigError, each listing everything that is wrong.
+    Parameters keep their stored type (float64 becomes float32), or get `dtype`, which is float32, bfloat16 or float16;
+    the compute type is an argument of the model's methods. Raises CheckpointError and ConfigError, each listing
+    everything that is wrong.
     """
     folder = resolve(path, revision=revision)
     return load_native(folder, dtype=dtype) if is_native(folder) else load_huggingface(folder, dtype=dtype)

@@ -90,15 +90,21 @@ def from_tensors(
 
 
 def save_huggingface(
-    model: TrOCR, folder: str | os.PathLike[str], *, assets: str | os.PathLike[str] | None = None
+    model: TrOCR,
+    folder: str | os.PathLike[str],
+    *,
+    assets: str | os.PathLike[str] | None = None,
+    torch_dtype: str | None = None,
 ) -> None:
     """Writes a folder that transformers loads with `VisionEncoderDecoderModel.from_pretrained`.
 
     `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. Files of a tokenizer or
     image processor that was there before are removed where another one takes its place. Generation settings that are
     not copied are written anew, and a calibration of other weights is always removed. The encoder's pooler, which TrOCR
-    does not use, is not written (nor is it in the published folders): transformers says that it makes a new one. Raises
-    CheckpointError if the folder cannot be written, or the model is quantised.
+    does not use, is not written (nor is it in the published folders): transformers says that it makes a new one.
+    torch_dtype: what config.json says that transformers is to compute in; the type of the parameters if none. The
+    folder loads again when all of it is there: config.json is written last, and one that was there is removed before
+    its weights are replaced. Raises CheckpointError if the folder cannot be written, or the model is quantised.
     """
     folder = Path(folder)
     if kind := kind_of(model):
@@ -114,13 +120,18 @@ def save_huggingface(
         return layout.store(np.asarray(jax.device_get(array)))
 
     dtypes = {dtype for _, dtype in specs.values()}
-    config = model.config
+    config, weights = model.config, folder / "model.safetensors"
+    written = weights.with_name(f"{weights.name}.new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error})") from None
-    write_safetensors(folder / "model.safetensors", specs, read)
-    write_json(folder / "config.json", config.to_huggingface(dtype=dtypes.pop() if len(dtypes) == 1 else "float32"))
+    write_safetensors(written, specs, read)
+    remove(folder / "config.json")
+    try:
+        os.replace(written, weights)
+    except OSError as error:
+        raise CheckpointError(f"{weights}: cannot be written ({error})") from None
     copied = [] if assets is None else copy_assets(Path(assets), folder)
     for group in (TOKENIZER, PROCESSOR):
         if set(group) & set(copied):  # another one's files might be preferred
@@ -131,6 +142,8 @@ def save_huggingface(
     if "generation_config.json" not in copied:
         names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
         write_json(folder / "generation_config.json", {name: getattr(config, name) for name in names})
+    torch_dtype = torch_dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
+    write_json(folder / "config.json", config.to_huggingface(dtype=torch_dtype))
 
 
 def read_weights(folder: Path) -> dict[str, StoredTensor]:

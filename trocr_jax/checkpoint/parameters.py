@@ -42,6 +42,18 @@ class Target(NamedTuple):
     load: Callable[[np.ndarray], np.ndarray]
 
 
+def _check_type(dtype: DTypeLike | None) -> None:
+    try:
+        known = dtype is None or jnp.dtype(dtype).name in ("float32", "bfloat16", "float16")
+    except TypeError:
+        known = False
+    if not known:
+        raise CheckpointError(
+            f"dtype is {dtype!r}: give float32, bfloat16 or float16; weights of one byte are made by "
+            "trocr_jax.quantization.quantize"
+        )
+
+
 def parameters(model: TrOCR) -> dict[str, jax.Array]:
     """Every parameter by its dotted path, for example "encoder.layers.3.fc1.kernel"."""
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
@@ -75,6 +87,7 @@ def build(
     their stored type. Raises CheckpointError listing `problems` and everything else that is wrong: missing and unused
     tensors, shapes, types, values that are not finite.
     """
+    _check_type(dtype)
     layers = config.encoder.num_layers + config.decoder.num_layers
     if layers * 13 > len(tensors):  # a ViT layer without biases of queries has so many; building too many takes minutes
         problems.append(f"the configuration has {layers} layers, and the file only {len(tensors)} tensors")

@@ -170,7 +170,9 @@ def _load(path: Path, unknown: Callable[[str], type]) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     except Exception as error:  # noqa: BLE001  a damaged pickle fails in any way: zip, opcodes, arguments
-        raise CheckpointError(f"{path}: cannot be read as PyTorch weights: {error or 'it ends too early'}") from None
+        raise CheckpointError(
+            f"{path}: cannot be read as PyTorch weights: {str(error) or 'it ends too early'}"
+        ) from None
 
 
 def _load_zip(path: Path, unknown: Callable[[str], type]) -> Any:

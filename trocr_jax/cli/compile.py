@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +18,8 @@ from trocr_jax.jobs.all_devices import load as on_all_devices
 from trocr_jax.recognizer_batches import Batch, bucket_sizes
 from trocr_jax.say import say
 
+_FAILED = "Error writing persistent compilation cache entry"
+
 
 def compile(command: Compile, folder: Path) -> int:
     """Returns the exit status. folder: where jax keeps what it compiles, made here. Raises TrOCRError for what cannot
@@ -21,9 +27,12 @@ def compile(command: Compile, folder: Path) -> int:
     try:
         check_options(command)
         folder.mkdir(exist_ok=True)
-        _compile(command)
+        with _kept(folder):
+            _compile(command)
+    except OutputError:
+        raise
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise OutputError(f"{folder}: cannot be made or written ({error.strerror or error})") from error
     except TrOCRError:
         with suppress(OSError):  # as it is not empty
             folder.rmdir()
@@ -31,6 +40,32 @@ def compile(command: Compile, folder: Path) -> int:
     kept = [path.stat().st_size for path in folder.glob("*-cache")]
     say(f"{folder}: {len(kept)} programs, {sum(kept) / 1e6:.1f} MB")
     return 0
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Raises OutputError for a program that could not be kept, of which jax only warns; what it has written of it is
+    removed."""
+    with tempfile.TemporaryFile(dir=folder):  # said before anything is compiled
+        pass
+    before, failed = {path.name for path in folder.iterdir()}, list[str]()
+    show = warnings.showwarning
+
+    def heard(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        if _FAILED in str(message):
+            failed.append(str(message).splitlines()[0])
+        else:
+            show(message, *arguments, **options)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=_FAILED)
+        warnings.showwarning = heard
+        yield
+    if failed:
+        for path in folder.iterdir():
+            if path.name not in before:
+                path.unlink()
+        raise OutputError(f"{folder}: {len(failed)} programs cannot be kept ({failed[0]}); make room and compile again")
 
 
 def _compile(command: Compile) -> None:

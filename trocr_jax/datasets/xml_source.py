@@ -37,9 +37,10 @@ class Element:
 
     def walk(self) -> Iterator[Element]:
         """The element and all below it, in the order of the file."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+        waiting = [self]  # elements may be nested deeper than calls may be
+        while waiting:
+            yield (element := waiting.pop())
+            waiting.extend(reversed(element.children))
 
 
 class Edit(NamedTuple):

@@ -13,6 +13,8 @@ from trocr_jax.jobs.job import LEASES, PARTIAL, SUCCESS, Job, part_name, read_su
 from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.rows import Counts
 
+NAMED = 10  # parts in one message
+
 
 def part_counts(part: bytes) -> Counts:
     """The lines of a part by status. In JSON no text can hold these bytes: its quotes are escaped."""
@@ -22,10 +24,35 @@ def part_counts(part: bytes) -> Counts:
 
 
 def reopen(job: Job) -> None:
-    """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them."""
+    """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them. Raises
+    JobError as `open_again` does."""
     # In this order: whoever completes the job meanwhile has not written _SUCCESS yet when it is looked for.
     if job.store.exists(SUCCESS) and len(job.done()) < len(job.units):
-        job.store.remove(SUCCESS)
+        open_again(job)
+
+
+def open_again(job: Job) -> None:
+    """Removes _SUCCESS. Raises JobError that names every part which has changed since it was written: the checksums are
+    lost with it, and the next one would take such parts for good."""
+    if (success := read_success(job.store)) is None:
+        return
+    changed = [name for unit in sorted(job.done()) if _changed(job, name := part_name(unit), success["sha256"][name])]
+    if changed:
+        names = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" * (len(changed) > NAMED))
+        raise JobError(
+            f"{job.store.root}: {names}: changed since the job was completed; delete what there is of them and run the "
+            "job again, which reads their lines once more (or delete _SUCCESS, if they are to stay as they are)"
+        )
+    job.store.remove(SUCCESS)
+
+
+def _changed(job: Job, name: str, checksum: str) -> bool:
+    try:
+        return sha256(job.store.read(name)) != checksum
+    except FileNotFoundError:  # deleted meanwhile
+        return False
+    except OSError as error:
+        raise JobError(f"{job.store.root}/{name}: cannot be read ({error.strerror or error})") from error
 
 
 def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: float = TIMEOUT) -> Counts | None:

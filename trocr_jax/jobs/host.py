@@ -15,8 +15,8 @@ from trocr_jax.jobs.attempts import Attempts
 from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
-from trocr_jax.jobs.finish import finish, reopen, sweep
-from trocr_jax.jobs.job import SUCCESS, Job, Task
+from trocr_jax.jobs.finish import finish, open_again, reopen, sweep
+from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.planning import check_same, make_plan, read_plan
 from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
 from trocr_jax.jobs.sources import Source
@@ -164,7 +164,7 @@ def retry_failed(
                 yield Task(unit, harmless)
 
     with writing(job.store.root):
-        job.store.remove(SUCCESS)
+        open_again(job)
         with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
             worker.again(tasks())
             for task in dangerous:

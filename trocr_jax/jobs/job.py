@@ -18,7 +18,7 @@ from trocr_jax.jobs.store import Store, open_store
 PARTS, PARTIAL, LEASES, ATTEMPTS, EVENTS, SUCCESS = "parts", "partial", "leases", "attempts", "events", "_SUCCESS"
 
 _PART = re.compile(r"([0-9]{8,})\.jsonl")
-_MEND = "delete what there is of it and run the job again, which reads its lines once more"
+_MEND = "delete what there is of it and run the job again, which reads its lines once more (`jobs verify` names all)"
 
 
 class Task(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -24,21 +24,39 @@ from trocr_jax.jobs.sources import Input
 from trocr_jax.recognizer import Recognition
 from trocr_jax.recognizer_batches import Batch, threads
 
-COLUMNS = ("text", "score", "confidence", "truncated", "status", "error")
+if TYPE_CHECKING:
+    import pyarrow
+
+COLUMNS = {
+    "text": "string",
+    "score": "double",
+    "confidence": "double",
+    "truncated": "bool",
+    "status": "string",
+    "error": "string",
+}
+"""Of a result, and their types in Arrow."""
 
 
 class TranscribeActor:
     """Reads the images of a batch; a class for `map_batches` of ray.data:
 
         lines.map_batches(
-            TranscribeActor, fn_constructor_kwargs={"model": "tiny-printed"}, batch_size=256, concurrency=2, num_gpus=1
+            TranscribeActor,
+            fn_constructor_kwargs={"model": "tiny-printed"},
+            batch_format="pyarrow",
+            batch_size=256,
+            concurrency=2,
+            num_gpus=1,
         )
 
-    A batch maps names of columns to numpy arrays, as Ray Data gives them. The image column holds file contents, paths
-    or URLs, Hugging Face's {"bytes", "path"}, or arrays (uint8, [H, W] or [H, W, 3]). In its place come `text`,
-    `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; an image that
-    cannot be read, also because nobody answers for its path or URL, or that ends the process that decodes it three
-    times, is a row with an error and ends no pipeline.
+    A batch maps names of columns to numpy arrays, as Ray Data gives them; or is an Arrow table, with
+    batch_format="pyarrow", and one comes out whose columns are of the same types in every block, as files that are
+    read together need it (a numpy column of nothing but None is one of nulls to Ray). The image column holds file
+    contents, paths or URLs, Hugging Face's {"bytes", "path"}, or arrays (uint8, [H, W] or [H, W, 3]). In its place come
+    `text`, `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; an image
+    that cannot be read, also because nobody answers for its path or URL, or that ends the process that decodes it
+    three times, is a row with an error and ends no pipeline.
 
     Within a call, images are decoded while the device reads, so a batch had better be a few times as large as
     `device_batch`. What kills the actor itself is retried as the pipeline's options say.
@@ -75,11 +93,36 @@ class TranscribeActor:
             )
         )
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    @overload
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def __call__(self, batch: pyarrow.Table) -> pyarrow.Table: ...
+
+    def __call__(self, batch: Any) -> Any:
         """Raises JobError for a batch without the image column, DecodeError for a search that the model cannot do."""
-        if self._column not in batch:
-            raise JobError(f"{self._column}: no such column in the batch, which has {', '.join(batch)}; image_column")
-        images = batch[self._column]
+        if isinstance(batch, Mapping):
+            found = self._read(batch.get(self._column), list(batch))
+            kept = {name: values for name, values in batch.items() if self._keep or name != self._column}
+            return kept | {name: _column(values) for name, values in found.items()}
+
+        import pyarrow
+        from ray.data.block import BlockAccessor
+
+        there = self._column in batch.column_names
+        images = BlockAccessor.for_block(batch.select([self._column])).to_numpy(self._column) if there else None
+        found = self._read(images, batch.column_names)
+        table = batch if self._keep else batch.drop_columns([self._column])
+        for name, values in found.items():
+            if name in table.column_names:
+                table = table.drop_columns([name])
+            table = table.append_column(name, pyarrow.array(values, pyarrow.type_for_alias(COLUMNS[name])))
+        return table
+
+    def _read(self, images: Any, present: list[str]) -> dict[str, list[Any]]:
+        """The columns of the results."""
+        if images is None:
+            raise JobError(f"{self._column}: no such column in the batch, which has {', '.join(present)}; image_column")
         inputs = [Input(_name(image, number), _place(image)) for number, image in enumerate(images)]
         size = self._recognizer.devices * self._per_device
         pixels = [self._pool.submit(inputs[start : start + size]) for start in range(0, len(inputs), size)]
@@ -90,12 +133,11 @@ class TranscribeActor:
             assert isinstance(outcome, Recognition)
             outcomes[places[number]] = outcome
         rows = [
-            row(input.id, outcome, model="", configuration="", columns=COLUMNS)
+            row(input.id, outcome, model="", configuration="", columns=tuple(COLUMNS))
             for input, outcome in zip(inputs, outcomes, strict=True)
             if outcome is not None
         ]
-        kept = {name: values for name, values in batch.items() if self._keep or name != self._column}
-        return kept | {name: _column([found[name] for found in rows]) for name in COLUMNS}
+        return {name: [found[name] for found in rows] for name in COLUMNS}
 
     def close(self) -> None:
         """Ends the processes that decode; those of an actor end with it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import orjson
 
 from trocr_jax.errors import JobError
+from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.finish import part_counts
 from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, sha256, unit_name
 from trocr_jax.jobs.rows import Counts, printable
@@ -32,6 +33,11 @@ def verify(job: Job) -> Iterator[str]:
         except FileNotFoundError:
             if success is not None:
                 yield f"{part_name(unit)} is missing"
+            continue
+        except OSError as error:
+            if is_url(job.store.root):  # nothing is to be had from there
+                raise
+            yield f"{part_name(unit)} cannot be read ({error.strerror or error})"
             continue
         try:
             ids = [orjson.loads(line)["id"] for line in part.splitlines()]

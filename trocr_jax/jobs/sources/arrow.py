@@ -34,6 +34,7 @@ class Arrow:
             if not found:
                 raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
             for path in found:
+                _open.cache_clear()  # the file may be another one by now
                 with files.listing(path):
                     table = _open(path)
                 column = image_column(path, table.schema.names, self.image_column)

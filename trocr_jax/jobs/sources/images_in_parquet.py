@@ -30,6 +30,8 @@ class ImagesInParquet:
 
     def inputs(self) -> Iterator[Input]:
         for path in shards(self.paths, ".parquet"):
+            _open.cache_clear()  # the file may be another one by now
+            _group.cache_clear()
             with files.listing(path):
                 table = _open(path)
                 column = image_column(path, table.schema_arrow.names, self.image_column)
@@ -69,6 +71,8 @@ def image_column(path: str, present: list[str], wanted: str | None) -> str:
     names = IMAGE_COLUMNS if wanted is None else (wanted,)
     if (found := next((name for name in names if name in present), None)) is None:
         raise SourceError(f"{path}: no column {' or '.join(names)} among {present}; name it with --image-column")
+    if present.count(found) > 1:
+        raise SourceError(f"{path}: {present.count(found)} of its columns are called {found}; leave one of them out")
     return found
 
 

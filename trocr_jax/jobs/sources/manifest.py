@@ -22,6 +22,9 @@ from trocr_jax.jobs.sources.parquet import read_columns
 
 PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
 """The column of paths, where none is named: the first of these that a manifest has."""
+FIELD = 1 << 27
+"""Characters that a field of a CSV or TSV manifest may have: behind a quotation mark that is not closed, all of the
+file is one."""
 _BUFFER = 1 << 16
 ID_COLUMN = "id"
 
@@ -76,7 +79,11 @@ class Manifest:
             raise SourceError(f"{name}: no column {' or '.join(wanted)} among {present}; name it with --path-column")
         if self.id_column is not None and self.id_column not in present:
             raise SourceError(f"{name}: no column {self.id_column} among {present}")
-        return path, self.id_column or (ID_COLUMN if ID_COLUMN in present else None)
+        own = self.id_column or (ID_COLUMN if ID_COLUMN in present else None)
+        for column in (path, own):
+            if column is not None and present.count(column) > 1:
+                raise SourceError(f"{name}: {present.count(column)} columns are called {column}; leave one of them out")
+        return path, own
 
 
 def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
@@ -106,6 +113,7 @@ def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
 def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
     def read(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
         with files.open_file(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            csv.field_size_limit(max(csv.field_size_limit(), FIELD))  # its own would end at a text of 128 KiB
             rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
             present = next(rows, [])
             path, own = manifest.columns(name, present)

@@ -24,6 +24,7 @@ class Tfds:
 
     def inputs(self) -> Iterator[Input]:
         for folder in self.paths:
+            _open.cache_clear()  # the data set may be another one by now
             for number in range(len(_open(folder, self.split))):
                 yield Input(f"{folder}/{self.split}#{number}", [folder, number])
 

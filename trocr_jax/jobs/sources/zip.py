@@ -26,6 +26,7 @@ class Zip:
 
     def inputs(self) -> Iterator[Input]:
         for archive in shards(self.paths, ".zip"):
+            _open.cache_clear()  # the archive may be another one by now
             with files.listing(archive):
                 try:
                     with _archive(archive) as file:
