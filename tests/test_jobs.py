@@ -293,6 +293,10 @@ def test_damage_is_not_taken_for_good_when_a_job_is_opened_again(tmp_path, lines
     parts[0].unlink()
     with pytest.raises(JobError, match=f": parts/{parts[1].name}: changed since"):
         run(job, recognizer)
+    stop = jobs.Stop()
+    stop.request()
+    assert run(job, recognizer, stop=stop) is None
+    assert job.store.exists("_SUCCESS")
     assert f"parts/{parts[1].name} has changed since the job was completed" in list(jobs.verify(job))
     parts[1].unlink()
     run(job, recognizer)

@@ -23,20 +23,26 @@ def part_counts(part: bytes) -> Counts:
     )
 
 
-def reopen(job: Job) -> None:
-    """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them. Raises
-    JobError as `open_again` does."""
+def reopen(job: Job, stop: threading.Event) -> bool:
+    """Removes _SUCCESS if parts of the job have gone since, as whoever wants them read again deletes them. Result and
+    errors as of `open_again`."""
     # In this order: whoever completes the job meanwhile has not written _SUCCESS yet when it is looked for.
     if job.store.exists(SUCCESS) and len(job.done()) < len(job.units):
-        open_again(job)
+        return open_again(job, stop)
+    return True
 
 
-def open_again(job: Job) -> None:
-    """Removes _SUCCESS. Raises JobError that names every part which has changed since it was written: the checksums are
-    lost with it, and the next one would take such parts for good."""
+def open_again(job: Job, stop: threading.Event) -> bool:
+    """Removes _SUCCESS; False if `stop` is set before. Raises JobError that names every part which has changed since it
+    was written: the checksums are lost with it, and the next one would take such parts for good."""
     if (success := read_success(job.store)) is None:
-        return
-    changed = [name for unit in sorted(job.done()) if _changed(job, name := part_name(unit), success["sha256"][name])]
+        return True
+    changed = []
+    for name in map(part_name, sorted(job.done())):
+        if stop.is_set():
+            return False
+        if _changed(job, name, success["sha256"].get(name)):
+            changed.append(name)
     if changed:
         names = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" * (len(changed) > NAMED))
         raise JobError(
@@ -44,9 +50,10 @@ def open_again(job: Job) -> None:
             "job again, which reads their lines once more (or delete _SUCCESS, if they are to stay as they are)"
         )
     job.store.remove(SUCCESS)
+    return True
 
 
-def _changed(job: Job, name: str, checksum: str) -> bool:
+def _changed(job: Job, name: str, checksum: str | None) -> bool:
     try:
         return sha256(job.store.read(name)) != checksum
     except FileNotFoundError:  # deleted meanwhile

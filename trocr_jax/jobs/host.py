@@ -125,9 +125,10 @@ def run(
     lost, and `run` goes on from there.
     """
     with writing(job.store.root):
-        reopen(job)
-        sweep(job)
         stop = Stop() if stop is None else stop
+        if not reopen(job, stop.requested):
+            return None
+        sweep(job)
         resources = Resources() if resources is None else resources
         if len(job.done()) < len(job.units):
             with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
@@ -164,12 +165,12 @@ def retry_failed(
                 yield Task(unit, harmless)
 
     with writing(job.store.root):
-        open_again(job)
-        with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
-            worker.again(tasks())
-            for task in dangerous:
-                if not stop.requested.is_set():
-                    worker.again([task])
+        if open_again(job, stop.requested):
+            with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
+                worker.again(tasks())
+                for task in dangerous:
+                    if not stop.requested.is_set():
+                        worker.again([task])
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
 

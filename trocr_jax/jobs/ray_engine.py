@@ -74,7 +74,8 @@ def run(
     resources = Resources() if resources is None else resources
     stop = Stop() if stop is None else stop
     with writing(job.store.root):
-        reopen(job)
+        if not reopen(job, stop.requested):
+            return None
         sweep(job)
         if left := _left(job):
             with connected(actors.address, stop):
