@@ -29,14 +29,12 @@ def compile(command: Compile, folder: Path) -> int:
         folder.mkdir(exist_ok=True)
         with _kept(folder):
             _compile(command)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made or written ({error.strerror or error})") from error
     except TrOCRError:
         with suppress(OSError):  # as it is not empty
             folder.rmdir()
         raise
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made or written ({error.strerror or error})") from error
     kept = [path.stat().st_size for path in folder.glob("*-cache")]
     say(f"{folder}: {len(kept)} programs, {sum(kept) / 1e6:.1f} MB")
     return 0
