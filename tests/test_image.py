@@ -46,6 +46,7 @@ def test_every_filter_and_a_rectangular_target_equal_transformers(resample, targ
     theirs = ViTImageProcessorPil.from_dict(config)
     expected = theirs(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     np.testing.assert_array_equal(ImageProcessor.from_dict(config).pixels(image).transpose(2, 0, 1), expected)
+    assert ImageProcessor.from_dict(theirs.to_dict()) == ImageProcessor.from_dict(config)  # a member of PIL.Resampling
 
 
 @pytest.mark.parametrize("crop", [(224, 224), (225, 100), (256, 256), (301, 257), (300, 91), (91, 300)])

@@ -501,3 +501,15 @@ def test_a_file_object_is_read_from_its_start(recognizer, lines, alone):
     file = io.BytesIO(lines[5].read_bytes())
     file.read(10)
     assert same(recognizer(file, SHORT)[0], alone[5])
+
+
+def test_a_reading_that_is_given_up_says_nothing_when_the_program_ends() -> None:
+    program = """
+import trocr_jax
+recognizer = trocr_jax.Recognizer.from_pretrained("tiny-printed")
+outcomes = recognizer.read(["samples/line_1.png"] * 100, batch_size=2)
+print(next(outcomes).text)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout
+    assert done.stderr == ""

@@ -100,7 +100,7 @@ class ImageProcessor:
         if flags["keep_aspect_ratio"] and (crop_size or not flags["do_resize"]):
             raise ConfigError(f"{source}: keep_aspect_ratio needs do_resize and no do_center_crop")
         resample = field["resample"]
-        if type(resample) is not int or resample not in range(6):
+        if isinstance(resample, bool) or not isinstance(resample, int) or resample not in range(6):
             raise ConfigError(f"{source}: resample must be PIL's number of a filter, 0 to 5, not {resample!r}")
         if (rescale_factor := _number(field["rescale_factor"], "rescale_factor", source)) == 0:
             raise ConfigError(f"{source}: rescale_factor must not be zero")
@@ -110,7 +110,7 @@ class ImageProcessor:
         return cls(
             height=height,
             width=width,
-            resample=resample,
+            resample=int(resample),
             rescale_factor=rescale_factor,
             image_mean=image_mean,
             image_std=image_std,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,6 +60,7 @@ def _decoded(
     """Pixels [H, W, 3] uint8 of each image in order, at most `ahead` images ahead of their use."""
     pool = ThreadPoolExecutor(threads(), thread_name_prefix="trocr-image")
     pending: deque[Future[np.ndarray | ImageError]] = deque()
+    finalizing = sys.is_finalizing  # at the end of the interpreter threads have ended, and modules are empty
     try:
         for image in images:
             if isinstance(image, str | os.PathLike | bytes):
@@ -71,7 +73,8 @@ def _decoded(
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not finalizing():
+            pool.shutdown(cancel_futures=True)
 
 
 def _pixels(image: ImageSource | ImageError, processor: ImageProcessor) -> np.ndarray | ImageError:
@@ -110,10 +113,12 @@ def closing_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     keep = jax.default_device(device).__enter__
     pool = ThreadPoolExecutor(threads, thread_name_prefix=f"trocr-{name}", initializer=keep)
+    finalizing = sys.is_finalizing  # as above
     try:
         yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not finalizing():
+            pool.shutdown(cancel_futures=True)
 
 
 def _ndim(images: Any) -> int | None:
