@@ -221,6 +221,41 @@ def test_a_confidence_that_is_no_probability_is_named(confidence, tmp_path, caps
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ('"text": ["a"]', r"the row '1.png' cannot be used \(its text is \['a'\], and no text\)"),
+        ('"text": "a", "confidence": 1' + 400 * "0", "the row '1.png' cannot be used"),
+        ('"text": "a", "characters": [{"text": "a", "confidence": NaN}]', "its confidence is nan, and not between"),
+        ('"text": "a", "words": [{"text": "a", "confidence": 7}]', "its confidence is 7, and not between"),
+        ('"text": ' + 100_000 * "[", "rows.jsonl:1: not a row"),
+    ],
+    ids=["list", "large", "nan", "seven", "deep"],
+)
+def test_damaged_rows_of_results_are_named(row, why, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(f'{{"id": "1.png", {row}}}\n')
+    with pytest.raises(DataError, match=why):
+        open_results(tmp_path / "rows.jsonl", [Sample("1.png", "x", None)])
+
+
+def test_results_by_other_spellings_of_a_path_and_behind_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = [Sample(name, "x", Path("d") / name) for name in ("a/1.png", "b/1.png")]
+    ids = ["./d/../d/b/1.png", str(tmp_path / "d/a/1.png")]
+    rows = "\n".join(json.dumps({"id": name, "text": name}) for name in ids)
+    Path("rows.jsonl").write_text(rows, encoding="utf-8-sig")
+    assert [o.text for o in open_results(Path("rows.jsonl"), samples)] == ids[::-1]
+
+
+def test_lines_of_one_script_that_are_read_in_another_are_reported(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"id": "1.png", "text": "opqrstuvwxyz{|"}\n')
+    (tmp_path / "references.jsonl").write_text('{"image": "1.png", "text": "abcdefghijklmn"}\n')
+    command = ["evaluate", str(tmp_path / "rows.jsonl"), "--references", str(tmp_path / "references.jsonl")]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "CER 100.00 %" in capsys.readouterr().out
+
+
 def test_a_row_of_results_ends_at_a_newline_alone(tmp_path):
     text = "a\u2028b\u0085c"
     rows = [json.dumps({"id": name, "text": text}, ensure_ascii=False) for name in ("1.png", "2.png")]
@@ -300,6 +335,7 @@ def test_pictures(tmp_path):
     log = Path("trocr_jax/models/tiny-printed/training_log_2.jsonl")
     assert read_log(log)[-1]["step"] == 3200
     plot_logs([log], tmp_path / "log.png")
+    plot_curves({"a": {"price_$5_$x^": [(0, 1), (1, 2)]}}, tmp_path / "dollars.png")
     rows = table(Path("benchmarks/README.md").read_text(encoding="utf-8"), "Base shapes beside transformers")
     assert rows["encoder"]["trocr_jax"] > 0
     plot_bars(rows, tmp_path / "bars.png")

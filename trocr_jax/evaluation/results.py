@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,6 +13,7 @@ from trocr_jax.datasets.base import rows_of
 from trocr_jax.errors import DataError
 from trocr_jax.evaluated import Outcome, Sample
 from trocr_jax.evaluation.samples import listed
+from trocr_jax.jobs.files import is_url
 
 
 def open_results(path: Path, samples: Sequence[Sample]) -> list[Outcome]:
@@ -31,10 +33,13 @@ def match(rows_of: Iterable[dict[str, Any]], samples: Sequence[Sample], path: Pa
         (_once({s.id: of_sample(s) for s in samples}), _once({name: of_row(name) for name in rows}), of_sample)
         for of_sample, of_row in ((_file, _file_of_row), (_line_of_page, _line_of_row))
     ]
+    absolute = _once({name: os.path.abspath(name) for name in rows if not is_url(name)})
     found, missing = list[Outcome](), list[str]()
     for sample in samples:
         names = [sample.id, *([str(sample.image)] if isinstance(sample.image, Path) else [])]
         key = next((name for name in names if name in rows), None)
+        if key is None and isinstance(sample.image, Path):
+            key = absolute.get(os.path.abspath(sample.image))
         for samples_by, rows_by, name_of in ways:
             name = name_of(sample)
             key = rows_by.get(name) if key is None and name in samples_by else key
@@ -78,7 +83,7 @@ def _once(files: Mapping[str, str]) -> dict[str, str]:
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
     try:
-        lines = rows_of(path.read_text(encoding="utf-8"))
+        lines = rows_of(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); give the JSONL file or the job folder of a finished run"
@@ -88,7 +93,7 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 row["id"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(f'{path}:{number}: not a row such as {{"id": "1.png", "text": "…"}}') from None
             yield row
 
@@ -108,18 +113,20 @@ def _outcome(row: dict[str, Any], path: Path) -> Outcome:
     if text is None:
         return Outcome("", error=str(error or "no text"))
     try:
+        if not isinstance(text, str):
+            raise ValueError(f"its text is {text!r}, and no text")
         return Outcome(
-            text=str(text),
+            text=text,
             confidence=None if confidence is None else _probability(confidence),
             truncated=bool(row.get("truncated")),
-            words=[(str(w["text"]), float(w["confidence"])) for w in row.get("words") or ()],
-            characters=[(str(c["text"]), float(c["confidence"])) for c in row.get("characters") or ()],
+            words=[(str(w["text"]), _probability(w["confidence"])) for w in row.get("words") or ()],
+            characters=[(str(c["text"]), _probability(c["confidence"])) for c in row.get("characters") or ()],
             alternatives=[
                 Alternative(str(a["text"]), float(a["score"]), float(a["probability"]))
                 for a in row.get("alternatives") or ()
             ],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: the row {row['id']!r} cannot be used ({error}); write it again") from None
 
 

@@ -68,7 +68,8 @@ def matrix(counts: Sequence[tuple[str, str, int]], *, most: int = 14) -> str:
     shown.sort(key=lambda c: (c == "", c))
     cell, edge = 24, 40
     size = edge + cell * len(shown) + 4
-    largest = max(count for reference, read, count in counts if reference in shown and read in shown)
+    # no pair at all, where lines of one script are read in another
+    largest = max((count for reference, read, count in counts if reference in shown and read in shown), default=1)
     parts = [f'<text x="2" y="{edge - 6}" class="label">is ↓</text>']
     parts.append(f'<text x="{edge}" y="10" class="label">read as →</text>')
     for i, character in enumerate(shown):

@@ -19,7 +19,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str
     figure, axes = _figure(path, len(panels))
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, points in curves.items():
-            ax.plot([a for a, _ in points], [b for _, b in points], label=name, linewidth=1.5)
+            ax.plot([a for a, _ in points], [b for _, b in points], label=name.replace("$", r"\$"), linewidth=1.5)
         ax.set_ylabel(title)
         ax.grid(alpha=0.3)
         if len(curves) > 1:
