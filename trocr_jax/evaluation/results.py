@@ -13,7 +13,6 @@ from trocr_jax.datasets.base import rows_of
 from trocr_jax.errors import DataError
 from trocr_jax.evaluated import Outcome, Sample
 from trocr_jax.evaluation.samples import listed
-from trocr_jax.jobs.files import is_url
 
 
 def open_results(path: Path, samples: Sequence[Sample]) -> list[Outcome]:
@@ -33,7 +32,7 @@ def match(rows_of: Iterable[dict[str, Any]], samples: Sequence[Sample], path: Pa
         (_once({s.id: of_sample(s) for s in samples}), _once({name: of_row(name) for name in rows}), of_sample)
         for of_sample, of_row in ((_file, _file_of_row), (_line_of_page, _line_of_row))
     ]
-    absolute = _once({name: os.path.abspath(name) for name in rows if not is_url(name)})
+    absolute = _once({name: os.path.abspath(name) for name in rows if "://" not in name})
     found, missing = list[Outcome](), list[str]()
     for sample in samples:
         names = [sample.id, *([str(sample.image)] if isinstance(sample.image, Path) else [])]
