@@ -121,9 +121,13 @@ def _start(options: Options, *, processes: int) -> dict[str, Rows]:
 
 def _measure(options: Options) -> None:
     """What one of the started processes does."""
-    from train.processes import initialize
+    from train.processes import together
 
-    initialize(options.coordinator, process=options.process, processes=options.processes)
+    with together(options.coordinator, process=options.process, processes=options.processes):
+        _measure_all(options)
+
+
+def _measure_all(options: Options) -> None:
     import jax
 
     from trocr_jax.sharding import make_mesh

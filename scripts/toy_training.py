@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from train.processes import Stop, initialize
+from train.processes import Stop, together
 
 LETTERS = "abcde"
 
@@ -127,7 +127,8 @@ class Options:
 
 
 def main(options: Options) -> int:
-    with Stop() as stop:
+    with Stop() as stop, together(options.coordinator, process=options.process, processes=options.processes):
+        stop.listen()
         return train_toy(options, stop)
 
 
@@ -137,8 +138,6 @@ def train_toy(options: Options, stop: Stop) -> int:
 
     jax.config.update("jax_compilation_cache_dir", os.environ.get("TOY_CACHE"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    initialize(options.coordinator, process=options.process, processes=options.processes)
-    stop.listen()
     from train.loop import train
 
     what = replace(

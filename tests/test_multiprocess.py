@@ -114,6 +114,33 @@ def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> 
     assert sorted(samples(tmp_path)[last]) == list(range(16 * (last - 1), 16 * last))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_error_of_one_process_and_the_death_of_the_other_end_both_and_the_run_goes_on(
+    tmp_path: Path, alone: Path
+) -> None:
+    options = ("--steps", "20", "--save-every", "4")
+    (tmp_path / "samples-1.jsonl").symlink_to("/dev/full")
+    failed = start(tmp_path, *options, processes=2, devices=1)
+    told = [process.communicate(timeout=200)[1].decode() for process in failed]  # jax would wait 300 s
+    assert [process.returncode for process in failed] == [1, 1], "\n".join(told)
+    assert "No space left on device" in told[1]
+    assert "Another process of the run has died or no longer answers" in told[0]
+    (tmp_path / "samples-1.jsonl").unlink()
+
+    killed = start(tmp_path, *options, processes=2, devices=1)
+    while not (tmp_path / "checkpoints" / "00000008" / "MANIFEST.json").exists():
+        assert all(process.poll() is None for process in killed)
+        time.sleep(0.01)
+    killed[0].kill()
+    told = [process.communicate(timeout=200)[1].decode() for process in killed]
+    assert all(process.returncode for process in killed), "\n".join(told)
+
+    finish(start(tmp_path, *options, processes=2, devices=1))
+    found, expected = losses(tmp_path), losses(alone)
+    assert list(found) == list(range(1, 21))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     (running,) = start(tmp_path, "--steps", "100000", "--workers", "1", processes=1, devices=1)

@@ -72,9 +72,10 @@ def run(
         process: number of this process.
         processes: how many there are.
     """
-    from train.processes import Stop, initialize
+    from train.processes import Stop, together
 
-    with Stop() as stop:  # before everything that takes long
+    with Stop() as stop, together(coordinator, process=process, processes=processes):
+        stop.listen()
         import jax
 
         from train.export import check_output, kept_step
@@ -84,8 +85,6 @@ def run(
         from train.progress import before_and_after
         from trocr_jax.errors import ConfigError
 
-        initialize(coordinator, process=process, processes=processes)
-        stop.listen()
         if output is not None:
             check_output(output)
         what, folder = load(recipe, chosen), folder or Path("runs") / recipe

@@ -22,13 +22,12 @@ from jax.experimental import multihost_utils
 
 from train import manifest
 from train.manifest import Manifest
+from train.processes import lost
 from train.step import TrainState
 from trocr_jax.errors import CheckpointError
 from trocr_jax.say import tell
 
 FULL = os.strerror(errno.ENOSPC)
-LOST = ("Gloo", "barrier", "Connection reset", "DEADLINE_EXCEEDED")
-"""What errors say that come of another process which is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class Checkpoints:
                 raise
             older = ", ".join(str(int(p.name)) for p in sorted(self._whole() - {path})) or "none"
             why = "the disk is full" if FULL in str(error) else f"{type(error).__name__}: {str(error)[:300]}"
-            if jax.process_count() > 1 and any(sign in str(error) for sign in LOST):
+            if lost(error):
                 raise CheckpointError(
                     f"{path}: was not written to its end, since another process of the run has died or no longer "
                     f"answers ({why}); see what it says and start all of them again. States that are whole: {older}"

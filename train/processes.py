@@ -6,21 +6,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from trocr_jax.errors import ConfigError, DataError
+from trocr_jax.errors import ConfigError, DataError, TrOCRError
+from trocr_jax.say import tell
 
 if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST_SECONDS = 5.0  # for the others to end too, before a process with an error leaves them
+LOST = ("Gloo", "barrier", "Connection reset", "DEADLINE_EXCEEDED", "coordination service")
+"""What errors say that come of another process which is not there any more."""
 
 
 def initialize(coordinator: str | None, *, process: int | None = None, processes: int | None = None) -> None:
@@ -41,6 +48,54 @@ def initialize(coordinator: str | None, *, process: int | None = None, processes
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, processes, process)
+
+
+@contextmanager
+def together(coordinator: str | None, *, process: int | None = None, processes: int | None = None) -> Iterator[None]:
+    """`initialize`, and around what a process then does: an error ends it with status 1 within seconds of being told.
+    Python's own way out would wait for the other processes, which wait for this one, for minutes; so they see
+    connections break, or jax's service misses this process (after 100 s at most), and end too."""
+    initialize(coordinator, process=process, processes=processes)
+    if coordinator is None:
+        yield
+        return
+    import jax
+    from jax.experimental import multihost_utils
+
+    try:
+        multihost_utils.sync_global_devices("all are there")  # connects them: before, nothing would break
+        yield
+    except BaseException as error:  # noqa: BLE001  among them those that argue with the command line
+        for line in explained(error):
+            tell(line)
+        leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(LAST_SECONDS)
+        if sys.stdout is not None:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+        os._exit(1)
+
+
+def explained(error: BaseException) -> list[str]:
+    """What is told of an error that ends a run: one that says what is wrong and what to do by itself, else where it
+    happened, and whether it comes of another process that has ended."""
+    if isinstance(error, TrOCRError | FloatingPointError | SystemExit):  # FloatingPointError: a loss that is not finite
+        return [str(error)]
+    told = ["".join(traceback.format_exception(error)).rstrip("\n")]
+    if lost(error):
+        told.append(
+            "Another process of the run has died or no longer answers: see what it says and start all of them again; "
+            "the run goes on from its newest checkpoint"
+        )
+    return told
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error looks as if it came of another process that is not there any more."""
+    import jax
+
+    return jax.process_count() > 1 and any(sign in str(error) for sign in LOST)
 
 
 def check_same(description: Any) -> None:
