@@ -425,6 +425,7 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
         (["samples", "--run", "a:", "--run", "a:"], "came before"),
         (["samples", "--run", "a: --output x"], "are those of evaluate"),
         (["samples", "--plot", "x.foo"], "x.foo: no picture has the suffix .foo; call it .png"),
+        (["samples", "--plot", "/dev/null/x.png"], "/dev/null/x.png: its folder cannot be made"),
         (["samples", "--run", "a: --format csv"], "has no --format"),
         (["samples", "--run", "a: --min-confidence 0.9"], "are those of evaluate"),
         (["samples", "--run", 'a: --allow "abc'], "'a: --allow \"abc': No closing quotation; quote its options"),

@@ -71,10 +71,15 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Raises OutputError naming the extra if matplotlib is missing, or the file if no picture is called so."""
+    """Makes its folder. Raises OutputError naming the extra if matplotlib is missing, or the file if no picture is
+    called so or the folder cannot be made."""
     figure, _ = _figure(path, 1)
     if path.suffix and path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise OutputError(f"{path}: no picture has the suffix {path.suffix}; call it .png, .svg or .pdf")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: its folder cannot be made ({error.strerror}); give a path to write to") from None
 
 
 def _figure(path: Path, rows: int, columns: int = 1, *, height: float = 2.6) -> tuple[Any, list[Any]]:
