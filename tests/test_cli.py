@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -491,6 +492,34 @@ def test_a_stdout_that_cannot_be_written(arguments, stdout, said):
             text=True,
         )
         assert (done.returncode, done.stderr) == (2, f"trocr-jax: error: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "x" * 300], "no such model or folder"),
+        (["transcribe", "samples/line_1.png", "--model", "x" * 300], "no such model or folder"),
+    ],
+)
+def test_a_name_that_is_too_long_is_not_blamed_on_the_output(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert said in (error := capsys.readouterr().err)
+    assert "cannot be written" not in error
+
+
+def test_a_stdin_that_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
+    assert main(["transcribe", "-", "--output", str(tmp_path / "x.jsonl")]) == 1
+    assert "-: stdin cannot be read (Input/output error)" in capsys.readouterr().err
+    (row,) = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert row["id"] == "-"
 
 
 def test_what_nobody_foresaw_has_a_status_of_its_own(model, lines, capsys, monkeypatch):

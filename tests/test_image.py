@@ -259,6 +259,7 @@ def test_a_step_that_is_null_does_not_run(kind, step):
         ({"size": "384"}, "size"),
         ({"size": 384.0}, "size"),
         ({"size": True}, "size"),
+        ({"size": 40, "default_to_square": False}, "size of 40 with default_to_square false"),
         ({"size": [1, 2, 3]}, "size"),
         ({"resample": 9}, "resample"),
         ({"resample": "bicubic"}, "resample"),

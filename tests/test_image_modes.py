@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +86,41 @@ def test_a_transparent_colour_becomes_white(mode):
     assert transparent.any()
     assert Image.open(io.BytesIO(data)).mode == mode
     np.testing.assert_array_equal(opened(data), np.where(transparent[..., None], 255, plain))
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(1, 0), (2, 0), (4, 0), (8, 0), (8, 2), (16, 2)])
+def test_a_transparent_colour_of_any_depth(depth, kind):
+    """Of files made by hand, since Pillow writes few depths: kind 0 is grey, 2 colour."""
+    full = 2**depth - 1
+    every = np.arange(2 ** min(depth, 8)) * (full // (2 ** min(depth, 8) - 1))  # every value that 8 bits can tell apart
+    width, channels = len(every), 3 if kind else 1
+    if depth < 8:
+        bits = (every[:, None] >> np.arange(depth)[::-1]) & 1
+        row = np.packbits(bits.reshape(-1)).tobytes()
+    else:
+        row = np.repeat(every, channels).astype(f">u{depth // 8}").tobytes()
+    for key in {0, 1, full // 2 + 1, full - 255 if depth == 16 else full, full}:
+
+        def chunk(name: bytes, content: bytes) -> bytes:
+            return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+        header = struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        data += chunk(b"tRNS", struct.pack(">H", key) * channels)
+        data += chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+        plain = np.repeat((every * 255 // full).astype(np.uint8)[:, None], 3, 1)
+        transparent = every >> 8 == key >> 8 if depth == 16 else every == key  # of 16 bits 8 are left
+        assert transparent.sum() == 1
+        expected = np.where(transparent[:, None], 255, plain)[None]
+        np.testing.assert_array_equal(opened(data), expected)
+        lazy = Image.open(io.BytesIO(data))
+        before = dict(lazy.info)
+        np.testing.assert_array_equal(opened(lazy), expected)
+        assert lazy.info == before  # the caller's is left alone
+
+
+def test_a_deep_greymap_has_16_bits():
+    np.testing.assert_array_equal(opened(b"P2 3 1 65535 0 300 65535"), [[[0] * 3, [1] * 3, [255] * 3]])
 
 
 def test_16_bit_values_are_divided_by_257_and_rounded():

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.constraints import All, Characters, Lexicon, Regex
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.decoding.types import Decoded
-from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.errors import ConfigError, DecodeError, ImageError
 from trocr_jax.generation import generate
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import bucket_sizes
@@ -376,6 +377,47 @@ def test_an_error_of_the_series_itself_is_raised(recognizer, lines):
 
     with pytest.raises(RuntimeError, match="from the caller"):
         recognizer(series(), SHORT)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 40])
+def test_what_a_series_gave_before_its_error_is_read(recognizer, lines, alone, count):
+    def series() -> Iterator[Path]:
+        for i in range(count):
+            yield lines[i % len(lines)]
+        raise RuntimeError("from the caller")
+
+    outcomes = recognizer.read(series(), SHORT, batch_size=2)
+    found = list(itertools.islice(outcomes, count))
+    with pytest.raises(RuntimeError, match="from the caller"):
+        next(outcomes)
+    assert all(same(one, alone[i % len(lines)]) for i, one in enumerate(found))
+
+
+def test_arrays_that_numpy_cannot_have_are_named(recognizer):
+    pixels = torch.zeros(2, *recognizer.model.config.encoder.image_size, 3)
+    for bad in (pixels.bfloat16(), pixels.requires_grad_()):
+        with pytest.raises(ImageError, match="numpy cannot have it"):
+            recognizer(bad, SHORT)
+
+
+def test_a_mesh_that_is_none_is_named(folder):
+    with pytest.raises(DecodeError, match=r"mesh is 'data=2': give a Mesh, such as sharding\.make_mesh"):
+        Recognizer.from_pretrained(folder, mesh="data=2")  # type: ignore[arg-type]
+
+
+def test_images_of_another_size_than_the_model_are_told_of(folder, tmp_path, capfd):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    height, width = Recognizer.from_pretrained(copy).model.config.encoder.image_size
+    assert not capfd.readouterr().err
+    named = copy / "preprocessor_config.json"
+    values = json.loads(named.read_text())
+    named.write_text(json.dumps(values | {"size": {"height": 2 * height, "width": width}}))
+    Recognizer.from_pretrained(copy)
+    told = f"images come as {2 * height} x {width} (height x width; its image processor's configuration) and the"
+    assert told in capfd.readouterr().err
+    named.write_text(json.dumps(values | {"size": {"height": height + 1, "width": width}}))
+    with pytest.raises(ConfigError, match=r"which patches of .* do not fill"):
+        Recognizer.from_pretrained(copy)
 
 
 # --- compilation

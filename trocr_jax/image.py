@@ -95,6 +95,11 @@ class ImageProcessor:
                 raise ConfigError(f"{source}: {key} is not supported; remove it or set it to false")
         field = {**_DEFAULTS[family], **given}
         flags = {key: _flag(field, key, source) for key in (*_STEPS[:4], "keep_aspect_ratio")}
+        if given.get("default_to_square") is False and isinstance(field["size"], int):
+            raise ConfigError(
+                f"{source}: a size of {field['size']} with default_to_square false is not supported; give the height "
+                'and width that the model was trained with, as in {"height": 384, "width": 384}'
+            )
         height, width = _height_width(field["size"], "size", source)
         crop_size = _height_width(field["crop_size"], "crop_size", source) if flags.pop("do_center_crop") else None
         if flags["keep_aspect_ratio"] and (crop_size or not flags["do_resize"]):

@@ -6,7 +6,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -28,7 +28,8 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
     [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA) of uint8, uint16 (0 to 65535), bool or floats in 0..1.
 
     EXIF orientation is applied; alpha and transparent colours are laid over white; of several frames or pages the first
-    is read; 16-bit values become round(value / 257), those of a TIFF with fewer bits are scaled by these; 32-bit and
+    is read; 16-bit values become round(value / 257), those of a colour file value // 256, as Pillow has it; those of a
+    TIFF with fewer bits are scaled by these; 32-bit and
     float files are scaled by the smallest of 1 (floats only, which may overshoot it by a half), 255, 65535 and
     2^31 - 1 that holds their largest value, negative values being black; a TIFF whose zero is white is inverted; other
     modes are converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are
@@ -102,9 +103,9 @@ def _open(source: ImageSource, name: str, max_pixels: int) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(source), name, max_pixels)
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
-        return _load(_from_array(np.asarray(source), name), name, max_pixels)
+        return _load(_from_array(as_array(source), name), name, max_pixels)
     if hasattr(source, "read"):
-        if hasattr(source, "seekable") and source.seekable():
+        with suppress(AttributeError, OSError):  # of a pipe, which stands where it stands
             source.seek(0)
         content = source.read()
         if not isinstance(content, bytes):
@@ -129,8 +130,33 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             f"{name}: {width} x {height} pixels are more than the cap of {max_pixels}; "
             "crop it, or raise max_pixels if you trust it"
         )
+    stored = [tile[3] for tile in getattr(image, "tile", [])]  # before it is loaded: how its pixels are packed
     image.load()
+    if image.format == "PNG" and (transparent := image.info.get("transparency")) is not None:
+        image = _with_transparent(image, transparent, stored)
     return _plain(_upright(image), getattr(image, "tag_v2", {}))
+
+
+def _with_transparent(image: Image.Image, transparent: Any, stored: list[Any]) -> Image.Image:
+    """The image with its transparent colour as Pillow compares it with its pixels: at 8 bits, as they have become. It
+    leaves the colour as it stands in the file, at the file's depth."""
+    if isinstance(transparent, tuple) and ("RGB;16B" in stored or max(transparent) > 255):
+        transparent = tuple(value >> 8 for value in transparent)
+    elif isinstance(transparent, int) and stored and stored[0] in ("L;2", "L;4"):
+        transparent *= 85 if stored[0] == "L;2" else 17
+    else:
+        return image
+    image = image.copy()
+    image.info["transparency"] = transparent
+    return image
+
+
+def as_array(images: Any) -> np.ndarray:
+    """As numpy has it. Raises ImageError for what it cannot have, such as bf16 or gradients of torch."""
+    try:
+        return np.asarray(images)
+    except Exception as error:  # noqa: BLE001  of somebody else's class
+        raise ImageError(f"{describe(images)}: numpy cannot have it ({error}); give it as a numpy array") from None
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -179,6 +205,8 @@ def _plain(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """In mode L or RGB, never the image itself. tags: of a TIFF."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
+        if image.mode == "I" and image.format == "PPM":  # which Pillow scales to 16 bits
+            values = values.astype(np.uint16)
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
         grey = _from_16_bits(values, bits) if values.dtype.kind == "u" else _from_wide(values)
         if tags.get(_PHOTOMETRIC) == 0:  # its zero is white
@@ -217,28 +245,31 @@ def _from_wide(values: np.ndarray) -> np.ndarray:
     return np.rint(grey, out=grey).astype(np.uint8)
 
 
-class _WarningGate:
-    """Counts the threads that decode, because `warnings.catch_warnings` alone is not safe across threads."""
+class _Here(threading.local):
+    """Stands where a filter of `warnings` has a pattern of modules, and matches in threads that decode alone: other
+    filters would have to be set for all threads, and taken away again under those of the program's own."""
 
-    lock = threading.Lock()
     depth = 0
-    saved: Any = None
+
+    def match(self, module: str) -> bool:
+        return self.depth > 0 and module.startswith(("PIL.", "trocr_jax.image"))
+
+
+_here = _Here()
+_QUIET: Any = ("ignore", None, Warning, _here, 0)
 
 
 @contextmanager
 def without_pillow_warnings() -> Iterator[None]:
-    """Silence Pillow: what it only warns about (odd metadata, size) is either harmless here or checked here. A process
-    that opens many images may hold it all the time, which spares setting the filter for each."""
-    with _WarningGate.lock:
-        if _WarningGate.depth == 0:
-            _WarningGate.saved = warnings.catch_warnings()
-            _WarningGate.saved.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.|trocr_jax\.image")
-        _WarningGate.depth += 1
+    """Silence Pillow in this thread: what it only warns about (odd metadata, size) is either harmless here or checked
+    here."""
+    filters: Any = warnings.filters
+    if not filters or filters[0] is not _QUIET:  # `warnings.catch_warnings` has taken it away, or put others before it
+        with suppress(ValueError):
+            filters.remove(_QUIET)
+        filters.insert(0, _QUIET)
+    _here.depth += 1
     try:
         yield
     finally:
-        with _WarningGate.lock:
-            _WarningGate.depth -= 1
-            if _WarningGate.depth == 0:
-                _WarningGate.saved.__exit__(None, None, None)
+        _here.depth -= 1

@@ -57,9 +57,12 @@ _EXAMPLES = "names that end in .png, .jpg, .tif, .webp and the like"
 
 
 def _listed(stdin: IO[bytes]) -> Iterator[Input]:
-    for line in stdin:
-        if path := line.rstrip(b"\r\n"):
-            yield Input(os.fsdecode(path))
+    try:
+        for line in stdin:
+            if path := line.rstrip(b"\r\n"):
+                yield Input(os.fsdecode(path))
+    except OSError as error:
+        yield Input("-", f"-: stdin cannot be read ({error.strerror or error}); give paths on it, one a line")
 
 
 def _matches(pattern: str) -> Iterator[Input]:

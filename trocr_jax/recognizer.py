@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -20,23 +21,34 @@ from PIL import Image
 
 from trocr_jax import checkpoint
 from trocr_jax.calibration import Calibration
+from trocr_jax.config import EncoderConfig
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
 from trocr_jax.decoding.types import Decoded, Processor, Special
-from trocr_jax.errors import DecodeError, ImageError, TokenizerError
+from trocr_jax.errors import ConfigError, DecodeError, ImageError, TokenizerError
 from trocr_jax.generation import stream
 from trocr_jax.generation_plan import CrossAttention, compute_dtype
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
-from trocr_jax.recognizer_batches import Batch, batches, bucket_sizes, closing_pool, is_image, normalised
+from trocr_jax.recognizer_batches import (
+    Batch,
+    batches,
+    bucket_sizes,
+    closing_pool,
+    is_image,
+    normalised,
+    then_raise,
+    until_error,
+)
 from trocr_jax.recognizer_devices import Devices
 from trocr_jax.recognizer_lanes import Lanes, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
+from trocr_jax.say import say
 from trocr_jax.tokenizer import decode as decode_text
 from trocr_jax.tokenizer import load_tokenizer
 from trocr_jax.tokenizer_spelling import Spellings, spellings
@@ -111,6 +123,7 @@ class Recognizer:
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         calibration = Calibration.from_folder(folder)
+        _check_size(folder, image_processor.size, model.config.encoder)
         return cls(
             model,
             tokenizer,
@@ -156,7 +169,7 @@ class Recognizer:
             series comes out in its place. Memory does not grow with the number of images: a few batches are decoded
             ahead, or some 32 once it is known how long texts will be, as lines of one length are then read together
             (`recognizer_lanes`; at most some 30 seconds). What is not a path or bytes is decoded before the next image
-            is asked for.
+            is asked for. What the series raises is raised behind the results of all that it gave before.
         decode: greedy search for at most 128 tokens (fewer if the model has fewer positions) if none. With several
             `num_return_sequences` a Recognition has alternatives; the text is that with the best score or, with
             choose="mbr", that of least Bayes risk. A `constraint` is compiled for the tokenizer; the last few are kept.
@@ -187,14 +200,16 @@ class Recognizer:
         if attention:
             opened = deque()
             series = self._opened(series, opened)
-        return self._recognitions(
-            batches(series, self.image_processor, sizes[-1]),
+        raised: list[Exception] = []
+        found = self._recognitions(
+            until_error(batches(series, self.image_processor, sizes[-1]), raised),
             decode,
             choose,
             sizes,
             self.image_processor,
             None if opened is None else iter(opened.popleft, None),  # for ever
         )
+        return then_raise(found, raised)
 
     def _opened(
         self, series: Iterable[ImageSource | ImageError], sizes: deque[tuple[int, int]]
@@ -216,7 +231,8 @@ class Recognizer:
         """As `read`, for those who decode images themselves: each Batch, of at most `batch_size` times `devices` images
         as `image_processor.pixels` gives them, is read as it is, filled up with copies. One shape is ever compiled, so
         what comes out for a line does not depend on the others, to the last bit of its score. Pixels are copied before
-        the next Batch is asked for, and may be written over then. Raises DecodeError for a larger Batch, when it comes.
+        the next Batch is asked for, and may be written over then. Raises DecodeError for a larger Batch, when it comes,
+        and at once what the series raises.
         """
         decode, choose = self._plan(decode)
         size = self.devices * (self.default_batch_size if batch_size is None else _whole(batch_size))
@@ -382,6 +398,23 @@ class Recognizer:
             return self.spellings
         except TokenizerError:  # it reads all the same
             return None
+
+
+def _check_size(folder: Path, size: tuple[int, int], encoder: EncoderConfig) -> None:
+    """Says so if images come in another size than that of the encoder's positions. Raises ConfigError for one that is
+    not made of whole patches."""
+    if size == encoder.image_size:
+        return
+    two = f"{folder}: images come as {size[0]} x {size[1]} (height x width; its image processor's configuration)"
+    if any(side % patch for side, patch in zip(size, encoder.patch_size, strict=True)):
+        raise ConfigError(
+            f"{two}, which patches of {encoder.patch_size[0]} x {encoder.patch_size[1]} do not fill; set the size that "
+            "the model was trained with"
+        )
+    say(
+        f"{two} and the model's positions (config.json) are of {encoder.image_size[0]} x {encoder.image_size[1]}: they"
+        " are interpolated, which costs accuracy; set one size if the files do not belong together"
+    )
 
 
 def _whole(batch_size: Any) -> int:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ from PIL import Image
 
 from trocr_jax.errors import ImageError
 from trocr_jax.image import ImageProcessor, as_pixels
-from trocr_jax.image_file import ImageSource
+from trocr_jax.image_file import ImageSource, as_array
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -42,9 +44,9 @@ def batches(
     images: Iterable[ImageSource | ImageError], processor: ImageProcessor, size: int
 ) -> Generator[Batch, None, None]:
     """Batches of at most `size` images, in order, each with the errors that stood between them."""
-    batch = Batch([], [])
+    batch, raised = Batch([], []), list[Exception]()
     with closing(_decoded(images, processor, ahead=2 * size)) as decoded:
-        for pixels in decoded:
+        for pixels in until_error(decoded, raised):
             batch.add(pixels)
             # The second bound keeps one good image among endless bad ones from waiting for ever.
             if len(batch.pixels) == size or len(batch.errors) == 16 * size:
@@ -52,6 +54,23 @@ def batches(
                 batch = Batch([], [])
     if batch.errors:
         yield batch
+    for error in raised:
+        raise error
+
+
+def until_error(series: Iterable[Item], raised: list[Exception]) -> Iterator[Item]:
+    """The series up to what it raises, which is put into `raised`: for `then_raise`, when what came before is used."""
+    try:
+        yield from series
+    except Exception as error:  # noqa: BLE001
+        raised.append(error)
+
+
+def then_raise(series: Generator[Item, None, None], raised: list[Exception]) -> Generator[Item, None, None]:
+    """The series, and what has been raised meanwhile."""
+    yield from series
+    for error in raised:
+        raise error
 
 
 def _decoded(
@@ -60,9 +79,10 @@ def _decoded(
     """Pixels [H, W, 3] uint8 of each image in order, at most `ahead` images ahead of their use."""
     pool = ThreadPoolExecutor(threads(), thread_name_prefix="trocr-image")
     pending: deque[Future[np.ndarray | ImageError]] = deque()
+    raised: list[Exception] = []
     finalizing = sys.is_finalizing  # at the end of the interpreter threads have ended, and modules are empty
     try:
-        for image in images:
+        for image in until_error(images, raised):
             if isinstance(image, str | os.PathLike | bytes):
                 pending.append(pool.submit(_pixels, image, processor))
             else:  # may change when the next one is asked for: a frame of a file, a buffer used again
@@ -72,6 +92,8 @@ def _decoded(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        for error in raised:
+            raise error
     finally:
         if not finalizing():
             pool.shutdown(cancel_futures=True)
@@ -90,7 +112,7 @@ def normalised(images: Any) -> np.ndarray | None:
     """f32 [B, H, W, 3] if `images` is a batch of floats, channels first or last."""
     if _ndim(images) != 4:
         return None
-    array = np.asarray(images)
+    array = as_array(images)
     return np.asarray(as_pixels(array)) if jnp.issubdtype(array.dtype, jnp.floating) else None
 
 

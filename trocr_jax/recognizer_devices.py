@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
+from trocr_jax.errors import DecodeError
 from trocr_jax.generation import generate
 from trocr_jax.generation_plan import CrossAttention, Numbers, Shape, check_cross_attention, placed_on, plan
 from trocr_jax.generation_slots import Flat
@@ -38,6 +39,8 @@ class Devices:
 
     def __init__(self, mesh: Mesh | None, *, dtype: DTypeLike, cross_attention: CrossAttention) -> None:
         """Raises DecodeError if they cannot do `cross_attention`."""
+        if not isinstance(mesh, Mesh | None):
+            raise DecodeError(f"mesh is {mesh!r}: give a Mesh, such as sharding.make_mesh makes of a string")
         self.split = None if mesh is None else Split(generation_mesh(mesh), "data")
         self.shares, self.sharing, self.batch_sharding = 1, 1, None
         if self.split is not None:

@@ -29,11 +29,11 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
     """
     text = os.fspath(name)
     path = Path(os.path.expanduser(text))  # that of pathlib raises where there is no home
-    if isinstance(name, str) and name in BUILT_IN and not path.is_dir():
+    if isinstance(name, str) and name in BUILT_IN and not os.path.isdir(path):
         return _without_revision(BUILT_IN[name], text, revision)
-    if path.is_dir():
+    if os.path.isdir(path):  # which, unlike that of pathlib, says no to a name that is too long
         return _without_revision(path, text, revision)
-    if path.exists():
+    if os.path.exists(path):
         raise CheckpointError(
             f"{text}: is a file; a model is a folder with config.json (python -m convert turns a fairseq .pt into one)"
         )

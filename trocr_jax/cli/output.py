@@ -9,15 +9,17 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import orjson
 
 from trocr_jax.cli.signals import half_written
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError, TrOCRError
+
+Value = TypeVar("Value")
 
 
 class Row(NamedTuple):
@@ -69,15 +71,15 @@ def open_values(output: str | None, format: str, columns: Sequence[str]) -> Iter
     """As `open_rows`, for rows that are dicts of JSON values with these columns."""
     if format == "parquet" and (output is None or output == "-"):
         raise OutputError("parquet cannot be written to stdout; give --output FILE")
-    with _open(output) as file, _WRITERS[format](file, columns) as write:
+    with _open(output, lambda file: _WRITERS[format](file, columns)) as write:
         yield write
 
 
 @contextmanager
 def open_bytes(output: str | None) -> Iterator[Callable[[bytes], Any]]:
     """As `open_rows`, for what is encoded already."""
-    with _open(output) as file:
-        yield file.write
+    with _open(output, lambda file: nullcontext(file.write)) as write:
+        yield write
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -91,11 +93,34 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _open(output: str | None) -> Iterator[IO[bytes]]:
+def _open(
+    output: str | None, writer: Callable[[IO[bytes]], AbstractContextManager[Callable[[Value], Any]]]
+) -> Iterator[Callable[[Value], None]]:
+    """What `writer` makes of the file. Errors of the file name it; those of the block are others' and pass."""
     name = "stdout" if output is None else output
+    stack = ExitStack()
     try:
-        with _stdout() if output is None or output == "-" else _file(name) as file:
-            yield file
+        with _told(name):
+            file = stack.enter_context(_stdout() if output is None or output == "-" else _file(name))
+            write = stack.enter_context(writer(file))
+
+        def told(value: Value) -> None:
+            with _told(name):
+                write(value)
+
+        yield told
+    except BaseException:
+        with suppress(OSError):  # of what is thrown away
+            stack.__exit__(*sys.exc_info())
+        raise
+    with _told(name):
+        stack.close()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
     except (BrokenPipeError, TrOCRError):
         raise
     except OSError as error:
