@@ -15,6 +15,7 @@ from benchmarks.tables import table
 from scripts import score_check
 from tests.tiny import save_tiny
 from train.curves import plot_logs, read_log
+from trocr_jax import jobs
 from trocr_jax.cli import Evaluate, main, parse
 from trocr_jax.cli.evaluate import _runs
 from trocr_jax.errors import DataError, OutputError
@@ -23,8 +24,10 @@ from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
 from trocr_jax.evaluation.results import open_results
 from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.jobs.sources.tfds import Tfds
 from trocr_jax.metrics import cer
 from trocr_jax.report.figures import plot_bars, plot_curves, plot_evaluation
+from trocr_jax.report.page import page
 
 
 def picture(path: Path, size: tuple[int, int] = (60, 20)) -> None:
@@ -171,6 +174,7 @@ def test_page_xml(tmp_path):
     samples = open_samples(tmp_path).samples
     assert [(s.id, s.reference) for s in samples] == [("p/l1", "first"), ("p/l2", "second")]
     assert all(isinstance(s.image, bytes) for s in samples)
+    assert [s.row for s in samples] == [line.id for line in jobs.open_source([str(tmp_path)], "pages").inputs()]
 
 
 def test_array_records(tmp_path):
@@ -183,6 +187,8 @@ def test_array_records(tmp_path):
     assert sorted(s.reference for s in samples) == [f"line {i}" for i in range(5)]
     assert {s.id for s in samples} == {f"{i}.png" for i in range(5)}
     assert all(isinstance(s.image, bytes) for s in samples)
+    (folder,) = {path.parent for path in (tmp_path / "built").rglob("dataset_info.json")}
+    assert [s.row for s in samples] == [line.id for line in Tfds((str(folder),)).inputs()]  # as jobs call them
 
 
 def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once(tmp_path):
@@ -294,6 +300,41 @@ def test_results_of_pages_belong_to_references_by_page_and_line(tmp_path):
     assert [o.text for o in open_results(path, samples)] == ["a.xml#l0", "b.xml#l0", "b.xml#l1"]
     with pytest.raises(DataError, match=r"2 of 3 references have no row in it:\n  - a/l0\n  - c/a/l0"):
         open_results(path, [*samples[:2], Sample("c/a/l0", "x", b"picture")])
+    known = [Sample(f"{n}/p/l0", "x", b"picture", row=str(tmp_path / n / "p.xml#l0")) for n in "ab"]
+    path.write_text("\n".join(json.dumps({"id": s.row, "text": s.id}) for s in known[::-1]))
+    assert [o.text for o in open_results(path, known)] == ["a/p/l0", "b/p/l0"]  # of one name in two books
+
+
+def test_what_is_infinite_is_drawn_nowhere(tmp_path):
+    references, read = ["", "", "abcdefghij" * 3], ["invented", "invented", "abcdefghij" * 3]
+    samples = Samples("three", [Sample(str(i), text, None) for i, text in enumerate(references)])
+    outcomes = [Outcome(text, confidence=0.9 - 0.1 * i) for i, text in enumerate(read)]
+    scores = evaluate(samples, [Reading("a", outcomes, None)])
+    run = scores["runs"][0]
+    assert [p["cer"] for p in run["confidence"]["risk_coverage"]] == [None, None, pytest.approx(16 / 30)]
+    assert [b["cer"] for b in run["errors_by_length"]] == [None, 0.0]
+    page("three", samples, [Reading("a", outcomes, None)], scores)
+    pytest.importorskip("matplotlib")
+    plot_evaluation(scores, tmp_path / "x.png")
+
+
+def test_outputs_that_cannot_be_written_are_found_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trocr_jax.cli.evaluate.load", lambda *_: pytest.fail("a model is loaded"))
+    folder = str(folder_of(tmp_path / "lines", {"1.png": "one"}))
+    (tmp_path / "out" / "metrics.json").mkdir(parents=True)
+    assert main(["evaluate", folder, "--output", str(tmp_path / "out")]) == 2
+    assert "metrics.json: is a folder" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--output", "/dev/null/out"]) == 2
+    assert "/dev/null/out/metrics.json: cannot be written" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert main(["evaluate", folder, "--output", str(tmp_path / "new"), "--plot", "/dev/null/x.png"]) == 2
+    assert "/dev/null/x.png: cannot be written" in capsys.readouterr().err
+
+
+def test_a_list_with_deep_json_is_named(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"image": "a", "text": ' + "[" * 100_000 + "\n")
+    assert main(["evaluate", str(tmp_path / "x.jsonl"), "--output", str(tmp_path / "out")]) == 2
+    assert "x.jsonl:1: not JSON" in capsys.readouterr().err
 
 
 def many(count: int = 300) -> tuple[Samples, list[Reading]]:
@@ -425,7 +466,6 @@ def test_a_finished_job_is_a_source(tmp_path, capsys):
         (["samples", "--run", "a:", "--run", "a:"], "came before"),
         (["samples", "--run", "a: --output x"], "are those of evaluate"),
         (["samples", "--plot", "x.foo"], "x.foo: no picture has the suffix .foo; call it .png"),
-        (["samples", "--plot", "/dev/null/x.png"], "/dev/null/x.png: its folder cannot be made"),
         (["samples", "--run", "a: --format csv"], "has no --format"),
         (["samples", "--run", "a: --min-confidence 0.9"], "are those of evaluate"),
         (["samples", "--run", 'a: --allow "abc'], "'a: --allow \"abc': No closing quotation; quote its options"),

@@ -82,6 +82,9 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert [(row["id"], row["text"]) for row in alone] == [(row["id"], row["text"]) for row in rows]
 
     save_lines(lines, 6)
+    assert run(model, lines, tmp_path / "planned", "--plan-only") == 0
+    assert run(model, lines, tmp_path / "planned", command="retry-failed") == 0
+    assert "2 of 2 units are left: `jobs run` goes on with them" in capsys.readouterr().err
     stop = jobs.Stop()
     stop.request()
     again: Any = parse(["jobs", "retry-failed", str(lines), "--output", str(job)])

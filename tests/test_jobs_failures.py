@@ -25,6 +25,7 @@ from trocr_jax.errors import JobError
 from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
 from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_worker import Decoder
+from trocr_jax.jobs.events import read_events
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.leases import Leases
 from trocr_jax.jobs.sources import from_description
@@ -236,6 +237,30 @@ def test_pieces_that_another_process_puts_together_meanwhile_are_no_loss(tmp_pat
     slow.commit(Task.stretch(0, 4, 4), read[4:])
     assert job.read_part(0) == whole.read_part(0)
     slow.commit(Task.stretch(0, 4, 4), read[4:])  # it had that piece from the process that is thought to be dead
+    assert job.store.names("partial") == []
+
+
+def test_what_somebody_else_has_committed_meanwhile_counts_once(tmp_path, lines, recognizer, model):
+    """As for a process that was suspended for longer than its leases last."""
+    whole = plan(lines, tmp_path / "whole", recognizer, model)
+    run(whole, recognizer)
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    done: list[int] = []
+    with open_worker(job, recognizer, DECODE, RESOURCES, stop=jobs.Stop()) as worker:
+        commit: Any = job.commit
+
+        def late(task, rows):
+            if task.unit == 0:
+                job.store.create("parts/00000000.jsonl", whole.read_part(0))
+            return commit(task, rows)
+
+        job.commit = late  # type: ignore[method-assign]
+        worker.on_done = done.append
+        assert worker.work().lines == 12
+    assert done == [0]
+    assert sorted(e["unit"] for e in read_events(job.store) if e["event"] == "commit") == [1, 2]
+    (piece, rows) = Task.stretch(1, 0, 2), [orjson.loads(line) for line in whole.read_part(1).splitlines()][:2]
+    assert not commit(piece, rows)
     assert job.store.names("partial") == []
 
 

@@ -74,6 +74,36 @@ def stale(tmp_path, lines, recognizer, model) -> Job:
     return Job(Stale(job.store.root), job.plan)
 
 
+def test_a_dead_process_of_this_host_holds_nothing(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    gone = me()._replace(started=me().started + 1)  # another had this number
+    job.store.create("leases/00000001", orjson.dumps({"owner": str(gone), "beat": 1, "reading": []}))
+    job.store.create("leases/00000002", b"damaged")
+    assert holders(job) == {2: "?"}
+    start = {"time": time.time() - 60, "event": "start", "owner": str(gone)}
+    commit = start | {"time": time.time() - 1, "event": "commit", "unit": 0, "ok": 8, "failed": 0, "quarantined": 0}
+    for event in (start, commit):
+        job.store.append(f"events/{gone}.jsonl", orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+    assert jobs.status(job).rate == 0
+    job.store.replace("leases/00000001", orjson.dumps({"owner": str(me()), "beat": 1, "reading": []}))
+    assert jobs.status(job).rate == 0  # somebody else's
+
+
+def test_a_clock_that_was_set_back_gives_no_speed(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    job.store.create("leases/00000001", orjson.dumps({"owner": str(me()), "beat": 1, "reading": []}))
+    ahead = time.time() + 3600
+    values = {"event": "commit", "owner": str(me()), "ok": 8, "failed": 0, "quarantined": 0}
+    events = [
+        {"time": ahead, "event": "start", "owner": str(me())},
+        {"time": ahead + 4, "unit": 0, **values},
+        {"time": ahead - 3599, "unit": 1, **values},
+    ]
+    for event in events:
+        job.store.append(f"events/{me()}.jsonl", orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+    assert jobs.status(job).rate == 0
+
+
 def test_a_lease_that_cannot_be_read_is_anothers_until_it_stays_so(stale):
     store, leases = stale.store, Leases(stale, timeout=0.3)  # without its thread
     store.errors = [errno.ESTALE, errno.EIO, errno.EIO]

@@ -15,12 +15,13 @@ from trocr_jax.word_boxes import Box
 @dataclass(frozen=True)
 class Sample:
     """A line: `image` is a file, the bytes of one, or None where there is only a text that was read elsewhere; `group`
-    is the set it belongs to where a protocol has several."""
+    is the set it belongs to where a protocol has several; `row` as in `Record`."""
 
     id: str
     reference: str
     image: bytes | Path | None
     group: str = ""
+    row: str = ""
 
 
 @dataclass(frozen=True)

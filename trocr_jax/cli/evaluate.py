@@ -11,9 +11,9 @@ import orjson
 from trocr_jax.cli import Evaluate, Transcribe, parse, printing
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, flag, given
-from trocr_jax.cli.output import printable, replace_file
+from trocr_jax.cli.output import check_file, printable, replace_file
 from trocr_jax.cli.progress import Progress
-from trocr_jax.errors import DataError, DecodeError, OutputError
+from trocr_jax.errors import DataError, DecodeError
 from trocr_jax.evaluated import Outcome, Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
 from trocr_jax.evaluation.read import read
@@ -40,10 +40,8 @@ def evaluate(command: Evaluate) -> int:
     _check(command)
     samples = _samples(command)
     folder = Path(command.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); give a folder that can be written") from None
+    for path in (folder / "metrics.json", folder / "report.html", *([Path(command.plot)] if command.plot else [])):
+        check_file(path)
     for bad in samples.left_out:
         say(f"left out: {bad.id}: {bad.reason}")
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
@@ -69,14 +67,14 @@ def evaluate(command: Evaluate) -> int:
     }
     replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     replace_file(folder / "report.html", report.encode("utf-8", "backslashreplace"))
-    if command.plot is not None:
-        plot_evaluation(scores, Path(command.plot))
     with printing():
         for run in scores["runs"]:
             found = run["scores"][scores["headline"]]
             value, low, high = ("∞" if v is None else f"{100 * v:.2f}" for v in found.values())
             print(f"{run['name']}: {TITLES[scores['headline']]} {value} % ({low} to {high}) on {scores['lines']} lines")
     say(folder / "report.html")
+    if command.plot is not None:
+        plot_evaluation(scores, Path(command.plot))
     return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
 
 

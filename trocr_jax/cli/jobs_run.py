@@ -219,4 +219,5 @@ def _left(command: Run, job: Job) -> str:
     units = len(job.units)
     if isinstance(command, RetryFailed) and len(job.done()) == units:
         return "lines that have no text may be left: the same command reads them once more"
-    return f"{units - len(job.done())} of {units} units are left: the same command goes on with them"
+    goes_on = "`jobs run`" if isinstance(command, RetryFailed) else "the same command"
+    return f"{units - len(job.done())} of {units} units are left: {goes_on} goes on with them"

@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -90,6 +91,19 @@ def replace_file(path: Path, content: bytes) -> None:
             file.write(content)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def check_file(path: Path) -> None:
+    """For what is written after long work: makes the file's folder, and a file in it that goes away again. Raises
+    OutputError if it could not be written."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; remove it, or give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give another place") from None
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def records(folder: Path, split: str) -> Iterator[Record]:
     for index in range(len(source)):
         fields = source[index]
         text, id_, writer, page = (_text(fields.get(name, "")) for name in ("text", "id", "writer", "page"))
-        yield Record(id_ or f"{split}-{index:06}", text, fields["image"], writer=writer, page=page)
+        yield Record(id_ or f"{split}-{index:06}", text, fields["image"], writer, page, f"{folder}/{split}#{index}")
 
 
 def _text(value: Any) -> str:

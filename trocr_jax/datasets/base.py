@@ -15,13 +15,15 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".g
 @dataclass(frozen=True)
 class Record:
     """A line as found: `image` is the bytes of an encoded picture, or the file that holds them; `id` is unique in its
-    split; `writer` and `page` are empty where nobody knows them."""
+    split; `writer` and `page` are empty where nobody knows them; `row` is what rows of a job call a line that is no
+    file of its own, as `Tfds` and `Pages` of `trocr_jax.jobs.sources` say, and may be empty."""
 
     id: str
     text: str
     image: bytes | Path
     writer: str = ""
     page: str = ""
+    row: str = ""
 
 
 @dataclass(frozen=True)

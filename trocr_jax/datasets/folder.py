@@ -82,8 +82,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if row.strip():
             try:
                 value = json.loads(row)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error.msg}); a line must be one object") from None
+            except (ValueError, RecursionError) as error:
+                why = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise DataError(f"{path}:{number}: not JSON ({why}); a line must be one object") from None
             if not isinstance(value, dict):
                 raise DataError(f'{path}:{number}: not an object such as {{"image": "1.png", "text": "…"}}')
             yield number, value

@@ -92,9 +92,9 @@ class Pages(Dataset):
                 continue
             outlines = outline_of(lines)
             for number, line in enumerate(lines, 1):
-                own = f"{name}/{line.id or number}"
+                own, row = f"{name}/{line.id or number}", f"{path}#{line.id or number}"
                 try:
-                    yield Record(own, line.text, cut_line(page, outlines(line)).png(), page=name)
+                    yield Record(own, line.text, cut_line(page, outlines(line)).png(), page=name, row=row)
                 except (DataError, ImageError) as error:
                     yield Bad(own, str(error))
 

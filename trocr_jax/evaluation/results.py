@@ -17,8 +17,8 @@ from trocr_jax.evaluation.samples import listed
 
 def open_results(path: Path, samples: Sequence[Sample]) -> list[Outcome]:
     """The row of each sample, in the order of the samples, from JSONL. A row belongs to a sample if its `id` is the
-    sample's id or picture, as written or from the current folder, or else if their file names (for lines of pages,
-    those of the page and the line) are equal and occur once on both sides.
+    sample's id or picture, or its `row`, as written or from the current folder, or else if their file names (for lines
+    of pages, those of the page and the line) are equal and occur once on both sides.
 
     Raises DataError naming rows that are not such rows, and samples that have none.
     """
@@ -37,8 +37,8 @@ def match(rows_of: Iterable[dict[str, Any]], samples: Sequence[Sample], path: Pa
     for sample in samples:
         names = [sample.id, *([str(sample.image)] if isinstance(sample.image, Path) else [])]
         key = next((name for name in names if name in rows), None)
-        if key is None and isinstance(sample.image, Path):
-            key = absolute.get(os.path.abspath(sample.image))
+        if key is None and (name := sample.row or (str(sample.image) if isinstance(sample.image, Path) else "")):
+            key = absolute.get(os.path.abspath(name))
         for samples_by, rows_by, name_of in ways:
             name = name_of(sample)
             key = rows_by.get(name) if key is None and name in samples_by else key
@@ -49,7 +49,8 @@ def match(rows_of: Iterable[dict[str, Any]], samples: Sequence[Sample], path: Pa
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(samples)} references have no row in it:{listed(missing)}\n"
-            "a row belongs to a reference if its id is the picture of the reference, or has the same file name"
+            "a row belongs to a reference if its id is the path of its picture, or that of its page or data set, # and"
+            " its line; or has the same file name, and no other has"
         )
     return found
 

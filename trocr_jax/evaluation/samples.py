@@ -50,7 +50,7 @@ def collect(name: str, records: Iterable[Record | Bad], *, group: str = "", limi
         if isinstance(record, Bad):
             bad.append(record)
         else:
-            good.append(Sample(record.id, record.text, record.image, group))
+            good.append(Sample(record.id, record.text, record.image, group, record.row))
     if not good:
         first = f"; the first of {len(bad)} that cannot be used: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise DataError(f"{name}: no lines to score{first}")

@@ -18,6 +18,7 @@ from trocr_jax.jobs.store import Store, open_store
 PARTS, PARTIAL, LEASES, ATTEMPTS, EVENTS, SUCCESS = "parts", "partial", "leases", "attempts", "events", "_SUCCESS"
 
 _PART = re.compile(r"([0-9]{8,})\.jsonl")
+_PIECE = re.compile(r"([0-9]{8,})-([0-9]{6,})-([0-9]{6,})\.jsonl")
 _MEND = "delete what there is of it and run the job again, which reads its lines once more (`jobs verify` names all)"
 
 
@@ -77,17 +78,18 @@ class Job:
     def is_done(self, unit: int) -> bool:
         return self.store.exists(part_name(unit))
 
-    def commit(self, task: Task, rows: Sequence[Row]) -> None:
-        """Writes the rows of a task, whole or not at all; a second commit of the same task changes nothing.
+    def commit(self, task: Task, rows: Sequence[Row]) -> bool:
+        """Writes the rows of a task, whole or not at all, and says whether it did: a second commit of the same task, by
+        whomever, changes nothing.
 
         Rows of a part of a unit are kept aside until all of it has been read.
         """
         content = encode(rows)
         if task == self.whole(task.unit):
-            self.store.create(part_name(task.unit), content)
-            return
-        self.store.create(_partial_name(task), content)
+            return self.store.create(part_name(task.unit), content)
+        written = not self.is_done(task.unit) and self.store.create(_partial_name(task), content)
         self.assemble(task.unit)
+        return written
 
     def assemble(self, unit: int) -> bool:
         """Makes the part of a unit of its pieces, if they are all there; says whether it is committed.
@@ -122,12 +124,8 @@ class Job:
 
     def partial(self, unit: int) -> list[Task]:
         """The stretches of a unit that have been read apart from one another, in order."""
-        found = []
-        for name in self.store.names(PARTIAL):
-            number, first, count = name.removesuffix(".jsonl").split("-")
-            if int(number) == unit:
-                found.append(Task.stretch(unit, int(first), int(count)))
-        return found
+        pieces = (_PIECE.fullmatch(name) for name in self.store.names(PARTIAL))
+        return [Task.stretch(unit, int(of[2]), int(of[3])) for of in pieces if of and int(of[1]) == unit]
 
     def read_part(self, unit: int) -> bytes:
         """Raises FileNotFoundError for a unit that is not committed."""

@@ -84,10 +84,11 @@ def _hosts(
     for owner, found in commits.items():
         host = hosts[owner]
         host.lines, host.last = sum(lines for _, lines in found), found[-1][0]
-        late = [(at, lines) for at, lines in found if at > now - WINDOW]
+        since = max(begun[owner], now - WINDOW)
+        # A clock that was set back meanwhile leaves times behind it out.
+        late = [(at, lines) for at, lines in found if since < at <= now]
         if late:
-            since = max(begun[owner], now - WINDOW)
-            host.rate = round(sum(lines for _, lines in late) / max(late[-1][0] - since, 1.0), 2)
+            host.rate = round(sum(lines for _, lines in late) / max(max(at for at, _ in late) - since, 1.0), 2)
     for unit, owner in holders(job).items():
         if unit < len(job.units):
             hosts.setdefault(owner, HostStatus(owner)).reading.append(unit)

@@ -156,9 +156,11 @@ def _lease(content: bytes) -> dict[str, Any]:
 
 
 def holders(job: Job) -> dict[int, str]:
-    """Units that are being read, and by whom."""
+    """Units that are being read, and by whom, but for processes of this host that have died."""
     found = {}
     for name in job.store.names(LEASES):
         with suppress(OSError, ValueError):
-            found[int(name)] = str(orjson.loads(job.store.read(f"{LEASES}/{name}"))["owner"])
+            holder = str(_lease(job.store.read(f"{LEASES}/{name}")).get("owner", "?"))
+            if (owner := Owner.parse(holder)) is None or not owner.has_died():
+                found[int(name)] = holder
     return found

@@ -106,10 +106,13 @@ class Worker:
         before = self.total
         with closing(self.reader.read(claims.tasks())) as found, suppress(Abandoned):
             for task, rows in found:
-                self.job.commit(task, rows)
+                written = self.job.commit(task, rows)
                 claims.settle(task)
-                self._committed(task, count(rows))
-                self._check_rate()
+                if written:
+                    self._committed(task, count(rows))
+                    self._check_rate()
+                elif self.job.is_done(task.unit):  # by who took the unit over, while this process was suspended
+                    self.on_done(task.unit)
         return self.total.minus(before)
 
     def again(self, tasks: Iterable[Task]) -> Counts:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trocr_jax.metrics.tally import Tally
+from trocr_jax.metrics.tally import Tally, quotient
 
 BINS = 15  # Guo et al. 2017, section 2
 
@@ -96,7 +96,8 @@ def risk_coverage(confidences: Sequence[float], errors: Tally) -> list[Coverage]
     """What remains wrong if only the most confident lines are kept (El-Yaniv and Wiener 2010), for every confidence
     that occurs, the highest first. Lines of equal confidence are kept or left together.
 
-    errors: what counts as risk: 1 of 1 for a wrong line, or wrong characters of characters.
+    errors: what counts as risk: 1 of 1 for a wrong line, or wrong characters of characters; infinite where there are
+    wrong ones of none.
     Raises ValueError if there are not as many confidences as lines.
     """
     c = np.asarray(confidences, np.float64)
@@ -106,7 +107,7 @@ def risk_coverage(confidences: Sequence[float], errors: Tally) -> list[Coverage]
     wrong, total = np.cumsum(errors.numerators[order]), np.cumsum(errors.denominators[order])
     last = np.flatnonzero(np.diff(c[order], append=-np.inf))  # the last line of each confidence
     return [
-        Coverage(i + 1, (i + 1) / len(c), float(c[order[i]]), float(wrong[i] / total[i]) if total[i] else 0.0)
+        Coverage(i + 1, (i + 1) / len(c), float(c[order[i]]), quotient(float(wrong[i]), float(total[i])))
         for i in last.tolist()
     ]
 

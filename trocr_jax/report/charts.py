@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -43,8 +44,8 @@ def lines(series: Sequence[Series], *, x: str, y: str, square: bool = False, dia
 
 
 def bars(labels: Sequence[str], series: Sequence[Series], *, x: str, y: str) -> str:
-    """Bars beside each other for each label; the y of the points counts."""
-    values = [p[1] for one in series for p in one.points]
+    """Bars beside each other for each label; the y of the points counts, and there is no bar where it is NaN."""
+    values = [p[1] for one in series for p in one.points if not math.isnan(p[1])]
     if not values:
         return _empty()
     plane = _Plane([0.0, float(len(labels))], _ticks(0.0, max(values)))
@@ -52,6 +53,8 @@ def bars(labels: Sequence[str], series: Sequence[Series], *, x: str, y: str) -> 
     wide = 0.8 / len(series)
     for number, one in enumerate(series):
         for i, (_, value) in enumerate(one.points):
+            if math.isnan(value):
+                continue
             parts.append(plane.bar(i + 0.1 + number * wide, wide, value, f"s{number % 6}", f"{labels[i]}: {value:.3g}"))
     return _svg(parts, f"{y} over {x}")
 

@@ -52,7 +52,9 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
     sure = [run for run in runs if run["confidence"]]
     panels: dict[str, dict[str, Curve]] = {
         "CER, % (x: characters)": {
-            run["name"]: [((b["from"] + b["to"]) / 2, 100 * (b["cer"] or 0)) for b in run["errors_by_length"]]
+            run["name"]: [
+                ((b["from"] + b["to"]) / 2, 100 * b["cer"]) for b in run["errors_by_length"] if b["cer"] is not None
+            ]
             for run in runs
         }
     }
@@ -71,15 +73,10 @@ def plot_evaluation(scores: Mapping[str, Any], path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Makes its folder. Raises OutputError naming the extra if matplotlib is missing, or the file if no picture is
-    called so or the folder cannot be made."""
+    """Raises OutputError naming the extra if matplotlib is missing, or the file if no picture is called so."""
     figure, _ = _figure(path, 1)
     if path.suffix and path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise OutputError(f"{path}: no picture has the suffix {path.suffix}; call it .png, .svg or .pdf")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: its folder cannot be made ({error.strerror}); give a path to write to") from None
 
 
 def _figure(path: Path, rows: int, columns: int = 1, *, height: float = 2.6) -> tuple[Any, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable
 from html import escape
@@ -154,7 +155,7 @@ def _shown(text: str) -> str:
 
 
 def _points(run: dict[str, Any], table: list[dict[str, Any]], x: str, y: str) -> Series:
-    return Series(run["name"], [(row[x], 100 * (row[y] or 0.0)) for row in table])
+    return Series(run["name"], [(row[x], math.nan if row[y] is None else 100 * row[y]) for row in table])
 
 
 def _figure(caption: str, picture: str, runs: list[dict[str, Any]]) -> str:
