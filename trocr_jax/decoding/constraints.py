@@ -51,9 +51,9 @@ class Characters(Constraint):
 @dataclass(frozen=True)
 class Regex(Constraint):
     r"""Texts that a regular expression matches from beginning to end, in the common ground of Python's `re` and Rust's
-    `regex`: classes, groups, alternatives, repetition, flags but x; no look-around, back-references, atomic groups,
-    possessive quantifiers, or anchors but at the ends of the alternatives. `\d`, `\w` and `\s` are Python's, digits and
-    letters of every script: write `[0-9]` for ten digits."""
+    `regex`: classes, groups, alternatives, repetition, flags but a and x; no look-around, back-references, atomic
+    groups, possessive quantifiers, or anchors but at the ends of the alternatives. `\d`, `\w` and `\s` are Python's,
+    digits and letters of every script: write `[0-9]` for ten digits."""
 
     pattern: str
 

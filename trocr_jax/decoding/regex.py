@@ -26,8 +26,7 @@ def from_regex(pattern: str) -> Dfa:
             wrong = set(_not_understood(_parser.parse(inner)))
     except (re.error, FutureWarning, RecursionError, OverflowError) as error:
         raise DecodeError(f"regex {pattern!r}: {error}; write it in the syntax of Python's re") from error
-    if flags & re.VERBOSE:
-        wrong.add(_VERBOSE)
+    wrong |= {why for flag, why in _FLAGS.items() if flags & flag}
     if wrong:
         raise DecodeError(f"regex {pattern!r}: {min(wrong)}")
     transitions, start, accepting = _index(pattern, _spelled_out(inner))
@@ -43,7 +42,10 @@ def from_regex(pattern: str) -> Dfa:
     return from_arcs(arcs, accepting=[state in accepting for state in numbers])
 
 
-_VERBOSE = "the flag x is not understood; leave it, and its spaces and comments, out"
+_FLAGS = {
+    re.VERBOSE: "the flag x is not understood; leave it, and its spaces and comments, out",
+    re.ASCII: r"the flag a is not understood; leave it out, and write [0-9] for \d and [a-zA-Z0-9_] for \w",
+}
 _NOT_UNDERSTOOD = {
     "AT": "an anchor inside, where it matches no text or is not understood; leave it out (the whole text is matched)",
     "POSSESSIVE_REPEAT": "a possessive quantifier is not regular; leave its second + out",
@@ -57,8 +59,8 @@ def _not_understood(node: Any) -> Iterator[str]:
         operation, argument = node
         if (name := str(operation)) in _NOT_UNDERSTOOD:
             yield _NOT_UNDERSTOOD[name]
-        if operation is _parser.SUBPATTERN and argument[1] & re.VERBOSE:
-            yield _VERBOSE
+        if operation is _parser.SUBPATTERN:
+            yield from (why for flag, why in _FLAGS.items() if argument[1] & flag)
     if isinstance(node, tuple | list | _parser.SubPattern):
         for part in node:
             yield from _not_understood(part)
