@@ -127,8 +127,8 @@ class Options:
 
 
 def main(options: Options) -> int:
-    with Stop() as stop, together(options.coordinator, process=options.process, processes=options.processes):
-        stop.listen()
+    own = {"process": options.process, "processes": options.processes}
+    with Stop() as stop, together(options.coordinator, **own, stop=stop):
         return train_toy(options, stop)
 
 

@@ -1,6 +1,7 @@
 """Files and other sources of images: orientation, frames, bad input."""
 
 import io
+import mmap
 import os
 import struct
 import threading
@@ -125,6 +126,35 @@ def test_a_stream_that_cannot_seek():
 
     values = noise(4, 9, 3)
     np.testing.assert_array_equal(opened(Stream(encoded(Image.fromarray(values), "PNG"))), values)
+
+
+def test_files_are_read_from_their_start_if_they_can_be(tmp_path):
+    data = encoded(Image.fromarray(noise(5, 6, 3)), "PNG")
+    (tmp_path / "x.png").write_bytes(data)
+
+    class Stream:  # as those of fsspec over HTTP
+        def __init__(self) -> None:
+            self.read = io.BytesIO(data).read
+
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, place: int) -> None:
+            raise ValueError("cannot seek")
+
+    with (tmp_path / "x.png").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        expected = opened(data)
+        for source in (mapped, mapped, file, file, Stream()):
+            np.testing.assert_array_equal(opened(source), expected)
+
+
+def test_a_filter_of_warnings_is_there_once():
+    with warnings.catch_warnings():
+        for _ in range(3):
+            opened(Image.fromarray(noise(5, 6)))
+            warnings.simplefilter("default", ImportWarning)
+            opened(Image.fromarray(noise(5, 6)))
+        assert [place for place, entry in enumerate(warnings.filters) if entry is image_file._QUIET] == [0]
 
 
 def test_the_image_of_the_caller_is_left_alone():

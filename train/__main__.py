@@ -74,8 +74,7 @@ def run(
     """
     from train.processes import Stop, together
 
-    with Stop() as stop, together(coordinator, process=process, processes=processes):
-        stop.listen()
+    with Stop() as stop, together(coordinator, process=process, processes=processes, stop=stop):
         import jax
 
         from train.export import check_output, kept_step

@@ -51,11 +51,15 @@ def initialize(coordinator: str | None, *, process: int | None = None, processes
 
 
 @contextmanager
-def together(coordinator: str | None, *, process: int | None = None, processes: int | None = None) -> Iterator[None]:
+def together(
+    coordinator: str | None, *, process: int | None = None, processes: int | None = None, stop: Stop | None = None
+) -> Iterator[None]:
     """`initialize`, and around what a process then does: an error ends it with status 1 within seconds of being told.
     Python's own way out would wait for the other processes, which wait for this one, for minutes; so they see
-    connections break, or jax's service misses this process (after 100 s at most), and end too."""
+    connections break, or jax's service misses this process (after 100 s at most), and end too. stop: listens again."""
     initialize(coordinator, process=process, processes=processes)
+    if stop is not None:
+        stop.listen()
     if coordinator is None:
         yield
         return

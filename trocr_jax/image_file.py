@@ -29,11 +29,10 @@ def open_rgb(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Imag
 
     EXIF orientation is applied; alpha and transparent colours are laid over white; of several frames or pages the first
     is read; 16-bit values become round(value / 257), those of a colour file value // 256, as Pillow has it; those of a
-    TIFF with fewer bits are scaled by these; 32-bit and
-    float files are scaled by the smallest of 1 (floats only, which may overshoot it by a half), 255, 65535 and
-    2^31 - 1 that holds their largest value, negative values being black; a TIFF whose zero is white is inverted; other
-    modes are converted as PIL's `convert("RGB")` does. More than `max_pixels` pixels are refused before they are
-    decoded.
+    TIFF with fewer bits are scaled by these; 32-bit and float files are scaled by the smallest of 1 (floats only, which
+    may overshoot it by a half), 255, 65535 and 2^31 - 1 that holds their largest value, negative values being black; a
+    TIFF whose zero is white is inverted; other modes are converted as PIL's `convert("RGB")` does. More than
+    `max_pixels` pixels are refused before they are decoded.
     Raises ImageError naming the source and what to do; ImageLimitError for one that is too large.
     """
     image = open_picture(source, max_pixels=max_pixels)
@@ -105,8 +104,9 @@ def _open(source: ImageSource, name: str, max_pixels: int) -> Image.Image:
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
         return _load(_from_array(as_array(source), name), name, max_pixels)
     if hasattr(source, "read"):
-        with suppress(AttributeError, OSError):  # of a pipe, which stands where it stands
-            source.seek(0)
+        if not hasattr(source, "seekable") or source.seekable():  # mmap has no `seekable` before Python 3.13
+            with suppress(AttributeError, OSError):  # of a stream, which is read from where it stands
+                source.seek(0)
         content = source.read()
         if not isinstance(content, bytes):
             raise ImageError(f"{name}: is open in text mode; open it with mode 'rb'")
@@ -257,6 +257,7 @@ class _Here(threading.local):
 
 _here = _Here()
 _QUIET: Any = ("ignore", None, Warning, _here, 0)
+_setting = threading.Lock()
 
 
 @contextmanager
@@ -265,9 +266,10 @@ def without_pillow_warnings() -> Iterator[None]:
     here."""
     filters: Any = warnings.filters
     if not filters or filters[0] is not _QUIET:  # `warnings.catch_warnings` has taken it away, or put others before it
-        with suppress(ValueError):
-            filters.remove(_QUIET)
-        filters.insert(0, _QUIET)
+        with _setting:
+            filters.insert(0, _QUIET)
+            for place in [i for i, one in enumerate(filters) if one is _QUIET][:0:-1]:
+                del filters[place]
     _here.depth += 1
     try:
         yield
