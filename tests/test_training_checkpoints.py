@@ -129,9 +129,20 @@ def test_a_damaged_step_is_written_anew(copy: Path) -> None:
     assert restored(copy) == 3
 
 
-def test_a_state_without_manifest_was_never_finished(copy: Path) -> None:
+def test_a_state_without_manifest_was_never_finished(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "00000003" / manifest.NAME).unlink()
     assert restored(copy) == 2
+    assert "00000003: was not written to its end" in capsys.readouterr().err
+
+
+def test_states_that_all_have_no_manifest_are_told_of_at_a_fresh_start(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in copy.glob(f"*/{manifest.NAME}"):
+        path.unlink()
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.restore(like()) is None
+    assert "00000002: was not written to its end" in capsys.readouterr().err
 
 
 def test_a_manifest_whose_rewriting_was_cut_off_leaves_the_state_whole(copy: Path) -> None:

@@ -125,8 +125,8 @@ class Checkpoints:
 
         `like`: its structure, arrays or jax.ShapeDtypeStructs; what has a sharding comes back with that one, whatever
         devices it was saved from, and the rest as numpy arrays.
-        Damaged states are named on stderr and passed over. Raises CheckpointError if all are damaged, or if the state
-        is another run's; the message lists what differs.
+        Damaged states, and newer ones that were never written to their end, are named on stderr and passed over.
+        Raises CheckpointError if all are damaged, or if the state is another run's; the message lists what differs.
         """
         self.wait()
         found = _agreed(self._choose(step) if jax.process_index() == 0 else -1)
@@ -150,7 +150,12 @@ class Checkpoints:
 
     def _choose(self, step: int | None) -> int:
         """The newest step that is undamaged, or -1."""
-        for path in sorted(self._whole(), reverse=True):
+        whole = self._whole()
+        if step is None:
+            for path in sorted(set(self._folder.glob("[0-9]" * 8)) - whole):
+                if path > max(whole, default=self._folder):
+                    tell(f"{path}: was not written to its end (it has no {manifest.NAME}), and is not used")
+        for path in sorted(whole, reverse=True):
             if step is not None and int(path.name) != step:
                 continue
             try:
