@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,8 @@ from PIL import Image
 from trocr_jax import checkpoint
 from trocr_jax.calibration import Calibration
 from trocr_jax.config import EncoderConfig
-from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.decoding.fusion import ShallowFusion
-from trocr_jax.decoding.types import Decoded, Processor, Special
+from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ConfigError, DecodeError, ImageError, TokenizerError
 from trocr_jax.generation import stream
 from trocr_jax.generation_plan import CrossAttention, compute_dtype
@@ -48,18 +46,17 @@ from trocr_jax.recognizer_lanes import Lanes, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import Recognition as Recognition
 from trocr_jax.recognizer_result import recognition
+from trocr_jax.recognizer_search import Choose, Searches
 from trocr_jax.say import say
 from trocr_jax.tokenizer import decode as decode_text
 from trocr_jax.tokenizer import load_tokenizer
-from trocr_jax.tokenizer_spelling import Spellings, spellings
+from trocr_jax.tokenizer_spelling import Spellings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_MAX_NEW_TOKENS = 128  # the built-in model writes a token a character; a search ends when its lines have ended
 DEFAULT_BATCH_SIZE = {"cpu": 16}  # per device; elsewhere OTHER_BATCH_SIZE
 OTHER_BATCH_SIZE = 64
-KEPT_CONSTRAINTS = 4  # a large lexicon is slow to compile and takes memory
 
 
 class Recognizer:
@@ -97,7 +94,7 @@ class Recognizer:
         self.calibration = calibration
         self.work = Work()
         self._lengths = LengthGuess()
-        self._constraints: dict[Any, Processor] = {}
+        self._searches = Searches(model.config, tokenizer, self._on)
 
     @classmethod
     def from_pretrained(
@@ -179,7 +176,7 @@ class Recognizer:
             encoder and decoder over every batch.
         Raises DecodeError at once for options that do not fit.
         """
-        decode, choose = self._plan(decode)
+        decode, choose = self._searches.plan(decode)
         each = self.default_batch_size
         sizes = bucket_sizes(self.devices * each if batch_size is None else _whole(batch_size), self.devices)
         pixels = normalised(images)
@@ -234,7 +231,7 @@ class Recognizer:
         the next Batch is asked for, and may be written over then. Raises DecodeError for a larger Batch, when it comes,
         and at once what the series raises.
         """
-        decode, choose = self._plan(decode)
+        decode, choose = self._searches.plan(decode)
         size = self.devices * (self.default_batch_size if batch_size is None else _whole(batch_size))
         return self._recognitions(series, decode, choose, (size,), self.image_processor, None)
 
@@ -254,7 +251,7 @@ class Recognizer:
         With beams there is nothing to show until the first hypothesis has ended. Raises DecodeError or ImageError at
         once; `num_return_sequences` must be 1, and on a mesh `cross_attention` must not be "kernel".
         """
-        decode, _ = self._plan(decode)
+        decode, _ = self._searches.plan(decode)
         if decode.num_return_sequences > 1:
             raise DecodeError(f"num_return_sequences is {decode.num_return_sequences}: a stream shows one text")
         if self.mesh is not None and self.cross_attention == "kernel":
@@ -280,11 +277,11 @@ class Recognizer:
                 yield text
             shown = text
 
-    @cached_property
+    @property
     def spellings(self) -> Spellings:
         """The bytes that each token of the model spells, None for one that spells nothing. Raises TokenizerError for a
         tokenizer of a kind whose spelling is not known."""
-        return spellings(self.tokenizer, self.model.config.decoder.vocab_size)
+        return self._searches.spellings
 
     @cached_property
     def tokens(self) -> list[str | None]:
@@ -297,46 +294,13 @@ class Recognizer:
 
     def check(self, decode: DecodeConfig | None) -> None:
         """Raises DecodeError for a search that cannot be done with this model. Compiles its constraint."""
-        self._plan(decode)
-
-    def _plan(self, decode: DecodeConfig | None) -> tuple[DecodeConfig, Literal["score", "mbr"]]:
-        """The search that `generate` is asked for, with its constraint compiled, and how to choose among its texts."""
-        ids = self.model.config
-        if decode is None:
-            decode = DecodeConfig(max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, ids.decoder.max_position_embeddings))
-        if not isinstance(decode, DecodeConfig):
-            raise DecodeError(f"decode is {decode!r}: give a DecodeConfig")
-        choose, spec = decode.choose, decode.constraint
-        if choose == "mbr" and decode.num_return_sequences == 1:
-            raise DecodeError('choose is "mbr" and num_return_sequences is 1: give more texts to choose from')
-        decode = replace(decode, choose="score", constraint=None)
-        self._on.plan(decode, ids)
-        for fusion in decode.processors:
-            if isinstance(fusion, ShallowFusion) and len(fusion.lm.symbols) != ids.decoder.vocab_size:
-                raise DecodeError(
-                    f"processors: a language model over {len(fusion.lm.symbols)} tokens does not fit a model of "
-                    f"{ids.decoder.vocab_size}; read it with this recognizer's `tokens`"
-                )
-        if spec is not None:
-            processor = self._constraint(spec, decode.max_new_tokens) if constraints.is_spec(spec) else spec
-            decode = replace(decode, processors=(*decode.processors, processor))
-        return decode, choose
-
-    def _constraint(self, spec: constraints.Constraint, max_new_tokens: int) -> Processor:
-        ids, key = self.model.config, (spec, constraints.versions(spec), max_new_tokens)
-        if key not in self._constraints:
-            special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
-            compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)
-            while len(self._constraints) >= KEPT_CONSTRAINTS:
-                del self._constraints[next(iter(self._constraints))]
-            self._constraints[key] = compiled
-        return self._constraints[key]
+        self._searches.plan(decode)
 
     def _recognitions(
         self,
         series: Iterable[Batch],
         decode: DecodeConfig,
-        choose: Literal["score", "mbr"],
+        choose: Choose,
         sizes: Sequence[int],
         image_processor: ImageProcessor | None,
         image_sizes: Iterator[tuple[int, int]] | None,
@@ -377,7 +341,7 @@ class Recognizer:
                     for error in one.errors:
                         yield next(of_images) if error is None else error
 
-    def _found(self, decoded: Decoded, *, drawn: bool, choose: Literal["score", "mbr"]) -> list[Recognition]:
+    def _found(self, decoded: Decoded, *, drawn: bool, choose: Choose) -> list[Recognition]:
         texts = decode_text(self.tokenizer, decoded.token_ids)
         each = decoded.token_ids.shape[1]
         return [

@@ -16,7 +16,8 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.errors import DecodeError
 from trocr_jax.generation_plan import check_cross_attention, placed_on
-from trocr_jax.recognizer import DEFAULT_MAX_NEW_TOKENS, Recognizer
+from trocr_jax.recognizer import Recognizer
+from trocr_jax.recognizer_search import DEFAULT_MAX_NEW_TOKENS
 from trocr_jax.sharding import make_mesh
 
 _STOPPING = {"true": True, "false": False, "never": "never"}
