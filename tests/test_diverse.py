@@ -54,11 +54,14 @@ class Group:
         self, log_probs: np.ndarray, lowered: np.ndarray, *, length_penalty: float, early_stopping: EarlyStopping
     ) -> None:
         """log_probs [L, V, V] of a token given the last one, of which `lowered` [V] is taken off."""
+        if not self.running:
+            return
         n = len(self.running[0][1]) + 1
         continued = [
             (score + float(log_probs[n - 1, (ids or (START,))[-1], token] - lowered[token]), (*ids, token))
             for score, ids in self.running
             for token in range(VOCABULARY)
+            if log_probs[n - 1, (ids or (START,))[-1], token] > -np.inf
         ]
         top = sorted(continued, reverse=True)[: 2 * self.size]
         if self.goes_on(early_stopping):
@@ -67,7 +70,9 @@ class Group:
         self.running = [(score, ids) for score, ids in top if ids[-1] != END][: self.size]
         reach = LENGTH if early_stopping == "never" and length_penalty > 0 else n
         full = len(self.finished) == self.size
-        self.can_improve &= not full or self.running[0][0] / reach**length_penalty > self.finished[-1][0]
+        self.can_improve &= bool(self.running) and (
+            not full or self.running[0][0] / reach**length_penalty > self.finished[-1][0]
+        )
 
 
 def in_python(
@@ -131,6 +136,25 @@ def test_it_equals_the_search_in_python(
             assert float(found.scores[i, rank]) == pytest.approx(score, abs=1e-4)
         read = {tuple(row[:n]) for row, n in zip(found.token_ids[i].tolist(), found.lengths[i].tolist(), strict=True)}
         assert read == {ids for _, ids in texts}
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_places_without_a_hypothesis_repel_nobody(allowed: int) -> None:
+    """As behind the last letter of a word of a lexicon, where the end token alone is allowed."""
+    tables = random_tables(7, 16)
+    order = np.random.default_rng(allowed).permuted(np.broadcast_to(np.arange(VOCABULARY), tables.shape), axis=-1)
+    forbidden = order >= allowed
+    forbidden[..., END] &= forbidden[..., 3:].sum(-1) != 3  # where nothing else is, a text may end
+    found = search(np.where(forbidden, -np.inf, tables), 1.0, 1.5, groups=2, size=3, early_stopping=False)
+    few = 0
+    for i, table in enumerate(np.where(forbidden, -np.inf, tables)):
+        texts = in_python(table, 1.0, 1.5, groups=2, size=3, early_stopping=False)
+        few += len(texts) < 6
+        for rank, (score, ids) in enumerate(texts):
+            assert tuple(found.token_ids[i, rank, : found.lengths[i, rank]].tolist()) == ids
+            assert float(found.scores[i, rank]) == pytest.approx(score, abs=1e-4)
+        assert (np.asarray(found.scores[i, len(texts) :]) < -1e8).all()
+    assert few or allowed > 1
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])

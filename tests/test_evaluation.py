@@ -24,6 +24,7 @@ from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
 from trocr_jax.evaluation.results import open_results
 from trocr_jax.evaluation.samples import open_samples
 from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.jobs.sources.manifest import Manifest
 from trocr_jax.jobs.sources.tfds import Tfds
 from trocr_jax.metrics import cer
 from trocr_jax.report.figures import plot_bars, plot_curves, plot_evaluation
@@ -213,6 +214,23 @@ def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once
     path.write_text("text only\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:1"):
         open_results(path, samples)
+
+
+def test_references_have_the_ids_that_a_job_gives_the_same_manifest(tmp_path):
+    path = tmp_path / "list.jsonl"
+    written = ["0", "1", "2.50", "123456789012345678901234567890", '"a"', '""', "null"]
+    rows = [f'{{"id": {id}, "image": "{n}.png", "text": "x"}}' for n, id in enumerate(written)]
+    path.write_text("\n".join(rows))
+    of_the_job = [line.id for line in Manifest((str(path),)).inputs()]
+    assert of_the_job == ["0", "1", "2.50", "123456789012345678901234567890", "a", "5.png", "6.png"]
+    assert [sample.id for sample in open_samples(path).samples] == of_the_job
+
+
+def test_a_report_is_no_url(tmp_path, capsys):
+    folder = folder_of(tmp_path / "lines", {"1.png": "one"})
+    for options in (["--output", "s3://bucket/eval"], ["--output", str(tmp_path), "--plot", "gs://bucket/plot.png"]):
+        assert main(["evaluate", str(folder), *options]) == 2
+        assert f"{options[-1]}: a report is written to a local folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("confidence", ["1.5", "-0.1", "NaN"])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -228,17 +229,21 @@ def test_from_dict(changes, expected):
     assert ImageProcessor.from_dict({**PUBLISHED, **changes}) == expected
 
 
-@pytest.mark.parametrize("kind", ["ViTImageProcessor", "DeiTImageProcessor"])
+KINDS = [ViTImageProcessorPil, DeiTImageProcessorPil, BeitImageProcessorPil]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_missing_fields_take_the_defaults_of_transformers(kind):
-    theirs = (ViTImageProcessorPil if kind.startswith("ViT") else DeiTImageProcessorPil)()
+    theirs = kind()
     image = Image.fromarray(noise(30, 100, 3))
-    ours = ImageProcessor.from_dict({"image_processor_type": kind})
+    ours = ImageProcessor.from_dict({"image_processor_type": kind.__name__.removesuffix("Pil")})
+    assert ImageProcessor.from_dict(theirs.to_dict()) == ours
     normalised = np.asarray(ours.normalize(ours.pixels(image)[None]))[0]
     np.testing.assert_array_equal(normalised.transpose(2, 0, 1), theirs(image)["pixel_values"][0])
 
 
 @pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"])
-@pytest.mark.parametrize("kind", [ViTImageProcessorPil, DeiTImageProcessorPil])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_that_is_null_does_not_run(kind, step):
     values = {"size": {"height": 30, "width": 50}, "crop_size": {"height": 20, "width": 40}, "image_mean": [0.4] * 3}
     theirs = kind.from_dict({**values, step: None})
@@ -272,6 +277,7 @@ def test_a_step_that_is_null_does_not_run(kind, step):
         ({"rescale_factor": 10**400}, "rescale_factor"),
         ({"do_resize": "yes"}, "do_resize"),
         ({"do_pad": True}, "do_pad"),
+        ({"image_processor_type": "BeitImageProcessor", "do_reduce_labels": True}, "do_reduce_labels"),
         ({"do_thumbnail": True}, "do_thumbnail"),
         ({"image_processor_type": "DonutImageProcessor"}, "DonutImageProcessor"),
         ({"image_processor_type": ["ViT"]}, "ViT"),

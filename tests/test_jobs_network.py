@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pyarrow import parquet
 
 from tests.tiny import save_tiny
 from trocr_jax.cli import main
-from trocr_jax.errors import ImageError, OutputError, SourceError
+from trocr_jax.errors import ImageError, JobError, OutputError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import files, open_source
 from trocr_jax.jobs.decode_worker import Decoder
@@ -24,6 +25,8 @@ from trocr_jax.jobs.events import Events, read_events
 from trocr_jax.jobs.host import writing
 from trocr_jax.jobs.sources import images_in_parquet
 from trocr_jax.jobs.sources.folder import Folder
+from trocr_jax.jobs.sources.manifest import Manifest
+from trocr_jax.jobs.store import LocalStore, open_store
 from trocr_jax.jobs.store_remote import RemoteStore
 
 fsspec = pytest.importorskip("fsspec")
@@ -320,3 +323,55 @@ def test_a_log_that_cannot_be_written_is_told_of_once_and_ends_nothing(memory, m
     for number in range(100):
         events.write("begin", unit=number)
     assert len(events._left) <= 1100
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("htp://example.org/2.png", "protocol not known: htp"),
+        ("simplecache::memory://lines/a.png", "chained urls are not supported"),
+        ("zip://a.png::memory://lines.zip", "chained urls are not supported"),
+    ],
+)
+def test_a_url_that_cannot_be_one_costs_its_own_line(url: str, why: str, tmp_path: Path):
+    (tmp_path / "list.jsonl").write_text(f'{{"path": "{url}"}}\n')
+    source = Manifest((str(tmp_path / "list.jsonl"),))
+    (line,) = source.inputs()
+    assert line.place == url
+    with pytest.raises(ImageError, match=why):
+        Decoder(source, ImageProcessor())(line.id, line.place)
+    with pytest.raises(SourceError, match=f"(?i){why}"):
+        open_source([url])
+    with pytest.raises(SourceError, match=f"(?i){why}"):
+        list(Folder((url,)).inputs())
+    with pytest.raises(JobError, match=f"(?i){why}"):
+        open_store(url)
+
+
+def test_an_address_in_brackets_is_no_chain():
+    pytest.importorskip("aiohttp")
+    assert files.file_system("http://[::1]:80/a.png").protocol == ("http", "https")
+
+
+@pytest.mark.parametrize("url", ["s3://", "memory://", "memory:///"])
+def test_a_job_folder_without_a_name_is_refused(url: str):
+    with pytest.raises(JobError, match="names no bucket or folder"):
+        open_store(url)
+
+
+def test_a_job_folder_may_be_a_url_of_this_machine(tmp_path: Path):
+    store = open_store(f"file://{tmp_path}/job")
+    assert isinstance(store, LocalStore)
+    assert store.create("parts/a", b"1")
+    assert (tmp_path / "job/parts/a").read_bytes() == b"1"
+
+
+def test_folders_are_made_where_a_file_system_has_them(tmp_path: Path):
+    store = RemoteStore(f"file://{tmp_path}/job")  # as over SFTP; open_store takes another one for this
+    assert store.create("parts/a", b"1") is True
+    assert store.create("parts/a", b"2") is False
+    store.replace("leases/b", b"3")
+    store.append("events/c", b"4")
+    (tmp_path / "large").write_bytes(b"5")
+    store.upload("plan/d", tmp_path / "large")
+    assert [store.read(name) for name in ("parts/a", "leases/b", "events/c", "plan/d")] == [b"1", b"3", b"4", b"5"]

@@ -252,6 +252,7 @@ def test_files_that_a_pipeline_writes_are_read_together(tmp_path, model, connect
 
 
 def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
+    import pyarrow as pa
     from ray.data.block import BlockAccessor
 
     paths = save_lines(tmp_path / "lines", 2)
@@ -272,6 +273,8 @@ def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
         table = actor(BlockAccessor.batch_to_block({"line": pixels, "kept": np.arange(2)}))
         assert table.column_names == ["line", "kept", *COLUMNS]
         assert table["text"].to_pylist() == [texts[0]] * 2
+        nothing = actor(pa.table({"line": pa.nulls(2)}))  # a column that Ray gives as NaN
+        assert nothing["error"].to_pylist() == ["the row has no image"] * 2
         with pytest.raises(JobError, match="line: no such column in the batch, which has kept; image_column"):
             actor(table.select(["kept"]))
         with pytest.raises(JobError, match="line: no such column in the batch, which has lines; image_column"):

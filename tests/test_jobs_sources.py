@@ -358,6 +358,18 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
         Decoder(source, PROCESSOR)(input.id, input.place)
 
 
+def test_an_archive_that_was_cut_off_since_is_the_source_s_fault(lines: list[Path], tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "lines.zip", "w") as file:
+        for path in lines:
+            file.write(path, path.name)
+    source = open_source([str(tmp_path / "lines.zip")])
+    inputs = list(source.inputs())
+    content = (tmp_path / "lines.zip").read_bytes()
+    (tmp_path / "lines.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SourceError, match=r"lines.zip: cannot be read as a zip archive .*; copy it again"):
+        Decoder(source, PROCESSOR)(inputs[0].id, inputs[0].place)
+
+
 def test_a_damaged_tiff_costs_one_line(lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiff(lines, tmp_path)
     source = open_source([str(tmp_path)], "tiff")

@@ -180,6 +180,33 @@ def test_keeps_the_last_the_best_and_every_so_many(tmp_path: Path) -> None:
     assert restored(tmp_path) == 6
 
 
+def test_a_best_state_that_is_damaged_gives_way_to_the_next_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Checkpoints(tmp_path, run=RUN, keep=Keep(last=1, best=3)) as checkpoints:
+        for step, cer in ((1, 0.2), (2, 0.1), (3, 0.2), (4, 0.1), (5, None)):
+            checkpoints.save(state(step))
+            if cer is not None:
+                checkpoints.score(step, {"cer": cer})
+    assert steps(tmp_path) == [1, 2, 4, 5]
+
+    def best() -> int:
+        with Checkpoints(tmp_path, run=RUN) as checkpoints:
+            found = checkpoints.restore(like(), best=True)
+        assert found is not None
+        return found[1].step
+
+    assert best() == 2
+    for damaged, then in ((2, 4), (4, 1), (1, 5)):
+        file = max((tmp_path / f"{damaged:08d}" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+        file.write_bytes(file.read_bytes()[:-5])
+        assert best() == then
+    assert "damaged checkpoint, it is not used" in capsys.readouterr().err
+    said = "step 4 is missing or damaged; there are those at steps 1, 2, 5"
+    with Checkpoints(tmp_path, run=RUN) as checkpoints, pytest.raises(CheckpointError, match=said):
+        checkpoints.restore(like(), step=4)
+
+
 def test_a_score_that_was_never_given_is_none(three: Path) -> None:
     assert manifest.read(three / "00000002").metrics is None
 

@@ -120,21 +120,29 @@ class Checkpoints:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def restore(self, like: TrainState, *, step: int | None = None) -> tuple[TrainState, Manifest] | None:
+    def restore(
+        self, like: TrainState, *, step: int | None = None, best: bool = False
+    ) -> tuple[TrainState, Manifest] | None:
         """The newest undamaged state, or the one at `step`, and its manifest; none if nothing was ever saved.
+
+        best: rather the undamaged one that an evaluation found best, if there is one.
 
         `like`: its structure, arrays or jax.ShapeDtypeStructs; what has a sharding comes back with that one, whatever
         devices it was saved from, and the rest as numpy arrays.
-        Damaged states, and newer ones that were never written to their end, are named on stderr and passed over.
+        Damaged states, and those that were never written to their end, are named on stderr and passed over.
         Raises CheckpointError if all are damaged, or if the state is another run's; the message lists what differs.
         """
         self.wait()
-        found = _agreed(self._choose(step) if jax.process_index() == 0 else -1)
+        found = _agreed(self._choose(step, best) if jax.process_index() == 0 else -1)
         if found == -1:
             if step is None and not self._whole():
                 return None
-            wanted = "every state" if step is None else f"the state at step {step}"
-            raise CheckpointError(f"{self._folder}: {wanted} is missing or damaged; nothing to go on from")
+            if step is None:
+                raise CheckpointError(f"{self._folder}: every state is missing or damaged; nothing to go on from")
+            others = ", ".join(str(int(path.name)) for path in sorted(self._whole() - self._damaged)) or "none"
+            raise CheckpointError(
+                f"{self._folder}: the state at step {step} is missing or damaged; there are those at steps {others}"
+            )
         path = self._folder / f"{found:08d}"
         saved = manifest.read(path)
         now = {name: value for name, value in (self._run or {}).items() if name in saved.run}
@@ -148,20 +156,22 @@ class Checkpoints:
         leaves = [flat[jax.tree_util.keystr(path)] for path, _ in jax.tree_util.tree_leaves_with_path(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), saved
 
-    def _choose(self, step: int | None) -> int:
-        """The newest step that is undamaged, or -1."""
-        whole = self._whole()
+    def _choose(self, step: int | None, best: bool) -> int:
+        """The newest step that is undamaged, or the best, or -1."""
+        whole = sorted(self._whole(), reverse=True)
         if step is None:
-            for path in sorted(set(self._folder.glob("[0-9]" * 8)) - whole):
-                if path > max(whole, default=self._folder):
-                    tell(f"{path}: was not written to its end (it has no {manifest.NAME}), and is not used")
-        for path in sorted(whole, reverse=True):
+            for path in sorted(set(self._folder.glob("[0-9]" * 8)) - set(whole)):
+                tell(f"{path}: was not written to its end (it has no {manifest.NAME}), and is not used")
+        if best:
+            ranked = [self._folder / f"{step:08d}" for _, step in sorted(self._scored())]
+            whole = ranked + [path for path in whole if path not in ranked]
+        for path in whole:
             if step is not None and int(path.name) != step:
                 continue
             try:
                 manifest.verify(manifest.read(path), path)
             except CheckpointError as error:
-                tell(f"damaged checkpoint, the one before it is used: {error}")
+                tell(f"damaged checkpoint, it is not used: {error}")
                 self._damaged.add(path)
             else:
                 return int(path.name)

@@ -49,9 +49,7 @@ def export(recipe: Recipe, folder: Path, output: Path, *, step: int | None = Non
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     like = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     with Checkpoints(folder / "checkpoints", run=describe_recipe(recipe)) as checkpoints:
-        if step is None and recipe.patience:
-            step = checkpoints.best_step()
-        found = checkpoints.restore(like, step=step)
+        found = checkpoints.restore(like, step=step, best=step is None and bool(recipe.patience))
     if found is None:
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint of a training run; name its folder with --folder")
     state = found[0]

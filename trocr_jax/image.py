@@ -75,7 +75,7 @@ class ImageProcessor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "preprocessor_config.json") -> ImageProcessor:
-        """Read the fields of transformers' ViT and DeiT image processors, in the spellings of its versions 4 and 5.
+        """Read the fields of transformers' ViT, DeiT and BEiT image processors, as its versions 4 and 5 spell them.
 
         Missing fields take the defaults of the class the file names; a step that is null does not run. Raises
         ConfigError naming `source` and the field.
@@ -89,7 +89,7 @@ class ImageProcessor:
         for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
             family = family.removesuffix(suffix)
         if family not in _DEFAULTS:
-            raise ConfigError(f"{source}: image processor {kind!r} is not supported; ViT and DeiT processors are")
+            raise ConfigError(f"{source}: image processor {kind!r} is not supported; ViT, DeiT and BEiT processors are")
         for key, value in given.items():
             if key.startswith("do_") and value and key not in _STEPS:
                 raise ConfigError(f"{source}: {key} is not supported; remove it or set it to false")
@@ -244,7 +244,7 @@ def as_pixels(array: Any) -> jax.Array | np.ndarray:
 
 
 _STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb")
-# Class defaults of transformers 5.23: models/{vit,deit}/image_processing_pil_{vit,deit}.py
+# Class defaults of transformers 5.23: models/{vit,deit,beit}/image_processing_pil_{vit,deit,beit}.py
 _COMMON = {
     "do_resize": True,
     "do_rescale": True,
@@ -257,6 +257,7 @@ _COMMON = {
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {**_COMMON, "size": 224, "resample": 2, "do_center_crop": False, "crop_size": None},
     "DeiT": {**_COMMON, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
+    "Beit": {**_COMMON, "size": 224, "resample": 3, "do_center_crop": False, "crop_size": 224},
 }
 
 

@@ -13,7 +13,7 @@ from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, flag, given
 from trocr_jax.cli.output import check_file, printable, replace_file
 from trocr_jax.cli.progress import Progress
-from trocr_jax.errors import DataError, DecodeError
+from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
 from trocr_jax.evaluation.read import read
@@ -97,6 +97,9 @@ def _check(command: Evaluate) -> None:
         raise DecodeError(f"--level is {command.level}: give a probability between 0 and 1")
     check_share("min_confidence", command.min_confidence)
     check_limit(command.limit)
+    for path in (command.output, command.plot):
+        if path is not None and is_url(str(path)):
+            raise OutputError(f"{path}: a report is written to a local folder; give one, and copy it from there")
     if command.plot is not None:
         check_picture(Path(command.plot))
 

@@ -59,7 +59,10 @@ class Folder(Dataset):
                 yield Bad(f"{path.name}:{number}", _missing(row, *wanted))
                 continue
             writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
-            yield Record(str(row.get("id") or image), text, self.source / image, writer=writer, page=page)
+            own = row.get("id")
+            yield Record(
+                image if own is None or own == "" else str(own), text, self.source / image, writer=writer, page=page
+            )
 
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
@@ -87,6 +90,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise DataError(f"{path}:{number}: not JSON ({why}); a line must be one object") from None
             if not isinstance(value, dict):
                 raise DataError(f'{path}:{number}: not an object such as {{"image": "1.png", "text": "…"}}')
+            if isinstance(value.get("id"), float):  # as it is written: of many digits a float keeps some
+                value["id"] = json.loads(row, parse_float=str)["id"]
             yield number, value
 
 

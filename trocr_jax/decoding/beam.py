@@ -206,7 +206,7 @@ def update_finished_beams(
     ended before: few tokens may be allowed."""
     k = top.scores.shape[1] // 2
     length = (position + 1).astype(jnp.float32)
-    just_finished = hits & (jnp.arange(2 * k) < k)[None, :] & _count(top.scores)
+    just_finished = hits & (jnp.arange(2 * k) < k)[None, :] & counts(top.scores)
     closed = ~beam_search_has_unfinished_sequences(beams, ending)  # [B]
     barred = (~just_finished).astype(jnp.float32) + closed.astype(jnp.float32)[:, None]
     scores = top.scores / length**ending.length_penalty + barred * NEGATIVE
@@ -225,10 +225,10 @@ def check_early_stop_heuristic(beams: Beams, *, position: jax.Array, ending: End
     best_score = beams.running.scores[:, 0]
     best_running = best_score / length**ending.length_penalty
     worst_finished = jnp.where(beams.is_finished.all(axis=-1), beams.finished.scores.min(axis=-1), NEGATIVE)
-    return beams.can_improve & (best_running > worst_finished) & _count(best_score)
+    return beams.can_improve & (best_running > worst_finished) & counts(best_score)
 
 
-def _count(scores: jax.Array) -> jax.Array:
+def counts(scores: jax.Array) -> jax.Array:
     """Which sums of log-probabilities are of hypotheses, and not of places that hold none."""
     return scores > NEGATIVE / 2
 

@@ -4,7 +4,7 @@ arXiv 1610.02424): groups of hypotheses, each a beam search of its own that avoi
 Within a step the groups take turns. A token loses `diversity_penalty` each time that an earlier group has chosen it at
 this step (Hamming diversity); the penalty stays in the score, as in the paper's algorithm 1 and in transformers'
 group beam search (4.x, HammingDiversityLogitsProcessor), which also applied it before every other processor. Groups
-whose search has ended repel nobody.
+whose search has ended repel nobody, nor do places without a hypothesis, where few tokens are allowed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
-from trocr_jax.decoding.beam import beam_search_has_unfinished_sequences, continue_beams, log_softmax
+from trocr_jax.decoding.beam import beam_search_has_unfinished_sequences, continue_beams, counts, log_softmax
 from trocr_jax.decoding.beam_state import (
     Beams,
     EarlyStopping,
@@ -116,7 +116,7 @@ def diverse_beam_search_loop(
         logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
         model_log_probs = log_softmax(logits)  # [B, K, V]
         chosen = jnp.zeros((batch, logits.shape[-1]), jnp.float32)  # how often earlier groups did, [B, V]
-        counts = going_on(state).astype(jnp.float32)
+        repels = going_on(state)
         groups, parents, tokens = [], [], []
         for g, beams in enumerate(state.groups):
             own = jax.tree.map(lambda leaf, g=g: leaf[:, rows[g]], state.processor)
@@ -126,7 +126,8 @@ def diverse_beam_search_loop(
                 beams, log_probs, model_log_probs[:, rows[g]], position=state.position, ending=ending
             )
             last = last_token(beams.running.token_ids, state.position + 1)  # [B, K / G]
-            chosen = chosen.at[jnp.arange(batch)[:, None], last].add(counts[:, g, None])
+            chose = repels[:, g, None] & counts(beams.running.scores)  # [B, K / G]
+            chosen = chosen.at[jnp.arange(batch)[:, None], last].add(chose.astype(jnp.float32))
             groups.append(beams)
             parents.append(continued + g * size)
             tokens.append(last)

@@ -17,19 +17,25 @@ from trocr_jax.image_paths import SUFFIXES, expand, hidden
 
 def is_url(path: str) -> bool:
     """Whether a path names another file system: "s3://bucket/lines"."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+    return re.match(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", path) is not None
 
 
 def file_system(url: str) -> Any:
-    """fsspec's file system for a URL. Raises SourceError if fsspec, or what it needs for the protocol, is missing."""
+    """fsspec's file system for a URL. Raises SourceError if fsspec, or what it needs for the protocol, is missing;
+    FileNotFoundError for a URL that is none, or is chained."""
     try:
         import fsspec
     except ImportError:
         raise SourceError(f"{url}: URLs need fsspec: pip install trocr-jax[fsspec]") from None
+    if "::" in url.partition("[")[0]:  # in brackets stands an address of IPv6
+        why = "chained URLs are not supported; give the last one, an archive by its own name"
+        raise FileNotFoundError(errno.ENOENT, why, url)
     try:
         return fsspec.core.url_to_fs(url)[0]
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise SourceError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error), url) from error
 
 
 @contextmanager
@@ -192,10 +198,10 @@ def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
 
 
 def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
-    system, protocol = file_system(url), url.partition("://")[0]
-    found = _ask(url, lambda: _found(system, url, suffixes))
+    found = _ask(url, lambda: _found(file_system(url), url, suffixes))
     if not found:
         raise SourceError(f"{url}: no image files there; check the name and the permissions")
+    protocol = url.partition("://")[0]
     for path in found:
         yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
 

@@ -200,6 +200,8 @@ class _Given:
 
 
 def _place(image: Any) -> Any:
+    if isinstance(image, float | np.floating):  # NaN: how Ray gives a column of nulls
+        return None
     if isinstance(image, Mapping):  # as Hugging Face's data sets keep images
         return image.get("path") if image.get("bytes") is None else image["bytes"]
     return str(image) if isinstance(image, str | os.PathLike) else image

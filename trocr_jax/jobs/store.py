@@ -72,6 +72,8 @@ class Store(Protocol):
 
 def open_store(folder: str) -> Store:
     """The store at a path or URL. Raises JobError."""
+    if folder.startswith("file://"):
+        return LocalStore(folder.removeprefix("file://"))
     if is_url(folder):
         from trocr_jax.jobs.store_remote import RemoteStore
 

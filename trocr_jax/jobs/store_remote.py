@@ -25,8 +25,14 @@ class RemoteStore:
     log_seconds = 1.0  # GCS lets an object be written about once a second (cloud.google.com/storage/quotas)
 
     def __init__(self, root: str) -> None:
+        """Raises JobError for a URL that names no folder, or of an unknown protocol."""
         self.root = root.rstrip("/")
-        self._system = file_system(root)
+        if self.root.endswith(":"):
+            raise JobError(f"{root}: names no bucket or folder behind ://; give the whole URL of the job")
+        try:
+            self._system = file_system(root)
+        except FileNotFoundError as error:
+            raise JobError(f"{root}: {error.strerror}") from None
         self._appended: dict[str, tuple[int, bytes]] = {}  # the last piece of a log: its number and what is in it
 
     def read(self, name: str) -> bytes:
@@ -40,11 +46,11 @@ class RemoteStore:
             if self.exists(name):
                 return False
             try:
-                self._ask(self._system.pipe_file, self._url(name), content, mode="create")
+                self._write(self._system.pipe_file, name, content, mode="create")
             except FileExistsError:
                 return False
             except NotImplementedError:
-                self._ask(self._system.pipe_file, self._url(name), content)
+                self._write(self._system.pipe_file, name, content)
             except OSError as error:
                 if not _is_conflict(error) or conflicts == CONFLICTS - 1:
                     raise
@@ -54,7 +60,7 @@ class RemoteStore:
         return True
 
     def replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
-        self._ask(self._system.pipe_file, self._url(name), content)
+        self._write(self._system.pipe_file, name, content)
 
     def append(self, name: str, content: bytes) -> None:
         # Objects do not grow: what this process has written of the piece so far is written again.
@@ -65,7 +71,7 @@ class RemoteStore:
         self._appended[name] = number, before + content
 
     def upload(self, name: str, file: Path) -> None:
-        self._ask(self._system.put_file, str(file), self._url(name))
+        self._write(lambda url: self._system.put_file(str(file), url), name)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -83,6 +89,17 @@ class RemoteStore:
 
     def sweep(self, *, all_of_them: bool = False) -> int:
         return 0
+
+    def _write(self, write: Callable[..., Any], name: str, *args: Any, **options: Any) -> None:
+        """Makes the folder first where there is none, unless it is a bucket's, which has none."""
+        url = self._url(name)
+        try:
+            self._ask(write, url, *args, **options)
+        except FileNotFoundError:
+            if not self._system._strip_protocol(url).startswith("/"):
+                raise
+            self._ask(self._system.makedirs, url.rpartition("/")[0], exist_ok=True)
+            self._ask(write, url, *args, **options)
 
     def _fresh(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """File systems remember listings; other hosts change them."""

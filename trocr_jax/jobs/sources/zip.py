@@ -27,14 +27,8 @@ class Zip:
     def inputs(self) -> Iterator[Input]:
         for archive in shards(self.paths, ".zip"):
             _open.cache_clear()  # the archive may be another one by now
-            with files.listing(archive):
-                try:
-                    with _archive(archive) as file:
-                        names = file.namelist()
-                except zipfile.BadZipFile as error:
-                    if isinstance(error.__context__, OSError):  # zipfile takes that for damage
-                        raise error.__context__ from None
-                    raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
+            with files.listing(archive), _archive(archive) as file:
+                names = file.namelist()
             for name in names:
                 if os.path.splitext(name)[1].lower() in SUFFIXES and not hidden(name):
                     yield Input(f"{archive}/{name}", [archive, name])
@@ -42,8 +36,9 @@ class Zip:
     def read(self, place: tuple[str, str]) -> bytes:
         archive, name = place
         with files.network(archive):
+            file = _open(archive)
             try:
-                return _open(archive).read(name)
+                return file.read(name)
             except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError) as error:
                 raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
 
@@ -57,4 +52,10 @@ def _open(archive: str) -> zipfile.ZipFile:
 
 
 def _archive(archive: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(files.open_file(archive) if files.is_url(archive) else archive)
+    """Raises SourceError for what is no zip archive, as one that was cut off."""
+    try:
+        return zipfile.ZipFile(files.open_file(archive) if files.is_url(archive) else archive)
+    except zipfile.BadZipFile as error:
+        if isinstance(error.__context__, OSError):  # zipfile takes that for damage
+            raise error.__context__ from None
+        raise SourceError(f"{archive}: cannot be read as a zip archive ({error}); copy it again") from error
