@@ -226,6 +226,17 @@ def test_references_have_the_ids_that_a_job_gives_the_same_manifest(tmp_path):
     assert [sample.id for sample in open_samples(path).samples] == of_the_job
 
 
+def test_scores_are_kept_where_the_report_fails(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "lines", {"1.png": "one"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "1.png", "text": "one"}\n')
+    monkeypatch.setattr("trocr_jax.cli.evaluate.page", lambda *given: 1 / 0)
+    out = tmp_path / "out"
+    command = ["evaluate", str(rows), "--references", str(folder / "manifest.jsonl"), "--output", str(out)]
+    assert main(command) == 4
+    assert json.loads((out / "metrics.json").read_text())["lines"] == 1
+
+
 def test_a_report_is_no_url(tmp_path, capsys):
     folder = folder_of(tmp_path / "lines", {"1.png": "one"})
     for options in (["--output", "s3://bucket/eval"], ["--output", str(tmp_path), "--plot", "gs://bucket/plot.png"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -58,14 +59,12 @@ def evaluate(command: Evaluate) -> int:
         )
     )
     scored = time.perf_counter()
+    scores["seconds"] = {"reading": sum(r.seconds or 0.0 for r in readings), "scoring": scored - begun}
+    _write(scores, folder)  # what took long first
     title = f"Evaluation: {samples.name}" if len(readings) > 1 else f"{readings[0].name} on {samples.name}"
     report = page(title, samples, readings, scores)
-    scores["seconds"] = {
-        "reading": sum(r.seconds or 0.0 for r in readings),
-        "scoring": scored - begun,
-        "report": time.perf_counter() - scored,
-    }
-    replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    scores["seconds"]["report"] = time.perf_counter() - scored
+    _write(scores, folder)
     replace_file(folder / "report.html", report.encode("utf-8", "backslashreplace"))
     with printing():
         for run in scores["runs"]:
@@ -76,6 +75,10 @@ def evaluate(command: Evaluate) -> int:
     if command.plot is not None:
         plot_evaluation(scores, Path(command.plot))
     return 1 if any(o.error is not None for r in readings for o in r.outcomes) else 0
+
+
+def _write(scores: dict[str, Any], folder: Path) -> None:
+    replace_file(folder / "metrics.json", orjson.dumps(scores, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _check(command: Evaluate) -> None:
