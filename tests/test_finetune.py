@@ -158,7 +158,7 @@ def test_a_text_longer_than_the_positions_is_refused_before_the_first_step(tmp_p
     data = lines(tmp_path / "lines", train=3, validation=2)
     rows = (data / "train.tsv").read_text().splitlines()
     (data / "train.tsv").write_text("\n".join([*rows[:2], f"2.png\t{'a' * 40}"]) + "\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="max_chars is 40; with the end token that is more than the 32 positions"):
+    with pytest.raises(DataError, match=r"lines, train: 2\.png: its text needs 41 tokens, more than the 32 positions"):
         load_recipe("finetune-folder", data=data, model=str(model))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -139,6 +140,15 @@ def test_a_signal_during_the_last_evaluation_does_not_finish_the_run(tmp_path: P
     assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)
     assert run(interrupted=True) == Outcome(6, finished=False, compiling=False)  # while it makes good what it owes
     assert run(interrupted=False) == Outcome(6, finished=True, compiling=False)
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.progress.HELD", 1)
+    with (tmp_path / "log.jsonl").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CheckpointError, match=r"log\.jsonl: another run is training in this folder"):
+            train(SHORT, tmp_path, workers=0, lines=bars)
+    assert train(SHORT, tmp_path, workers=0, lines=bars, until=1).step == 1
 
 
 def test_a_signal_during_compilation_ends_the_run_at_once(

@@ -429,6 +429,10 @@ def test_an_extended_vocabulary_keeps_every_row(tmp_path: Path, capsys: pytest.C
     (tmp_path / "lines/train.tsv").write_text("1.png\tab жω ab\n", encoding="utf-8")
     command.vocabulary(str(source), output=tmp_path / "more", data=tmp_path / "lines", characters="aψe\u0301")
     assert capsys.readouterr().out.endswith(f"{4 + len(ALPHABET) + 4} tokens, 4 of them new: éψωж\n")
+    before = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match="model: is the folder of a model"):
+        command.vocabulary(str(source), output=source, characters="ψ")
+    assert {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
     start = from_model(str(source), tokenizer=str(tmp_path / "more"), image_size=(16, 96))
     recipe = recipe_of(start.config, start.start_from, tokenizer=start.tokenizer, processor=start.processor)
     model, old = started(recipe), tiny_model()

@@ -168,9 +168,14 @@ def vocabulary(
     from train.lines import texts_of
     from train.vocabulary import extend
     from trocr_jax.checkpoint import resolve
-    from trocr_jax.errors import TokenizerError
+    from trocr_jax.errors import ConfigError, TokenizerError
     from trocr_jax.tokenizer import load_tokenizer, save_tokenizer
 
+    if (output / "config.json").exists():
+        raise ConfigError(
+            f"{output}: is the folder of a model, whose weights have no rows for new tokens; name another folder for "
+            "the tokenizer"
+        )
     tokenizer = load_tokenizer(resolve(model))
     wanted = [*unicodedata.normalize("NFC", characters), *([] if data is None else texts_of(data))]
     added = extend(tokenizer, wanted)
@@ -190,6 +195,9 @@ def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = No
     """
     from train.curves import plot_logs, read_log
 
+    if not files:
+        print("no log: give log.jsonl of one run or of several", file=sys.stderr)
+        sys.exit(2)
     for file in files:
         row = read_log(file)[-1].items()
         print(f"{file}: " + ", ".join(f"{name} {value:{'' if type(value) is int else 'g'}}" for name, value in row))

@@ -57,12 +57,19 @@ def text_limit(recipe: Recipe, stage: Stage) -> TextLimit:
     return TextLimit(stage.max_chars + 1, tokenizer_of(recipe), recipe.tokenizer or "of characters")
 
 
-def longest_text(folder: Path, tokenizer: str) -> int:
-    """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take."""
+def longest_text(folder: Path, tokenizer: str, *, positions: int | None = None) -> int:
+    """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take. Raises
+    DataError naming the line if that needs more than the `positions` of a decoder."""
     read = load_tokenizer(resolve(tokenizer))
     limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
-    texts = (record.text for _, good, _ in _lists(folder, limit) for record in good)
-    return max(map(limit.measure, texts)) - 1
+    found = ((limit.measure(r.text), split, r) for split, good, _ in _lists(folder, limit) for r in good)
+    longest, split, record = max(found, key=lambda one: one[0])
+    if positions is not None and longest > positions:
+        raise DataError(
+            f"{folder}, {split}: {record.id}: its text needs {longest} tokens, more than the {positions} positions of "
+            f"the decoder: leave the line out, or cut its picture and text in two: {record.text!r}"
+        )
+    return longest - 1
 
 
 def characters_of(folder: Path) -> set[str]:

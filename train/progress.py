@@ -3,6 +3,7 @@ worst, a profile of some steps: those asked for at the start, and five from when
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -22,14 +23,16 @@ import numpy as np
 from train.flops import peak, step_flops
 from train.recipe import Recipe, Stage, spans
 from train.worst import Misread, grid, write
-from trocr_jax.errors import ConfigError, OutputError
+from trocr_jax.errors import CheckpointError, ConfigError, OutputError
 from trocr_jax.say import tell
 
 PROFILED = 5  # steps, when a profile is asked for by a signal
+HELD = 10  # tries, a second apart, to be the only run in a folder
 
 
 class Progress:
-    """Logs of one run; silent in every process but the first. A context manager."""
+    """Logs of one run; silent in every process but the first. A context manager. Raises OutputError for a log that
+    cannot be written, CheckpointError for one that another run holds."""
 
     def __init__(self, recipe: Recipe, folder: Path, *, tensorboard: bool = False, profile: range = range(0)) -> None:
         self._recipe, self._folder, self._profile = recipe, folder, profile
@@ -39,6 +42,7 @@ class Progress:
         if self._speaks:
             with writing(folder / "log.jsonl"):
                 self._log = _open_log(folder / "log.jsonl")
+                _hold(self._log)
         device_peak = peak(jax.devices()[0])
         self._peak = None if device_peak is None else device_peak * jax.device_count()
         self._profiling, self._wanted = False, False
@@ -172,6 +176,26 @@ def _open_log(path: Path) -> TextIO:
     if cut:
         file.write("\n")
     return file
+
+
+def _hold(log: TextIO) -> None:
+    """Keeps other runs out of a folder, as long as this process lives. Raises CheckpointError where one is there."""
+    for tries in range(HELD):
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if tries < HELD - 1:  # processes that make examples may outlive by a moment the one that was killed
+                time.sleep(1)
+        except OSError as error:
+            tell(f"{log.name}: cannot be locked ({error.strerror}): nothing notices a second run in this folder")
+            return
+        else:
+            return
+    log.close()
+    raise CheckpointError(
+        f"{log.name}: another run is training in this folder; wait for its end, or name another --folder. Processes of "
+        "one run are told of each other by --coordinator"
+    )
 
 
 def log_rows(path: Path) -> Iterator[dict[str, Any]]:

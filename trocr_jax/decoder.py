@@ -311,8 +311,12 @@ def _round_heads(new: jax.Array) -> Int8Rows:
 
 
 def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Rows of a table. Of bfloat16 as bits: XLA's CPU backend would widen the whole table for a gather of floats."""
+    """Rows of a table. Of bfloat16 as bits: XLA's CPU backend would widen the whole table for a gather of floats. A TPU
+    would copy it for one of bits."""
     if table.dtype != jnp.bfloat16:
+        return table[numbers]
+
+    def as_it_is(table: jax.Array, numbers: jax.Array) -> jax.Array:
         return table[numbers]
 
     def as_bits(table: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -323,7 +327,7 @@ def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
         # Bits that did not have to wait for the numbers would be a copy of the table, made before every search.
         return as_bits(*jax.lax.optimization_barrier((table, numbers)))
 
-    return jax.lax.platform_dependent(table, numbers, cpu=on_cpu, default=as_bits)
+    return jax.lax.platform_dependent(table, numbers, cpu=on_cpu, tpu=as_it_is, default=as_bits)
 
 
 def sinusoids(rows: int, d: int, pad_token_id: int) -> np.ndarray:
