@@ -114,7 +114,7 @@ def test_a_label_longer_than_the_positions(
     rows = (data / "train.tsv").read_text().splitlines()
     (data / "train.tsv").write_text("\n".join([*rows[:3], f"3.png\t{'a' * 40}"]) + "\n", encoding="utf-8")
     message = said(capsys, "run", "finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run")
-    assert "max_chars is 40; with the end token that is more than the 32 positions of the decoder" in message
+    assert f"{data}, train: 3.png: its text needs 41 tokens, more than the 32 positions of the decoder" in message
     assert not (tmp_path / "run").exists()
 
 

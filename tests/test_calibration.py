@@ -63,6 +63,23 @@ def test_an_isotonic_map_never_goes_down_and_is_never_certain():
     assert found(-math.inf) == values[0]
 
 
+def test_an_isotonic_map_does_not_depend_on_the_order_of_lines():
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.uniform(-60, -14, 400), np.full(90, -1.5), rng.uniform(-1, 0, 400)]  # many below the floor, as one
+    y = np.r_[np.arange(400) < 80, np.arange(90) < 30, rng.random(400) < 0.9]
+    found = fit(x, y, method="isotonic")
+    assert isinstance(found, Isotonic)
+    assert len(set(found.log_probs)) == len(found.log_probs)
+    assert found(-30) == pytest.approx(81 / 402)
+    assert found(-1.5) == pytest.approx(1 / 3, abs=0.02)
+    for order in (np.arange(890)[::-1], rng.permutation(890), np.lexsort((y, x)), np.lexsort((~y.astype(bool), x))):
+        again = fit(x[order], y[order], method="isotonic")
+        assert isinstance(again, Isotonic)
+        np.testing.assert_allclose(again.log_probs, found.log_probs)
+        np.testing.assert_allclose(again.probabilities, found.probabilities)
+    assert fit([-0.5] * 400, [n < 100 for n in range(400)], method="isotonic")(-0.5) == pytest.approx(101 / 402)
+
+
 def test_what_is_fitted_can_be_read_back(tmp_path):
     """Few results that were all right, and many that nearly all were."""
     log_probs = [*np.linspace(-5, -1, 40), *np.linspace(-0.9, 0, 4000)]
@@ -140,6 +157,7 @@ def test_a_file_reads_back_and_a_damaged_one_is_named(tmp_path):
         {"line": {"kind": "spline"}},
         {"line": {"kind": "isotonic", "log_probs": [0, -1], "probabilities": [0, 1]}},
         {"line": {"kind": "isotonic", "log_probs": [-1, 0], "probabilities": [0, 2]}},
+        {"line": {"kind": "isotonic", "log_probs": [-1, math.nan, 0], "probabilities": [0, 0.5, 1]}},
         {"word": {"kind": "temperature", "value": 0}},
     ):
         (tmp_path / FILE).write_text(json.dumps(json.loads(saved.to_json()) | change))
@@ -236,6 +254,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_lines_are_read(tmp_pat
         said = capsys.readouterr().err
         assert f"{output}: cannot be written ({output.parent} {why}" in said
         assert "name another file by --output" in said
+    assert main(["calibrate", "samples", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path}: is a folder; give the name of a file" in capsys.readouterr().err
 
 
 def test_a_limit_below_one_is_refused(tmp_path, capsys):

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import save_lines, save_tiny
-from trocr_jax.cli import main
+from trocr_jax.cli import main, parse
+from trocr_jax.cli.compile import compile
 from trocr_jax.cli.compiled import FOLDER, LEAST, _use, beside, keep_programs, use_programs
+from trocr_jax.errors import DecodeError
 
 
 def program(*arguments: str, warning: str = "", **environment: str) -> str:
@@ -99,6 +101,25 @@ def test_only_what_is_removed_is_said_to_be_damaged(
     warnings.showwarning(said, UserWarning, "file", 1)
     assert "(jit_f) is damaged and made anew" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "compiled"
+
+    def refused(command: object) -> None:
+        (folder / "jit_f-0-cache").touch()  # of the model, which was loaded
+        raise DecodeError("no such file")
+
+    monkeypatch.setattr("trocr_jax.cli.compile._compile", refused)
+    command = parse(["compile", "--model", "tiny-printed"])
+    with pytest.raises(DecodeError):
+        compile(command, folder)  # type: ignore[arg-type]
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "jit_g-0-cache").touch()
+    with pytest.raises(DecodeError):
+        compile(command, folder)  # type: ignore[arg-type]
+    assert [path.name for path in folder.iterdir()] == ["jit_g-0-cache"]
 
 
 def test_programs_beside_the_model(tmp_path: Path) -> None:

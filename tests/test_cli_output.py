@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from trocr_jax.cli import main
 from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows, replace_file
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
@@ -159,6 +161,19 @@ def test_after_an_exception_nothing_has_changed(tmp_path, format, before):
         fail()
     assert (path.read_text() if before else os.listdir(tmp_path)) == (before or [])
     assert len(os.listdir(tmp_path)) == (1 if before else 0)
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path, capsys, monkeypatch):
+    image, link = tmp_path / "a.png", tmp_path / "b.png"
+    image.write_bytes(Path("samples/line_1.png").read_bytes())
+    link.symlink_to(image)
+    before = image.read_bytes()
+    assert main(["transcribe", str(tmp_path), "--output", str(link)]) == 2
+    assert "b.png: is one of the inputs; give another name to --output" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"samples/line_1.png\n{image}\n".encode())))
+    assert main(["transcribe", "-", "--output", str(image)]) == 2
+    assert "a.png: is one of the inputs" in capsys.readouterr().err
+    assert image.read_bytes() == before
 
 
 def test_permissions_are_the_usual_ones_or_those_of_the_file_before(tmp_path):

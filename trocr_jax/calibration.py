@@ -80,8 +80,8 @@ class Calibration:
             return cls(**maps, fitted_on=str(values.get("fitted_on", "")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
-                f"{path}: not a calibration that can be read ({type(error).__name__}: {error}); fit it again with "
-                "trocr-jax calibrate, or remove it for confidences of the model itself"
+                f"{path}: not a calibration that can be read ({type(error).__name__}: {error}); remove it, for "
+                "confidences of the model itself or to fit it again with trocr-jax calibrate"
             ) from None
 
     def to_json(self) -> str:
@@ -123,9 +123,8 @@ def _temperature(x: np.ndarray, y: np.ndarray) -> float:
 def _isotonic(x: np.ndarray, y: np.ndarray) -> Isotonic:
     order = np.argsort(x, kind="stable")
     # Small groups first, so that no step rests on a few results; then neighbours are pooled until none goes down.
-    parts = np.array_split(order, max(1, len(order) // _SMALLEST))
     blocks: list[list[float]] = []  # sum of results, how many, sum of x
-    for part in parts:
+    for part in np.split(order, _cuts(x[order])):
         blocks.append([float(y[part].sum()), float(len(part)), float(x[part].sum())])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
             last = blocks.pop()
@@ -135,6 +134,17 @@ def _isotonic(x: np.ndarray, y: np.ndarray) -> Isotonic:
     # out above it then.
     values = np.maximum.accumulate([(good + 1) / (count + 2) for good, count, _ in blocks])
     return Isotonic(places, tuple(values.tolist()))
+
+
+def _cuts(x: np.ndarray) -> list[int]:
+    """Where x, sorted, is cut into groups of at least _SMALLEST, nearly equal ones if no values are: equal values stay
+    together."""
+    cuts, last = list[int](), 0
+    for part in np.array_split(np.arange(len(x)), max(1, len(x) // _SMALLEST))[1:]:
+        cut = int(np.searchsorted(x, x[part[0] - 1], side="right"))
+        if min(cut - last, len(x) - cut) >= _SMALLEST:
+            cuts.append(last := cut)
+    return cuts
 
 
 _KIND = {Temperature: "temperature", Isotonic: "isotonic"}
@@ -150,7 +160,8 @@ def _map(values: dict[str, Any]) -> Map:
         raise ValueError(f"the kind of map {values['kind']!r} is not known")
     x, y = (tuple(map(float, values[name])) for name in ("log_probs", "probabilities"))
     rising = all(list(side) == sorted(side) for side in (x, y))
-    if not x or len(x) != len(y) or not rising or not 0 <= y[0] <= y[-1] <= 1 or not math.isfinite(x[0] + x[-1]):
+    finite = all(map(math.isfinite, (*x, *y)))
+    if not x or len(x) != len(y) or not finite or not rising or not 0 <= y[0] <= y[-1] <= 1:
         raise ValueError("an isotonic map needs as many log_probs as probabilities from 0 to 1, both not decreasing")
     return Isotonic(x, y)
 

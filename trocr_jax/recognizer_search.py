@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from trocr_jax.config import TrOCRConfig
@@ -31,6 +32,7 @@ class Searches:
     def __init__(self, config: TrOCRConfig, tokenizer: PreTrainedTokenizerBase, on: Devices) -> None:
         self._config, self._tokenizer, self._on = config, tokenizer, on
         self._compiled: dict[Any, Processor] = {}
+        self._lock = Lock()  # several threads may read with one recognizer
 
     @cached_property
     def spellings(self) -> Spellings:
@@ -64,10 +66,11 @@ class Searches:
 
     def _constraint(self, spec: constraints.Constraint, max_new_tokens: int) -> Processor:
         ids, key = self._config, (spec, constraints.versions(spec), max_new_tokens)
-        if key not in self._compiled:
-            special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
-            compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)
-            while len(self._compiled) >= KEPT_CONSTRAINTS:
-                del self._compiled[next(iter(self._compiled))]
-            self._compiled[key] = compiled
-        return self._compiled[key]
+        with self._lock:
+            if key not in self._compiled:
+                special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+                compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)
+                while len(self._compiled) >= KEPT_CONSTRAINTS:
+                    del self._compiled[next(iter(self._compiled))]
+                self._compiled[key] = compiled
+            return self._compiled[key]

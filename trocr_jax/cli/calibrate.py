@@ -69,6 +69,8 @@ def calibrate(command: Calibrate) -> int:
 
 def _check_place(path: Path) -> None:
     """Before anything is read: raises OutputError if no file can be made there."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file to --output")
     folder = path.absolute().parent
     special = path.exists() and not path.is_file()  # a pipe, which needs no place
     if not special and not os.access(folder, os.W_OK | os.X_OK):

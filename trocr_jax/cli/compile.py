@@ -42,8 +42,8 @@ def compile(command: Compile, folder: Path) -> int:
 
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
-    """Raises OutputError for a program that could not be kept, of which jax only warns; what it has written of it is
-    removed."""
+    """Raises OutputError for a program that could not be kept, of which jax only warns. What was written is removed
+    then, and where the block raises."""
     with tempfile.TemporaryFile(dir=folder):  # said before anything is compiled
         pass
     before, failed = {path.name for path in folder.iterdir()}, list[str]()
@@ -58,12 +58,20 @@ def _kept(folder: Path) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=_FAILED)
         warnings.showwarning = heard
-        yield
+        try:
+            yield
+        except TrOCRError:
+            _remove_others(folder, before)
+            raise
     if failed:
-        for path in folder.iterdir():
-            if path.name not in before:
-                path.unlink()
+        _remove_others(folder, before)
         raise OutputError(f"{folder}: {len(failed)} programs cannot be kept ({failed[0]}); make room and compile again")
+
+
+def _remove_others(folder: Path, before: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in before:
+            path.unlink()
 
 
 def _compile(command: Compile) -> None:

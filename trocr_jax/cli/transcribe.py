@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from trocr_jax.cli.options import check_share
 from trocr_jax.cli.output import COLUMNS, Row, format_of, needs_review, open_rows
 from trocr_jax.cli.progress import Progress
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.errors import DecodeError, ImageError, OutputError
 from trocr_jax.image_paths import Input, expand
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.say import on_terminal
@@ -26,7 +27,7 @@ def transcribe(command: Transcribe) -> int:
     if not command.inputs:
         raise DecodeError("no inputs: give image files, folders or patterns, or - for a list on stdin (see --help)")
     stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()  # it may have been closed
-    inputs: Iterator[Input] = expand(command.inputs, stdin)
+    inputs = _spared(expand(command.inputs, stdin), command.output)
     total = None
     if "-" not in command.inputs:  # a list on stdin may be endless; files are counted for the bar
         listed = list(inputs)
@@ -61,6 +62,15 @@ def transcribe(command: Transcribe) -> int:
             if progress.failed:
                 progress.say(f"could not be read: {progress.failed} of {progress.done}")
     return 1 if progress.failed else 0
+
+
+def _spared(inputs: Iterator[Input], output: str | None) -> Iterator[Input]:
+    """Raises OutputError for an output that is one of the inputs."""
+    written = None if output is None else os.path.realpath(output)
+    for one in inputs:
+        if written is not None and os.path.realpath(one.path) == written:
+            raise OutputError(f"{output}: is one of the inputs; give another name to --output")
+        yield one
 
 
 def _rows(
