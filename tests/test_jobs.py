@@ -334,6 +334,49 @@ def test_ids_that_are_not_unique_are_refused(tmp_path, lines, recognizer, model)
     assert not (tmp_path / "job" / "plan.json").exists()
 
 
+def test_ids_that_rows_would_write_alike_are_refused(tmp_path, recognizer, model):
+    odd = tmp_path / "odd"
+    (one,) = save_lines(odd, 1)
+    shutil.copy(one, os.fsdecode(os.fsencode(odd) + b"/x\xff.png"))
+    shutil.copy(one, odd / "x\\udcff.png")
+    with pytest.raises(SourceError, match=r"x\\udcff\.png: is the id of inputs 2 and 3"):
+        jobs.plan(jobs.open_source([str(odd)]), str(tmp_path / "job"), recognizer, model)
+
+
+def test_rows_of_another_plan_are_not_taken_over(tmp_path, lines, recognizer, model):
+    folder = tmp_path / "job"
+    run(plan(lines, folder, recognizer, model), recognizer)
+    (folder / "plan.json").unlink()
+    with pytest.raises(JobError, match=r"has no plan\.json, but parts and _SUCCESS of a job that had another"):
+        plan(lines, folder, recognizer, model, decode=DecodeConfig(max_new_tokens=3))
+    (folder / "_SUCCESS").unlink()
+    with pytest.raises(JobError, match=r"but parts of a job that had another; give another folder, or delete them"):
+        plan(lines, folder, recognizer, model)
+    shutil.rmtree(folder / "parts")
+    assert run(plan(lines, folder, recognizer, model), recognizer).ok == 20
+
+
+def test_a_job_whose_folder_is_removed_is_not_complete(tmp_path, lines, recognizer, model):
+    folder = tmp_path / "job"
+    job = plan(lines, folder, recognizer, model)
+    removed: list[Any] = []
+
+    def removing(worker: Any) -> None:
+        begin = worker.job.commit
+
+        def commit(*given: Any, **options: Any) -> Any:
+            if not removed:
+                removed.append(folder)
+                shutil.rmtree(folder)
+            return begin(*given, **options)
+
+        worker.job.commit = commit
+
+    with pytest.raises(OutputError, match=r"its plan\.json has gone while this process worked on the job"):
+        jobs.run(job, recognizer, DECODE, resources=RESOURCES, prepare=removing)
+    assert not (folder / "_SUCCESS").exists()
+
+
 @pytest.mark.parametrize(
     "values",
     [

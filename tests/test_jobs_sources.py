@@ -11,7 +11,9 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from trocr_jax.errors import ImageError, ImageLimitError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
-from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source
+from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source, tfds
 from trocr_jax.jobs.sources.archives import shards
 
 COUNT = 5
@@ -356,6 +358,70 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
     (tmp_path / "pages.tif").write_bytes(b"no TIFF any more")
     with pytest.raises(ImageError, match=r"pages.tif#1: "):
         Decoder(source, PROCESSOR)(input.id, input.place)
+
+
+def test_a_tar_archive_that_was_written_again_is_told_from_the_one_before(tmp_path: Path):
+    def write(order: str) -> None:
+        with tarfile.open(tmp_path / "lines.tar", "w") as file:
+            for name in order:
+                member = tarfile.TarInfo(f"{name * 120}.pgm")  # longer than a header holds
+                member.size = 11 + 4
+                file.addfile(member, io.BytesIO(b"P5 2 2 255 \n"[:11] + name.encode() * 4))
+
+    write("abc")
+    source = open_source([str(tmp_path / "lines.tar")])
+    inputs = list(source.inputs())
+    assert [bytes(source.read(input.place))[-4:] for input in inputs] == [b"aaaa", b"bbbb", b"cccc"]  # type: ignore[arg-type]
+    write("cba")
+    assert [bytes(source.read(input.place))[-4:] for input in source.inputs()] == [b"cccc", b"bbbb", b"aaaa"]  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match=r"lines\.tar: is another archive than the job was planned with"):
+        Decoder(source, PROCESSOR)(inputs[0].id, inputs[0].place)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("img", None, ""),
+        ("scan", "scan", ""),
+        ("scan", None, r"no column image or .* among .*; name it with --image-column"),
+        ("img", "number", "its feature number holds no images but Scalar"),
+    ],
+)
+def test_features_of_a_data_set(
+    name: str, wanted: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tensorflow_datasets import features
+
+    class Two(list[dict[str, Any]]):
+        dataset_info = SimpleNamespace(features={name: features.Image(), "number": features.Scalar(np.int64)})
+
+    monkeypatch.setattr(tfds, "_open", lru_cache(lambda folder, split: Two([{name: "a"}, {name: "b"}])))
+    source = open_source([str(tmp_path)], "tfds", image_column=wanted)
+    if message:
+        with pytest.raises(SourceError, match=message):
+            list(source.inputs())
+    else:
+        assert [source.read(input.place) for input in source.inputs()] == ["a", "b"]
+
+
+def test_files_of_a_data_set_that_was_saved_there_before_are_left_out(tmp_path: Path):
+    def save(name: str, rows: int) -> None:
+        table = pa.table({"image": [b"x"] * rows})
+        with pa.OSFile(str(tmp_path / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+
+    for number in range(4):
+        save(f"data-0000{number}-of-00004.arrow", 3)
+    for number in range(2):
+        save(f"data-0000{number}-of-00002.arrow", 1)
+    now = {"_data_files": [{"filename": f"data-0000{number}-of-00002.arrow"} for number in range(2)]}
+    (tmp_path / "state.json").write_text(json.dumps(now))
+    source = open_source([str(tmp_path)], "huggingface")
+    names = [os.path.basename(input.id) for input in source.inputs()]
+    assert names == ["data-00000-of-00002.arrow#0", "data-00001-of-00002.arrow#0"]
+    (tmp_path / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(SourceError, match=r"data-00001-of-00002\.arrow: is missing, which state\.json names"):
+        list(source.inputs())
 
 
 def test_an_archive_that_was_cut_off_since_is_the_source_s_fault(lines: list[Path], tmp_path: Path):

@@ -19,6 +19,7 @@ from train.data.parts import Built, Data, Part, Rendered
 from train.data.sources import Selected, Stream, Synthetic, open_folder, within
 from train.recipe import Recipe, Stage
 from trocr_jax.checkpoint import resolve
+from trocr_jax.config import DecoderConfig
 from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.say import tell
 from trocr_jax.tokenizer import load_tokenizer
@@ -57,17 +58,18 @@ def text_limit(recipe: Recipe, stage: Stage) -> TextLimit:
     return TextLimit(stage.max_chars + 1, tokenizer_of(recipe), recipe.tokenizer or "of characters")
 
 
-def longest_text(folder: Path, tokenizer: str, *, positions: int | None = None) -> int:
+def longest_text(folder: Path, tokenizer: str, *, decoder: DecoderConfig | None = None) -> int:
     """Tokens of the longest text of a folder of pictures, the end token not counted: what a stage has to take. Raises
-    DataError naming the line if that needs more than the `positions` of a decoder."""
+    DataError naming the line if that needs more positions than the decoder has learned."""
     read = load_tokenizer(resolve(tokenizer))
     limit = TextLimit(tokenizer=read, tokenizer_name=tokenizer)
     found = ((limit.measure(r.text), split, r) for split, good, _ in _lists(folder, limit) for r in good)
     longest, split, record = max(found, key=lambda one: one[0])
-    if positions is not None and longest > positions:
+    if decoder is not None and decoder.learned_positions and longest > decoder.max_position_embeddings:
         raise DataError(
-            f"{folder}, {split}: {record.id}: its text needs {longest} tokens, more than the {positions} positions of "
-            f"the decoder: leave the line out, or cut its picture and text in two: {record.text!r}"
+            f"{folder}, {split}: {record.id}: its text needs {longest} tokens, more than the "
+            f"{decoder.max_position_embeddings} positions of the decoder: leave the line out, or cut its "
+            f"picture and text in two: {record.text!r}"
         )
     return longest - 1
 

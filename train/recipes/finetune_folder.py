@@ -36,9 +36,8 @@ def recipe(
     if rendered is not None and not 0 <= rendered < math.inf:
         raise DataError(f"--rendered {rendered}: give 0, or how many for each line of the folder")
     start = from_model(model, tokenizer=tokenizer, image_size=image_size)
-    encoder, decoder = start.config.encoder, start.config.decoder
-    positions = decoder.max_position_embeddings if decoder.learned_positions else None
-    max_chars = longest_text(data, start.tokenizer, positions=positions)
+    encoder = start.config.encoder
+    max_chars = longest_text(data, start.tokenizer, decoder=start.config.decoder)
     share = float(model in BUILT_IN and tokenizer is None) if rendered is None else rendered
     parts = (Pictures(), Rendered(weight=share)) if share else (Pictures(),)
     ctc = 0.5 if encoder.grid[0] == 1 else 0.0  # columns of one row stand in the order of the text

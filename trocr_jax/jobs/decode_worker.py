@@ -183,15 +183,19 @@ def _answer(decoder: Decode, id: str, place: Any, room: np.ndarray) -> tuple[str
         return "pixels", float(expected)
     except SourceError as error:
         return "source", str(error)
-    except ImageLimitError as error:
-        return "quarantined", str(error)
-    except MemoryError as error:
-        why = f" ({error})" if str(error) else ""
+    except (ImageLimitError, MemoryError) as error:
+        if not _of_memory(error):
+            return "quarantined", str(error)
+        why = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
         return "quarantined", f"{id}: took more memory than --decode-memory allows{why}"
     except ImageError as error:
         return "failed", str(error)
     except Exception as error:  # noqa: BLE001  whatever a damaged archive or picture makes its reader raise
         return "failed", f"{id}: cannot be read ({type(error).__name__}: {error})"
+
+
+def _of_memory(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, MemoryError) or _of_memory(error.__cause__))
 
 
 def _limit_memory(more: int) -> None:

@@ -7,11 +7,13 @@ from contextlib import suppress
 
 import orjson
 
-from trocr_jax.errors import JobError
+from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.claims import PATIENCE
-from trocr_jax.jobs.job import LEASES, PARTIAL, SUCCESS, Job, part_name, read_success, sha256
+from trocr_jax.jobs.job import LEASES, PARTIAL, PARTS, SUCCESS, Job, part_name, read_success, sha256
 from trocr_jax.jobs.leases import TIMEOUT, Leases
+from trocr_jax.jobs.planning import PLAN
 from trocr_jax.jobs.rows import Counts
+from trocr_jax.jobs.store import Store
 
 NAMED = 10  # parts in one message
 
@@ -66,6 +68,11 @@ def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: floa
     """Writes _SUCCESS if all units are committed, and sweeps what a finished job does not need. None if units are left,
     or another process is doing it, which is waited for until it gives a sign of life, is done, or counts as dead; or if
     `stop` is set meanwhile. Raises JobError for a part that does not have the lines of its unit."""
+    if not job.store.exists(PLAN):
+        raise OutputError(
+            f"{job.store.root}: its {PLAN} has gone while this process worked on the job, as if the folder had been "
+            "removed; what is left of it cannot be gone on with: give another folder"
+        )
     if read_success(job.store) is None:
         if len(job.done()) < len(job.units):
             return None
@@ -80,6 +87,16 @@ def finish(job: Job, stop: threading.Event | None = None, *, lease_timeout: floa
     sweep(job)
     success = read_success(job.store)  # none if another process has reopened the job this moment: it completes it
     return None if success is None else Counts.of(success)
+
+
+def check_empty(store: Store) -> None:
+    """Raises JobError for a folder without a plan in which rows of another one stand."""
+    left = [name for name in (PARTS, PARTIAL) if store.names(name)] + [SUCCESS] * store.exists(SUCCESS)
+    if left and not store.exists(PLAN):  # another process may have planned meanwhile, and read
+        raise JobError(
+            f"{store.root}: has no {PLAN}, but {' and '.join(left)} of a job that had another; give another folder, or "
+            "delete them"
+        )
 
 
 def _write_success(job: Job) -> None:

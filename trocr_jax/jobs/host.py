@@ -15,7 +15,7 @@ from trocr_jax.jobs.attempts import Attempts
 from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint, software
-from trocr_jax.jobs.finish import finish, open_again, reopen, sweep
+from trocr_jax.jobs.finish import check_empty, finish, open_again, reopen, sweep
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.planning import check_same, make_plan, read_plan
 from trocr_jax.jobs.rows import COLUMNS, OPTIONAL_COLUMNS, Counts
@@ -100,6 +100,7 @@ def plan(
         if recognizer.sharing > 1:  # they sum in another order
             configuration["devices_of_a_model"] = recognizer.sharing
         if found is None:
+            stop.apart(lambda: check_empty(store))
             found = make_plan(store, configuration, source.inputs(), unit_size, stop)
         check_same(found, configuration, folder)
         return Job(store, found)

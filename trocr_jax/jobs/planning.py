@@ -24,6 +24,7 @@ import orjson
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.fingerprint import differences, short
 from trocr_jax.jobs.owner import me
+from trocr_jax.jobs.rows import printable
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import LocalStore, Store
@@ -88,7 +89,9 @@ def read_inputs(store: Store, plan: Plan, unit: Unit) -> list[Input]:
     except FileNotFoundError:
         content = b""
     if _checksum(content) != unit.checksum:
-        raise JobError(f"{store.root}/{plan.inputs}: is missing or damaged at byte {unit.start}; plan the job again")
+        raise JobError(
+            f"{store.root}/{plan.inputs}: is missing or damaged at byte {unit.start}; plan it in another folder"
+        )
     return [Input(found[0], found[-1]) for found in map(_loads, content.splitlines())]
 
 
@@ -173,7 +176,7 @@ def _list(file: IO[bytes], inputs: Iterable[Input], unit_size: int) -> tuple[lis
 
     for id, place in inputs:
         lines.append(_dumps([id] if place == id else [id, place]))
-        ids.append(hash(id))
+        ids.append(hash(id if id.isascii() else printable(id)))
         if len(lines) == unit_size:
             start = close()
     if lines:
@@ -193,7 +196,7 @@ def _check_ids(listed: Path, ids: array[int]) -> None:
     with open(listed, "rb") as file:
         for number, (line, hashed) in enumerate(zip(file, ids, strict=True), 1):
             if hashed in twice:
-                id = _loads(line)[0]
+                id = printable(_loads(line)[0])
                 if id in seen:
                     raise SourceError(
                         f"{id}: is the id of inputs {seen[id]} and {number}; an id names one line of the output, "

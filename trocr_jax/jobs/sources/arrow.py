@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +27,7 @@ class Arrow:
 
     def inputs(self) -> Iterator[Input]:
         for folder in self.paths:
-            found = sorted(
-                path
-                for path in files.below(folder)
-                if path.endswith(".arrow") and not os.path.basename(path).startswith("cache-")
-            )
+            found = [path for path in _arrows(folder) if os.path.basename(path) in _saved(os.path.dirname(path), path)]
             if not found:
                 raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
             for path in found:
@@ -50,6 +47,27 @@ class Arrow:
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _arrows(folder: str) -> list[str]:
+    paths = (path for path in files.below(folder) if path.endswith(".arrow"))
+    return sorted(path for path in paths if not os.path.basename(path).startswith("cache-"))
+
+
+def _saved(folder: str, path: str) -> set[str]:
+    """The names of a folder's files that its state.json names, that of `path` where it names none: a data set that was
+    saved there before may have left others. Raises SourceError if one of them is missing."""
+    try:
+        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+            listed = json.load(file).get("_data_files")
+        names = {os.path.basename(path)} if listed is None else {one["filename"] for one in listed}
+    except FileNotFoundError:
+        return {os.path.basename(path)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{folder}/state.json: cannot be read ({error}); save the data set again") from error
+    if missing := sorted(name for name in names if not os.path.exists(os.path.join(folder, name))):
+        raise SourceError(f"{folder}/{missing[0]}: is missing, which state.json names; save the data set again")
+    return names
 
 
 @lru_cache(4)

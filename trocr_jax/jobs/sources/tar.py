@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +19,8 @@ from trocr_jax.jobs.sources.archives import check_paths, shards
 @dataclass(frozen=True)
 class Tar:
     """paths: archives, or patterns of them. Members that are no images by their names (texts, JSON) are passed over.
-    The id of a line is the archive and the member. A place is [archive, first byte, bytes]: nothing is unpacked."""
+    The id of a line is the archive and the member. A place is [archive, first byte, bytes, checksum of the header in
+    front of them]: nothing is unpacked."""
 
     paths: tuple[str, ...]
     kind: ClassVar[str] = "tar"
@@ -28,9 +30,15 @@ class Tar:
             with files.listing(archive):
                 yield from _members(archive)
 
-    def read(self, place: tuple[str, int, int]) -> bytes:
-        archive, start, length = place
-        return files.read_range(archive, start, length)
+    def read(self, place: tuple[str, int, int, int]) -> bytes:
+        archive, start, length, checksum = place
+        found = files.read_range(archive, start - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + length)
+        if zlib.crc32(found[: tarfile.BLOCKSIZE]) != checksum:
+            raise SourceError(
+                f"{archive}: is another archive than the job was planned with (at byte {start}); bring that back, or "
+                "plan the job in another folder"
+            )
+        return found[tarfile.BLOCKSIZE :]
 
     def check(self) -> None:
         check_paths(self.paths)
@@ -51,7 +59,9 @@ def _members(archive: str) -> Iterator[Input]:
                 if member.issparse():
                     raise SourceError(f"{archive}: {member.name} is stored sparse; write the archive without --sparse")
                 if member.isfile():
-                    yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size])
+                    file.seek(member.offset_data - tarfile.BLOCKSIZE)
+                    checksum = zlib.crc32(file.read(tarfile.BLOCKSIZE))
+                    yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size, checksum])
             file.seek(tar.offset)
             if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {tar.offset}, and not the end")

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.images_in_parquet import image_column
 
 
 @dataclass(frozen=True)
 class Tfds:
-    """paths: folders of a version, with features.json. split: which; image_column: the feature. The id of a line is the
-    folder, the split and the number of the example, from 0."""
+    """paths: folders of a version, with features.json. split: which; image_column: the feature, as for Parquet. The id
+    of a line is the folder, the split and the number of the example, from 0."""
 
     paths: tuple[str, ...]
     split: str = "train"
@@ -25,15 +26,33 @@ class Tfds:
     def inputs(self) -> Iterator[Input]:
         for folder in self.paths:
             _open.cache_clear()  # the data set may be another one by now
-            for number in range(len(_open(folder, self.split))):
+            source = _open(folder, self.split)
+            _check(folder, source, _feature(folder, source, self.image_column))
+            for number in range(len(source)):
                 yield Input(f"{folder}/{self.split}#{number}", [folder, number])
 
     def read(self, place: tuple[str, int]) -> Any:
         folder, number = place
-        return _open(folder, self.split)[number][self.image_column or "image"]
+        source = _open(folder, self.split)
+        return source[number][_feature(folder, source, self.image_column)]
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _feature(folder: str, source: Any, wanted: str | None) -> str:
+    return image_column(folder, list(source.dataset_info.features), wanted)
+
+
+def _check(folder: str, source: Any, name: str) -> None:
+    """Raises SourceError for a feature that is no image."""
+    from tensorflow_datasets.core.features import Image
+
+    if not isinstance(feature := source.dataset_info.features[name], Image):
+        raise SourceError(
+            f"{folder}: its feature {name} holds no images but {type(feature).__name__}; name another with "
+            "--image-column"
+        )
 
 
 @lru_cache(4)
