@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
+
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths
@@ -45,10 +47,9 @@ def _feature(folder: str, source: Any, wanted: str | None) -> str:
 
 
 def _check(folder: str, source: Any, name: str) -> None:
-    """Raises SourceError for a feature that is no image."""
-    from tensorflow_datasets.core.features import Image
-
-    if not isinstance(feature := source.dataset_info.features[name], Image):
+    """Raises SourceError for a feature of single numbers or classes. One of bytes may hold files of images."""
+    feature = source.dataset_info.features[name]
+    if feature.shape == () and np.issubdtype(feature.np_dtype, np.number):
         raise SourceError(
             f"{folder}: its feature {name} holds no images but {type(feature).__name__}; name another with "
             "--image-column"
