@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, ClassVar
 
 from trocr_jax.errors import SourceError
@@ -27,7 +28,10 @@ class Arrow:
 
     def inputs(self) -> Iterator[Input]:
         for folder in self.paths:
-            found = [path for path in _arrows(folder) if os.path.basename(path) in _saved(os.path.dirname(path), path)]
+            found = list[str]()
+            for parent, paths in groupby(_arrows(folder), os.path.dirname):
+                names = _saved(parent)
+                found += [path for path in paths if names is None or os.path.basename(path) in names]
             if not found:
                 raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
             for path in found:
@@ -54,15 +58,16 @@ def _arrows(folder: str) -> list[str]:
     return sorted(path for path in paths if not os.path.basename(path).startswith("cache-"))
 
 
-def _saved(folder: str, path: str) -> set[str]:
-    """The names of a folder's files that its state.json names, that of `path` where it names none: a data set that was
-    saved there before may have left others. Raises SourceError if one of them is missing."""
+def _saved(folder: str) -> set[str] | None:
+    """The names of a folder's files that its state.json names, None where it names none: a data set that was saved
+    there before may have left others. Raises SourceError if one of them is missing."""
     try:
         with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
-            listed = json.load(file).get("_data_files")
-        names = {os.path.basename(path)} if listed is None else {one["filename"] for one in listed}
+            if (listed := json.load(file).get("_data_files")) is None:
+                return None
+        names = {one["filename"] for one in listed}
     except FileNotFoundError:
-        return {os.path.basename(path)}
+        return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{folder}/state.json: cannot be read ({error}); save the data set again") from error
     if missing := sorted(name for name in names if not os.path.exists(os.path.join(folder, name))):
