@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -64,11 +65,10 @@ class Ours:
         return trocr_jax.checkpoint.load(folder, dtype=self.dtype)
 
     def _encoder(self, model: Any, pixels: Any) -> Any:
-        from trocr_jax.encoder import cached_micro_batch
+        from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 
-        size = self.scores_bytes
-        micro_batch = cached_micro_batch(model.config.encoder, len(pixels), size) if size else None
-        return model.encode(pixels, dtype=self.dtype, micro_batch=micro_batch)
+        size = cached_micro_batch(model.config.encoder, len(pixels), self.scores_bytes)
+        return in_micro_batches(partial(model.encode, dtype=self.dtype), pixels, size)
 
     def put(self, pixels: np.ndarray) -> Any:
         return self.array(pixels)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from benchmarks.engine import PRESETS
 from trocr_jax import DecodeConfig, generation, generation_plan
-from trocr_jax.encoder import cached_micro_batch
+from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.model import TrOCR
 from trocr_jax.presets import PRESETS as CONFIGURATIONS
 from trocr_jax.quantization import quantize
@@ -64,8 +65,10 @@ def main(
     search, numbers = generation_plan.plan(decode, config)
     arguments: tuple[Any, ...]
     if stage == "encoder":
-        size = cached_micro_batch(config.encoder, batch, search.scores_bytes) if search.scores_bytes else None
-        program = jax.jit(lambda model, pixels: model.encode(pixels, dtype=jnp.dtype(dtype), micro_batch=size))
+        size = cached_micro_batch(config.encoder, batch, search.scores_bytes)
+        program = jax.jit(
+            lambda model, pixels: in_micro_batches(partial(model.encode, dtype=jnp.dtype(dtype)), pixels, size)
+        )
         arguments, parts, unit = (model, _normal(random, batch, *config.encoder.image_size, 3)), batch, "line"
     else:
         program = jax.jit(

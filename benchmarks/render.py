@@ -7,6 +7,7 @@ stages build on each other: each row is the whole path up to its stage.
 """
 
 import io
+import json
 import platform
 import time
 from collections.abc import Callable
@@ -18,11 +19,13 @@ import tyro
 from PIL import Image
 
 from train.data.augment import augment
-from train.data.encode import Encoder
+from train.data.encode import Tokens
 from train.data.fonts import Style
 from train.data.line import Line
 from train.data.render import Renderer
+from train.input import Examples
 from trocr_jax.checkpoint import resolve
+from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
 from trocr_jax.tokenizer import load_tokenizer
 
@@ -49,6 +52,7 @@ def measure(options: Options) -> None:
     renderer = Renderer.create(style=options.style)
     folder = resolve("tiny-printed")
     tokenizer, narrow = load_tokenizer(folder), ImageProcessor.from_folder(folder)
+    config = TrOCRConfig.from_huggingface(json.loads((folder / "config.json").read_text()))
     square = ImageProcessor(height=384, width=384)  # of the published models
 
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, style {options.style}")
@@ -63,7 +67,7 @@ def measure(options: Options) -> None:
         return Line(augment(line.image, np.random.default_rng((0, index)), "paper"), line.text)
 
     encoders = {
-        name: Encoder(processor, tokenizer, 128)
+        name: Examples.of(config, Tokens(tokenizer), width=processor.width, max_tokens=127, processor=processor)
         for name, processor in {f"{narrow.height} x {narrow.width}": narrow, "384 x 384": square}.items()
     }
     row("drawn and damaged", lambda i, line: line)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import trocr_jax
 from benchmarks.chips import Chip, chip_of
 from benchmarks.engine import images
 from benchmarks.roofline import PROGRAMS, Asked, bound, counted, line, programs
-from trocr_jax.encoder import cached_micro_batch
+from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.generation_plan import plan
 
 ROUNDS = 5
@@ -72,8 +73,8 @@ def measured(asked: Asked, platform: str) -> dict[str, float]:
     made = {name: jax.jit(function) for name, function in programs(asked, platform).items()}
     search = trocr_jax.DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens, min_new_tokens=asked.tokens)
     scores = plan(search, model.config)[0].scores_bytes
-    micro_batch = cached_micro_batch(model.config.encoder, asked.batch, scores) if scores else None
-    made["encoder"] = jax.jit(lambda m, pixels: m.encode(pixels, dtype=dtype, micro_batch=micro_batch))
+    size = cached_micro_batch(model.config.encoder, asked.batch, scores)
+    made["encoder"] = jax.jit(lambda m, pixels: in_micro_batches(partial(m.encode, dtype=dtype), pixels, size))
     pixels = jnp.asarray(images(model.config, asked.batch))
     memory = made["encoder"](model, pixels)
     cross = made["preparation"](model, memory)

@@ -147,7 +147,8 @@ def _losses(steps: int, mesh: Any) -> Rows:
 
     from scripts.toy_training import bars
     from train.codec import codec
-    from train.input import Examples, batches, in_order, rows_of
+    from train.data.order import in_order
+    from train.input import Examples, batches, rows_of
     from train.loop import lower, on_devices
     from train.optimizer import optimizer
     from train.recipe import spans

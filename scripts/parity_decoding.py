@@ -46,7 +46,7 @@ from trocr_jax import generation, generation_plan
 from trocr_jax.checkpoint import resolve
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.loop import run
-from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch
+from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
 
 Family = Literal["small", "base", "tiny-printed"]
 PRESET = {"small": "small-handwritten", "base": "base-handwritten"}
@@ -195,9 +195,8 @@ def _reorder_text_alone(cache: EncoderDecoderCache, beam_idx: torch.Tensor) -> N
 @jax.jit
 def _read(model: trocr_jax.TrOCR, pixels: jax.Array) -> dict[bool, Any]:
     """What cross-attention reads, by `Shape.absorbed`: keys and values, or the memory itself."""
-    memory = model.encode(
-        pixels, micro_batch=cached_micro_batch(model.config.encoder, len(pixels), SCORES_BYTES["cpu"])
-    )
+    size = cached_micro_batch(model.config.encoder, len(pixels), SCORES_BYTES["cpu"])
+    memory = in_micro_batches(model.encode, pixels, size)
     return {False: model.prime(memory), True: model.absorb(memory)}
 
 

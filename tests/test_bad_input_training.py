@@ -192,6 +192,9 @@ def test_places_and_numbers_that_cannot_be(
     assert f"{file}: cannot be made (File exists); name another folder for the run" in said(capsys, *chosen, file)
     assert "workers is -1: give how many processes" in said(capsys, *chosen, tmp_path / "run", "--workers", "-1")
     assert f"{file}: cannot be written (File exists)" in said(capsys, "vocabulary", model, "--output", file)
+    (taken := tmp_path / "taken").mkdir()
+    (taken / "checkpoints").touch()
+    assert f"{taken / 'checkpoints'}: cannot be made (File exists)" in said(capsys, *chosen, taken)
     for option in ("--lines", "--max-chars"):
         assert f"{option} is 0: give a number of at least 1" in said(capsys, "evaluate", model, option, "0")
 

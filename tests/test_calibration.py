@@ -39,6 +39,22 @@ def test_the_likeliest_temperature_is_found():
     assert found(math.log(0.25)) == pytest.approx(0.25 ** (1 / found.value))
 
 
+def test_the_likeliest_temperature_of_lines_that_are_hardly_ever_right():
+    """Half of their probabilities are below 1e-6; by brute force, over the likelihood of the map as it is applied."""
+    rng = np.random.default_rng(0)
+    x = np.append(-rng.exponential(20, 4000), -np.inf)
+    right = np.append(rng.random(4000) < np.exp(x[:-1] / 15), False)
+    found = fit(x.tolist(), right.tolist(), method="temperature")
+    assert isinstance(found, Temperature)
+
+    def likelihood(value: float) -> float:
+        p = np.array([Temperature(value)(one) for one in x])
+        return float(np.log(np.where(right, p, 1 - p)).sum())
+
+    values = np.exp(np.linspace(math.log(0.5), math.log(50), 400))
+    assert found.value == pytest.approx(max(values, key=likelihood), rel=0.02)
+
+
 @pytest.mark.parametrize("power", [0.3, 3.0])
 @pytest.mark.parametrize("method", ["isotonic", "temperature"])
 def test_a_fit_is_calibrated_on_other_results(method, power):

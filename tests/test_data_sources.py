@@ -19,9 +19,11 @@ from train.data.augment import PAPER, RANDAUGMENT, augment, dilation, erosion
 from train.data.build import build
 from train.data.builders import Folder
 from train.data.checks import TextLimit
-from train.data.encode import IGNORED, Encoder, Tokens, check_vocabulary, pixels
+from train.data.encode import Tokens, check_vocabulary, pixels
 from train.data.line import ENDLESS, DataError, Line
-from train.data.sources import Pictures, Selected, Stream, changes, fingerprint, open_folder, within
+from train.data.sources import Pictures, Selected, Stream, open_folder, within
+from train.input import IGNORED, Examples
+from train.manifest import differences
 from trocr_jax.checkpoint import resolve
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ImageError
@@ -224,17 +226,17 @@ def test_what_was_built_within_the_limit_is_not_read_again(folder: Path, monkeyp
 
 def test_a_change_of_the_data_is_named(folder: Path) -> None:
     def stream(source: Pictures, weight: float = 1.0) -> dict[str, Any]:
-        return fingerprint(Stream([(Numbers("a", 9), 2.0), (source, weight)], seed=1))
+        return Stream([(Numbers("a", 9), 2.0), (source, weight)], seed=1).fingerprint()
 
     before = stream(open_folder(folder))
-    assert changes(before, stream(open_folder(folder))) == []
-    assert changes(before, stream(open_folder(folder), 0.5)) == ["data.parts.1.weight: 1.0, now 0.5"]
+    assert [*differences(before, stream(open_folder(folder)))] == []
+    assert [*differences(before, stream(open_folder(folder), 0.5))] == ["parts[1].weight was 1.0 and is 0.5"]
     (folder / "train.tsv").write_text("0.png\tnil\n1.png\tsingle\n2.png\ta pair\n")
-    found = changes(before, stream(open_folder(folder)))
-    assert found[0] == "data.parts.1.records: 4, now 3"
+    found = [*differences(before, stream(open_folder(folder)))]
+    assert found[0] == "parts[1].records was 4 and is 3"
     assert len(found) == 2  # and the checksum
-    alone = fingerprint(Stream([(Numbers("a", 9), 2.0)], seed=2))
-    assert [line.split(":")[0] for line in changes(before, alone)] == ["data.parts.1", "data.seed"]
+    alone = Stream([(Numbers("a", 9), 2.0)], seed=2).fingerprint()
+    assert [line.split(" ")[0] for line in differences(before, alone)] == ["parts", "seed"]
 
 
 # --- encoding ---
@@ -255,24 +257,23 @@ def test_training_sees_the_pixels_of_inference(processor: ImageProcessor, colour
     np.testing.assert_array_equal(pixels(processor, image), processor.pixels(image))
 
 
-def test_an_encoder_gives_fixed_shapes_and_cuts_nothing() -> None:
+def test_examples_have_fixed_shapes_and_nothing_is_cut() -> None:
     model = resolve("tiny-printed")
     config = TrOCRConfig.from_huggingface(json.loads((model / "config.json").read_text()))
     tokenizer, processor = load_tokenizer(model), ImageProcessor.from_folder(model)
-    encoder = pickle.loads(pickle.dumps(Encoder.of(config, processor, tokenizer, max_tokens=8, width=240)))
-    example = encoder(Line(writing(1), "Straße!"))
-    assert example.pixels.shape == (40, 240, 3)
+    made = Examples.of(config, Tokens(tokenizer), width=240, max_tokens=7, processor=processor)
+    examples = pickle.loads(pickle.dumps(made))
+    example = examples(Line(writing(1), "Straße!"))
+    assert example.pixels.shape == (40, 240, 3) == examples.pixel_shape
     assert example.pixels.dtype == np.uint8
     assert example.labels.dtype == np.int32
     assert example.labels.tolist() == tokenizer("Straße!").input_ids
-    assert encoder.labels("ab").tolist() == [*tokenizer("ab").input_ids, *[IGNORED] * 5]
-    with pytest.raises(DataError, match=r"'12345678': 9 tokens, and 8 fit"):
-        encoder.labels("12345678")
+    assert examples(Line(writing(1), "ab")).labels.tolist() == [*tokenizer("ab").input_ids, *[IGNORED] * 5]
+    with pytest.raises(DataError, match=r"'12345678': 8 tokens, and the stage takes 7"):
+        examples(Line(writing(1), "12345678"))
     with pytest.raises(DataError, match=r"no token for \['猫'\]"):
-        encoder.labels("猫")
+        examples(Line(writing(1), "猫"))
     assert Tokens(tokenizer)("ab") == tokenizer("ab").input_ids[:-1]
-    with pytest.raises(DataError, match="max_tokens is 300 and the model has 256 positions"):
-        Encoder.of(config, processor, tokenizer, max_tokens=300)
     with pytest.raises(DataError, match="ids up to 174 and the model a vocabulary of 100"):
         check_vocabulary(replace(config, decoder=replace(config.decoder, vocab_size=100)), tokenizer)
 

@@ -18,7 +18,7 @@ import trocr_jax
 from trocr_jax import generation_plan
 from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch
+from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import stream
 
@@ -157,7 +157,7 @@ def test_few_images_at_a_time_give_the_same_memory(pair: tuple[VisionEncoderDeco
     pixels = jnp.asarray(np.concatenate([two, two[::-1]]))
     expected = model.encode(pixels)
     for micro_batch in (1, 2, 4):
-        np.testing.assert_allclose(model.encode(pixels, micro_batch=micro_batch), expected, atol=1e-5)
+        np.testing.assert_allclose(in_micro_batches(model.encode, pixels, micro_batch), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def children(pid: int) -> list[int]:
 
 def test_an_epoch_takes_every_line_once_and_the_next_in_another_order() -> None:
     from scripts.toy_training import FewBars
-    from train.input import in_order
+    from train.data.order import in_order
 
     lines = FewBars(LINES, 8)
     texts = sorted(lines[i].text for i in range(LINES))

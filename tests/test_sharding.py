@@ -108,7 +108,8 @@ def run(output: Path) -> None:
     """Twenty steps of the toy on every mesh, as the training loop compiles them."""
     from scripts.toy_training import bars, recipe
     from train.codec import codec
-    from train.input import Examples, batches, in_order
+    from train.data.order import in_order
+    from train.input import Examples, batches
     from train.loop import lower, on_devices
     from train.optimizer import optimizer
     from train.recipe import spans

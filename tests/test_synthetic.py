@@ -15,11 +15,12 @@ from train.codec import codec
 from train.data import records
 from train.data.__main__ import main
 from train.data.checks import TextLimit
+from train.data.order import in_order
 from train.data.parts import Built, Data
 from train.data.render import Renderer
 from train.data.sources import Synthetic as OnTheFly
 from train.data.text import ALPHABET
-from train.input import FIRST_CHARACTER_ID, Examples, batches, in_order
+from train.input import FIRST_CHARACTER_ID, Examples, batches
 from train.lines import open_lines
 from train.recipe import Recipe, Stage, spans
 from trocr_jax.errors import DataError

@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scripts.toy_training import bars, recipe
 from train.data.alphabet import ALPHABET
 from train.data.line import Line
-from train.input import IGNORED, Examples, batches, character_ids, in_order, rows_of, samples_of
+from train.data.order import in_order
+from train.input import IGNORED, Examples, batches, character_ids, rows_of, samples_of
 from train.loop import train
 from train.recipe import Stage, spans
 from trocr_jax.config import TrOCRConfig

@@ -104,6 +104,20 @@ def test_a_profile_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_profile_that_cannot_be_written_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "profile").touch()
+    with Progress(TOY, tmp_path, profile=range(1, 2)) as seen:
+        for step in range(4):
+            seen.profile(step)
+    assert f"{tmp_path / 'profile'}: no profile is written (" in capsys.readouterr().err
+
+
+def test_curves_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(OutputError, match="tensorboard: cannot be written"):
+        Progress(TOY, tmp_path, tensorboard=True)
+
+
 def test_without_tensorboard_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"\[tensorboard\]"):

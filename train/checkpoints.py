@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -32,11 +32,10 @@ FULL = os.strerror(errno.ENOSPC)
 
 @dataclass(frozen=True)
 class Keep:
-    """Which states stay: the `last` newest, the `best` with the smallest `metric`, and those of every `every` steps."""
+    """Which states stay: the `last` newest, the `best` with the smallest CER, and those of every `every` steps."""
 
     last: int = 2
     best: int = 0
-    metric: str = "cer"
     every: int = 0
 
 
@@ -70,12 +69,6 @@ class Checkpoints:
             self._thread.shutdown()
             self._orbax.close()
             logging.getLogger("absl").setLevel(self._level)
-
-    @property
-    def latest_step(self) -> int | None:
-        """The newest step whose state was written to its end."""
-        self.wait()
-        return max((int(path.name) for path in self._whole()), default=None)
 
     def save(self, state: TrainState) -> None:
         """Starts writing; the state may be donated to the next step at once.
@@ -159,6 +152,14 @@ class Checkpoints:
     def _choose(self, step: int | None, best: bool) -> int:
         """The newest step that is undamaged, or the best, or -1."""
         whole = sorted(self._whole(), reverse=True)
+        for path in (self._folder, *self._folder.glob("[0-9]" * 8)):  # not seen is not the same as not there
+            try:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.listdir(path)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{path}: cannot be read ({error.strerror}); mend that, or move it away"
+                ) from None
         if step is None:
             for path in sorted(set(self._folder.glob("[0-9]" * 8)) - set(whole)):
                 tell(f"{path}: was not written to its end (it has no {manifest.NAME}), and is not used")
@@ -206,7 +207,7 @@ class Checkpoints:
             except CheckpointError as error:
                 tell(f"damaged checkpoint, its score does not count: {error}")
                 self._damaged.add(path)
-        return [(m.metrics[self._keep.metric], m.step) for m in found if self._keep.metric in (m.metrics or {})]  # type: ignore[index]
+        return [(m.metrics["cer"], m.step) for m in found if "cer" in (m.metrics or {})]  # type: ignore[index]
 
     def _whole(self) -> set[Path]:
         return {path.parent for path in self._folder.glob("[0-9]" * 8 + f"/{manifest.NAME}")}

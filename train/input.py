@@ -25,7 +25,7 @@ from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 from PIL import Image
 
 from train.data.encode import pixels
-from train.data.line import ENDLESS, DataError, Line, Source
+from train.data.line import DataError, Line
 from train.recipe import Recipe, StageSpan
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
@@ -155,15 +155,6 @@ class _Mine:
 def character_ids(alphabet: str) -> dict[str, int]:
     """Character -> token id of the character tokenizer over `alphabet`."""
     return {character: FIRST_CHARACTER_ID + i for i, character in enumerate(alphabet)}
-
-
-def in_order(source: Source, *, seed: int) -> Sequence[Line]:
-    """Sample index -> line, for any index: every line once an epoch, each epoch in another order. An endless source
-    gives line i as sample i."""
-    if len(source) >= ENDLESS:
-        return source  # type: ignore[return-value]
-    dataset: Sequence[Line] = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return dataset
 
 
 def samples_of(span: StageSpan, step: int) -> range:

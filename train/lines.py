@@ -74,11 +74,6 @@ def longest_text(folder: Path, tokenizer: str, *, decoder: DecoderConfig | None 
     return longest - 1
 
 
-def characters_of(folder: Path) -> set[str]:
-    """Of `texts_of`."""
-    return {c for text in texts_of(folder) for c in text}
-
-
 def texts_of(folder: Path) -> list[str]:
     """Of a folder of pictures: those that a model is trained and scored on. Lines that cannot be used are named on
     stderr."""

@@ -4,6 +4,7 @@ Stopped anywhere, by whatever means, it goes on as if nothing had happened."""
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -22,8 +23,9 @@ from train.checkpoints import Checkpoints, Keep
 from train.codec import codec, vocabulary_sha256
 from train.data.checks import TextLimit
 from train.data.line import Line, Source
+from train.data.order import in_order
 from train.flight import Flight
-from train.input import Batch, Examples, Samples, batches, in_order, release, rows_of
+from train.input import Batch, Examples, Samples, batches, release, rows_of
 from train.objective import Losses
 from train.optimizer import optimizer as make_optimizer
 from train.processes import Stop, check_same, compile_unless
@@ -81,10 +83,7 @@ def train(
         check_batch_size(stage.batch_size // stage.micro_batches, mesh)
     if workers < 0:
         raise ConfigError(f"workers is {workers}: give how many processes are to make examples, or 0 for threads")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); name another folder for the run") from None
+    _make(folder)
     lines, text = lines or rendered(recipe), codec(recipe)
     optimizer = make_optimizer(recipe)
     keep = Keep(last=recipe.keep_last, best=recipe.keep_best, every=recipe.keep_every)
@@ -93,10 +92,11 @@ def train(
         description["eval_lines"] = len(held_out)
         description["held_out"] = sha256("\n".join(line.text for line in held_out).encode()).hexdigest()
     check_same(description)
+    _make(states := folder / "checkpoints")
     with ExitStack() as stack:
         stop = stop or stack.enter_context(Stop())
         stack.enter_context(jax.set_mesh(mesh))
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", run=description, keep=keep))
+        checkpoints = stack.enter_context(Checkpoints(states, run=description, keep=keep))
         progress = stack.enter_context(Progress(recipe, folder, tensorboard=tensorboard, profile=profile))
         agreed = lambda: stop.agreed(mesh)  # noqa: E731
         if evaluate is None and recipe.eval_every:
@@ -196,6 +196,16 @@ def train(
         if step:
             checkpoints.save(state)
         return Outcome(step, finished=not owed and (ended or step == recipe.total_steps), compiling=False)
+
+
+def _make(folder: Path) -> None:
+    """Raises CheckpointError for one that cannot be written: before the first step rather than at the first state."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); name another folder for the run") from None
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise CheckpointError(f"{folder}: may not be read and written; ask for the right, or name another folder")
 
 
 def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +37,12 @@ class Progress:
     def __init__(self, recipe: Recipe, folder: Path, *, tensorboard: bool = False, profile: range = range(0)) -> None:
         self._recipe, self._folder, self._profile = recipe, folder, profile
         self._speaks = jax.process_index() == 0
-        self._board: Any = _board(folder / "tensorboard") if tensorboard and self._speaks else None
-        self._log = None
+        self._log: TextIO | None = None
+        self._board: Any = None
         if self._speaks:
+            if tensorboard:
+                with writing(folder / "tensorboard"):
+                    self._board = _board(folder / "tensorboard")
             with writing(folder / "log.jsonl"):
                 self._log = _open_log(folder / "log.jsonl")
                 _hold(self._log)
@@ -58,7 +61,7 @@ class Progress:
         if self._handler is not None:
             signal.signal(signal.SIGUSR1, self._handler)
         if self._profiling:
-            jax.profiler.stop_trace()
+            self._profile_with(jax.profiler.stop_trace)
         if self._board is not None:
             self._board.close()
         if self._log is not None:
@@ -74,12 +77,12 @@ class Progress:
         if self._wanted and not self._profiling:
             self._profile, self._wanted = range(step, step + PROFILED), False
         if step in self._profile and not self._profiling:
-            jax.profiler.start_trace(str(self._folder / "profile"))
-            self._profiling = True
-            self._say(f"step {step}  profile of {len(self._profile)} steps in {self._folder / 'profile'}")
+            self._profiling = self._profile_with(lambda: jax.profiler.start_trace(str(self._folder / "profile")))
+            if self._profiling:
+                self._say(f"step {step}  profile of {len(self._profile)} steps in {self._folder / 'profile'}")
         elif step not in self._profile and self._profiling:
-            jax.profiler.stop_trace()
             self._profiling = False
+            self._profile_with(jax.profiler.stop_trace)
 
     def steps(self, step: int, stage: Stage, losses: Mapping[str, float]) -> None:
         """The state of things after `step` steps; a speed is the mean since the last call."""
@@ -124,6 +127,16 @@ class Progress:
         """A step of a new shape has been compiled."""
         self._write({"step": step, "compile_seconds": round(seconds, 1)})
         self._say(f"step {step}  compiled in {seconds:.1f} s")
+
+    def _profile_with(self, act: Callable[[], None]) -> bool:
+        """Whether it could be done. No run ends because it has no profile."""
+        try:
+            act()
+        except (OSError, RuntimeError) as error:
+            self._profile = range(0)
+            tell(f"{self._folder / 'profile'}: no profile is written ({error}); the run goes on")
+            return False
+        return True
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self._wanted = True

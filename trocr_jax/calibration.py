@@ -26,7 +26,8 @@ from trocr_jax.errors import CheckpointError
 
 FILE = "calibration.json"
 _FORMAT = "trocr_jax calibration 1"
-_FLOOR = 1e-6  # probabilities below are all the same: so are the logarithms that are interpolated
+_FLOOR = 1e-6  # probabilities below are all the same in an isotonic map: so are the logarithms that are interpolated
+_SMALLEST_LOG = -745.0  # of an f64
 _SMALLEST = 40  # right and wrong results together that a step of an isotonic map stands for, at least
 
 
@@ -102,8 +103,9 @@ def fit(log_probs: Sequence[float], right: Sequence[bool], *, method: Literal["t
     x, y = np.asarray(log_probs, np.float64), np.asarray(right, np.float64)
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"{len(x)} probabilities and {len(y)} results: give as many of each, at least 2")
-    x = np.clip(x, math.log(_FLOOR), 0)
-    return Temperature(_temperature(x, y)) if method == "temperature" else _isotonic(x, y)
+    if method == "temperature":
+        return Temperature(_temperature(np.clip(x, _SMALLEST_LOG, 0), y))
+    return _isotonic(np.clip(x, math.log(_FLOOR), 0), y)
 
 
 def _temperature(x: np.ndarray, y: np.ndarray) -> float:

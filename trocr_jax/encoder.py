@@ -57,23 +57,13 @@ class Encoder(nnx.Module):
         )
         self.norm = LayerNorm(d, eps=config.layer_norm_eps, param_dtype=param_dtype) if config.final_norm else None
 
-    def __call__(
-        self,
-        pixels: jax.Array,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
-        micro_batch: int | None = None,
-    ) -> jax.Array:
+    def __call__(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
         """pixels [B, H, W, C] -> memory [B, S, D] in `dtype`. With `remat` the backward pass computes each layer again
-        and keeps only what goes into it: the same numbers in less memory. With a `micro_batch`, which divides B, so
-        many images go through all layers before the next ones begin: the same numbers in the memory of a few images.
+        and keeps only what goes into it: the same numbers in less memory.
 
         An image size other than the configuration's gets bicubically interpolated position embeddings.
         Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
         """
-        if micro_batch is not None and micro_batch < len(pixels):
-            return in_micro_batches(partial(self.__call__, dtype=dtype, remat=remat), pixels, micro_batch)
         grid = self._grid(pixels)
         x = self.patch_embedding(pixels, dtype=dtype)
         tokens = [self.cls_token[...]]
@@ -124,7 +114,10 @@ class Encoder(nnx.Module):
 
 
 def in_micro_batches(read: Callable[[jax.Array], Found], pixels: jax.Array, size: int) -> Found:
-    """read(pixels), leaves [B, …], of pixels [B, …], `size` images, which divides B, one after another."""
+    """read(pixels), leaves [B, …], of pixels [B, …]: `size` images, which divides B, go through all layers before the
+    next ones begin. The same numbers in the memory of a few images."""
+    if size == len(pixels):
+        return read(pixels)
     parts = pixels.reshape(-1, size, *pixels.shape[1:])
     found: Found = jax.lax.map(read, parts)
     return jax.tree.map(lambda leaf: leaf.reshape(len(pixels), *leaf.shape[2:]), found)
@@ -132,7 +125,9 @@ def in_micro_batches(read: Callable[[jax.Array], Found], pixels: jax.Array, size
 
 def cached_micro_batch(config: EncoderConfig, batch: int, scores_bytes: int) -> int:
     """How many images go through the encoder at a time for the scores of a layer, [B, N, S, S] f32, to stay on the
-    chip: at most so many bytes of them, and a divisor of `batch`."""
+    chip: at most so many bytes of them, and a divisor of `batch`; all of it for 0 bytes."""
+    if not scores_bytes:
+        return batch
     scores = 4 * config.num_heads * config.memory_length**2
     most = max(scores_bytes // scores, 1)
     return math.gcd(batch, 2 ** (most.bit_length() - 1)) if most < batch else batch

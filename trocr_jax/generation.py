@@ -196,10 +196,8 @@ def read(  # also what refilled slots begin with
         memory = model.encode(pixels, dtype=dtype)
         return round_rows(memory) if shape is not None and shape.keeps_int8_memory else memory
 
-    size = len(pixels)
-    if shape is not None and shape.scores_bytes:
-        size = cached_micro_batch(model.config.encoder, size, shape.scores_bytes)
-    return (encode(pixels) if size == len(pixels) else in_micro_batches(encode, pixels, size)), keys
+    size = cached_micro_batch(model.config.encoder, len(pixels), 0 if shape is None else shape.scores_bytes)
+    return in_micro_batches(encode, pixels, size), keys
 
 
 def cross_of(model: TrOCR, memory: Kept, shape: Shape, dtype: DTypeLike) -> Cross:

@@ -37,19 +37,11 @@ class TrOCR(nnx.Module):
             param_dtype=param_dtype,
         )
 
-    def encode(
-        self,
-        pixels: jax.Array,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
-        micro_batch: int | None = None,
-    ) -> jax.Array:
+    def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
         """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. Raises ImageError for
         pixels that are no floats, or of a size that the model cannot take.
-        remat: of training, the backward pass computes each layer again. micro_batch: images that go through the encoder
-        at a time, all if none; a divisor of B."""
-        memory = self.encoder(pixels, dtype=dtype, remat=remat, micro_batch=micro_batch)
+        remat: of training, the backward pass computes each layer again."""
+        memory = self.encoder(pixels, dtype=dtype, remat=remat)
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:

@@ -185,20 +185,12 @@ class Lanes:
         # Copies, because a blank image might be "read" up to the last token and hold up the others.
         filled = self._filled(batch.pixels + batch.pixels[:1] * (size - count))
         if self._guess is not None and size == self._sizes[-1]:
-            future = self._run("encode", self._encode, self._send(filled))
+            future = self._run("encode", self._programs.encode, self._send(filled))
             self._reading.append(future)
             return given._replace(encoded=future, staged=True)
-        future = self._run(size, self._generate, self._send(filled))
+        future = self._run(size, self._programs.generate, self._send(filled))
         self._reading.append(future)
         return given._replace(generated=future)
-
-    def _encode(self, run: Callable[..., Any], sent: Callable[[], Any]) -> Encoded:
-        found: Encoded = run(self._programs.encode, sent())
-        return found
-
-    def _generate(self, run: Callable[..., Any], sent: Callable[[], Any]) -> Decoded:
-        found: Decoded = run(self._programs.generate, sent())
-        return found
 
     def _filled(self, pixels: list[np.ndarray]) -> np.ndarray:
         """A copy in a room whose last batch has been read."""
@@ -212,18 +204,18 @@ class Lanes:
         self._rooms.append(room)
         return np.stack(pixels, out=room)
 
-    def _run(self, program: Any, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """function(run, *arguments) on a lane, where run(program, …) counts its time; the first time here, since two
-        lanes would compile the same program."""
-        if program in self._compiled:
-            return self._pool.submit(function, self._busy.run, *arguments)
+    def _run(self, name: Any, program: Callable[..., Any], first: Callable[[], Any], *others: Any) -> Future[Any]:
+        """program(first(), *others) on a lane, its time counted; the first time here, uncounted, since two lanes would
+        compile the same program."""
+        if name in self._compiled:
+            return self._pool.submit(lambda: self._busy.run(program, first(), *others))
         future: Future[Any] = Future()
         if self._lanes == 1:  # of several devices, to which one thread alone gives programs
-            future = self._pool.submit(function, _uncounted, *arguments)
+            future = self._pool.submit(lambda: program(first(), *others))
             future.result()
         else:
-            future.set_result(function(_uncounted, *arguments))
-        self._compiled.add(program)
+            future.set_result(program(first(), *others))
+        self._compiled.add(name)
         return future
 
     def _close(self) -> None:
@@ -261,12 +253,8 @@ class Lanes:
         return self._programs.together((*encoded, *encoded[:1] * (self._whole - len(encoded))))
 
     def _begin_search(self, everything: Callable[[], Encoded], batch: _Batch, searches: list[_Search]) -> None:
-        found = self._run("decode", self._decode, everything, batch.filled)
+        found = self._run("decode", self._programs.decode, everything, batch.filled)
         searches.append(_Search(batch.rows, batch.places, found))
-
-    def _decode(self, run: Callable[..., Any], everything: Callable[[], Encoded], rows: np.ndarray) -> Decoded:
-        found: Decoded = run(self._programs.decode, everything(), rows)
-        return found
 
     def _go_on(self, count: int) -> None:
         """Begins so many searches, if so many wait."""
@@ -347,10 +335,6 @@ def _means(staged: list[_Given]) -> np.ndarray:
     """Of the memory of their images [n, D]."""
     found = [(given.encoded.result().means, given.lines) for given in staged if given.encoded is not None]
     return np.concatenate([np.asarray(means)[:lines] for means, lines in found])
-
-
-def _uncounted(program: Callable[..., Any], *arguments: Any) -> Any:
-    return program(*arguments)
 
 
 def _same(encoded: Encoded) -> Encoded:

@@ -12,8 +12,9 @@ from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.fusion import ShallowFusion
-from trocr_jax.decoding.types import Processor, Special
+from trocr_jax.decoding.types import Processor
 from trocr_jax.errors import DecodeError
+from trocr_jax.generation_plan import special_tokens
 from trocr_jax.recognizer_devices import Devices
 from trocr_jax.tokenizer_spelling import Spellings, spellings
 
@@ -60,7 +61,9 @@ class Searches:
                     f"{ids.decoder.vocab_size}; read it with this recognizer's `tokens`"
                 )
         if spec is not None:
-            processor = self._constraint(spec, decode.max_new_tokens) if constraints.is_spec(spec) else spec
+            processor = (
+                self._constraint(spec, decode.max_new_tokens) if isinstance(spec, constraints.Constraint) else spec
+            )
             decode = replace(decode, processors=(*decode.processors, processor))
         return decode, choose
 
@@ -68,7 +71,7 @@ class Searches:
         ids, key = self._config, (spec, constraints.versions(spec), max_new_tokens)
         with self._lock:
             if key not in self._compiled:
-                special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+                special = special_tokens(ids)
                 compiled = constraints.compile(spec, self.spellings, special=special, max_new_tokens=max_new_tokens)
                 while len(self._compiled) >= KEPT_CONSTRAINTS:
                     del self._compiled[next(iter(self._compiled))]

@@ -76,7 +76,7 @@ def character_boxes(text: str, tokens: Sequence[tuple[int, int]], attention: Cro
     The characters of a word share its box as the attention says; a space reaches from one word to the next.
     """
     edges = _edges(text, tokens, attention)
-    spans, words = _spans(text), _words(text, edges, attention)
+    spans, words = word_spans(text), _words(text, edges, attention)
     for (start, stop), (left, right) in zip(spans, words, strict=True):
         inner, width = edges[start : stop + 1].copy(), edges[stop] - edges[start]
         share = (inner - inner[0]) / width if width > 0 else np.linspace(0, 1, len(inner))
@@ -94,7 +94,7 @@ def word_boxes(text: str, tokens: Sequence[tuple[int, int]], attention: CrossAtt
     height = float(attention.height)
     return [
         Box(text[start:stop], left, 0.0, right, height)
-        for (start, stop), (left, right) in zip(_spans(text), words, strict=True)
+        for (start, stop), (left, right) in zip(word_spans(text), words, strict=True)
     ]
 
 
@@ -111,14 +111,14 @@ def ink_columns(pixels: np.ndarray) -> np.ndarray:
     return np.clip((grey[rows] - paper) / np.float32(ink - paper), 0, 1).mean(axis=0)
 
 
-def _spans(text: str) -> list[tuple[int, int]]:
+def word_spans(text: str) -> list[tuple[int, int]]:
     """Where the words of a text begin and end in it."""
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 def _words(text: str, edges: np.ndarray, attention: CrossAttention) -> list[tuple[float, float]]:
     """Left and right of each word, from the edges of its characters and the gaps in the ink."""
-    spans = _spans(text)
+    spans = word_spans(text)
     if not spans:
         return []
     found = [[float(edges[start]), float(edges[stop])] for start, stop in spans]

@@ -1,30 +1,20 @@
 """A line as a model takes it: the pixels that inference would see, and token ids as labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from train.data.checks import Special, TextLimit, normal_text
-from train.data.line import DataError, Line
+from train.data.line import DataError
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
 
 if TYPE_CHECKING:
     import tokenizers
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100  # label of a position that does not count
-
-
-class Example(NamedTuple):
-    """pixels uint8 [H, W, 3], as `ImageProcessor.pixels` makes them; labels int32 [T]: tokens with the special ones
-    that the tokenizer puts around a text, then IGNORED."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,60 +48,6 @@ class Tokens:
     @cached_property
     def _special(self) -> Special:
         return Special.of(self.tokenizer)
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Line -> Example of one fixed shape; picklable. Make one with `of`, which checks what can be checked before.
-
-    Attributes:
-        processor: of the model; with its width narrowed to that of a stage.
-        tokenizer: of the model.
-        max_tokens: length of the labels, the end token counted.
-    """
-
-    processor: ImageProcessor
-    tokenizer: "PreTrainedTokenizerBase"
-    max_tokens: int
-
-    @classmethod
-    def of(
-        cls,
-        config: TrOCRConfig,
-        processor: ImageProcessor,
-        tokenizer: "PreTrainedTokenizerBase",
-        *,
-        max_tokens: int,
-        width: int | None = None,
-    ) -> "Encoder":
-        """Raises DataError where the tokenizer has ids that the model lacks, or labels would not fit its positions."""
-        check_vocabulary(config, tokenizer)
-        if not 1 <= max_tokens <= config.decoder.max_position_embeddings:
-            raise DataError(
-                f"max_tokens is {max_tokens} and the model has {config.decoder.max_position_embeddings} positions; "
-                "choose at most as many"
-            )
-        return cls(processor if width is None else replace(processor, width=width), tokenizer, max_tokens)
-
-    def __call__(self, line: Line) -> Example:
-        """Raises DataError if the text does not fit or the tokenizer lacks a character: nothing is cut."""
-        return Example(pixels(self.processor, line.image), self.labels(line.text))
-
-    def labels(self, text: str) -> np.ndarray:
-        """int32 [max_tokens]: the tokens of a text, then IGNORED."""
-        ids = [*self._tokens(text), self.tokenizer.eos_token_id]
-        if len(ids) > self.max_tokens:
-            raise DataError(
-                f"{text!r}: {len(ids)} tokens, and {self.max_tokens} fit; build the data set with --max-length "
-                f"{self.max_tokens} and the tokenizer of the model, or raise the limit of the stage"
-            )
-        labels = np.full(self.max_tokens, IGNORED, np.int32)
-        labels[: len(ids)] = ids
-        return labels
-
-    @cached_property
-    def _tokens(self) -> Tokens:
-        return Tokens(self.tokenizer)
 
 
 def check_vocabulary(config: TrOCRConfig, tokenizer: "PreTrainedTokenizerBase") -> None:

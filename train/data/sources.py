@@ -20,6 +20,7 @@ from train.data.augment import Augmentation, augment
 from train.data.checks import TextLimit, image_bytes, is_grey
 from train.data.line import ENDLESS, DataError, Line, Source
 from train.data.listed import nothing_left, picture_refusal, usable
+from train.data.order import in_order
 from train.data.records import Records
 from train.data.render import Renderer
 from trocr_jax.datasets.base import Bad, Record
@@ -118,7 +119,7 @@ class Stream:
                 what = "has no lines" if positive else f"has the weight {weight}"
                 raise DataError(f"source {number} of the stream {what}; leave it out")
         self.parts, self.seed, self.augmentation = tuple(parts), seed, augmentation
-        ordered = [_in_order(source, seed=(seed + number) % 2**32) for number, (source, _) in enumerate(parts)]
+        ordered = [in_order(source, seed=(seed + number) % 2**32) for number, (source, _) in enumerate(parts)]
         weights = np.asarray([weight for _, weight in parts], np.float64)
         mixed = grain.MapDataset.mix(ordered, (weights / weights.sum()).tolist()) if len(parts) > 1 else ordered[0]
         self._lines: Sequence[Line] = mixed
@@ -140,25 +141,6 @@ class Stream:
             "augmentation": self.augmentation,
             "parts": [{"weight": float(weight), **source.fingerprint()} for source, weight in self.parts],
         }
-
-
-def fingerprint(source: Source) -> dict[str, Any]:
-    """What a checkpoint keeps of its data: JSON values that differ as soon as counts, texts or order do."""
-    return source.fingerprint()
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], *, path: str = "data") -> list[str]:
-    """What differs between two fingerprints, a message each: "data.parts.0.records: 6161, now 6160"."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        a, b, where = before.get(key), now.get(key), f"{path}.{key}"
-        if isinstance(a, list) and isinstance(b, list):
-            a, b = ({str(i): item for i, item in enumerate(items)} for items in (a, b))
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changes(a, b, path=where)
-        elif a != b:
-            found.append(f"{where}: {a!r}, now {b!r}")
-    return found
 
 
 def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None = None) -> Pictures:
@@ -192,13 +174,6 @@ def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[
     if not good:
         raise DataError(f"{source.folder}: no record of {source.split} can be used; the first: {bad[0].reason}")
     return (Selected(source, np.asarray(good, np.int64)) if bad else source), bad
-
-
-def _in_order(source: Source, *, seed: int) -> Any:
-    """Sample index -> line, endless: every line once an epoch, each epoch in another order; an endless source as it
-    is."""
-    dataset = grain.MapDataset.source(source)
-    return dataset if len(source) >= ENDLESS else dataset.seed(seed).shuffle().repeat()
 
 
 def _sha256(value: Any) -> str:

@@ -125,9 +125,9 @@ class DecodeConfig:
         if self.choose not in ("score", "mbr"):
             raise DecodeError(f'choose is {self.choose!r}: give "score" or "mbr"')
         if self.constraint is not None and not callable(self.constraint):
-            from trocr_jax.decoding.constraints import is_spec
+            from trocr_jax.decoding.constraints import Constraint
 
-            if not is_spec(self.constraint):
+            if not isinstance(self.constraint, Constraint):
                 raise DecodeError(f"constraint is {self.constraint!r}: give Regex(…), Characters(…) or another of them")
         if self.cache_dtype not in (None, "int8"):
             raise DecodeError(f'cache_dtype is {self.cache_dtype!r}: give "int8", or leave it out for the compute type')

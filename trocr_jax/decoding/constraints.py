@@ -129,11 +129,6 @@ class All(Constraint):
         return reduce(dfa.intersect, (constraint.automaton() for constraint in self.constraints))
 
 
-def is_spec(x: object) -> bool:
-    """Whether x is a constraint that is still to be compiled."""
-    return isinstance(x, Constraint)
-
-
 def versions(spec: Constraint) -> tuple[tuple[int, int], ...]:
     """When each file that a constraint names was last written, in ns, and its size in bytes."""
     if isinstance(spec, All):

@@ -10,6 +10,7 @@ from trocr_jax.calibration import Calibration, fit
 from trocr_jax.errors import DataError
 from trocr_jax.metrics import edits
 from trocr_jax.recognizer import Recognition
+from trocr_jax.word_boxes import word_spans
 
 FEWEST = 200  # lines below which a fit says little
 
@@ -41,7 +42,7 @@ def judge(references: Sequence[str], results: Iterable[Recognition]) -> Judged:
         for character, good in zip(own, kept, strict=True):
             found.character.log_probs.append(_log(character.confidence))
             found.character.right.append(good)
-        for start, stop in _words(result.text):
+        for start, stop in word_spans(result.text):
             found.word.log_probs.append(math.fsum(_log(c.confidence) for c in own[start:stop]))
             found.word.right.append(all(kept[max(start - 1, 0) : stop + 1]))
     return found
@@ -68,17 +69,6 @@ def check_enough(lines: int) -> None:
 def kept_characters(reference: str, text: str) -> list[bool]:
     """For each character of `text` whether a shortest alignment finds it in the reference."""
     return [edit.equal for edit in edits(reference, text) for _ in edit.hypothesis]
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    found, start = list[tuple[int, int]](), None
-    for i, character in enumerate(f"{text} "):
-        if character.isspace() and start is not None:
-            found.append((start, i))
-            start = None
-        elif not character.isspace() and start is None:
-            start = i
-    return found
 
 
 def _log(probability: float) -> float:

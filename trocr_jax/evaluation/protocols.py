@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from trocr_jax.datasets import Bad, Iam, Record, SceneText, Sroie
 from trocr_jax.datasets.base import Dataset
@@ -17,7 +17,6 @@ from trocr_jax.evaluated import Sample, Samples
 from trocr_jax.evaluation.samples import listed, missing_images
 
 Protocol = Literal["iam", "sroie", "str"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 HEADLINE = {"iam": "cer", "sroie": "word_f1", "str": "scene_text_accuracy"}
 STR_SETS = ("iiit5k_3000", "svt", "ic13_857", "ic13_1015", "ic15_1811", "ic15_2077", "svtp", "cute80")
 

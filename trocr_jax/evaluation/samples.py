@@ -25,7 +25,7 @@ def open_samples(source: Path, *, split: str | None = None, limit: int | None = 
     if source.is_file():
         if split is not None:
             raise DataError(f"{source}: a list has no splits; leave --split {split} out, or give the list's folder")
-        return _of_list(source, limit)
+        return collect(str(source), Folder(source=source.parent).read(source), limit=limit)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or file; give a folder of lines with a list of what they say")
     if (built := array_record.find(source)) is not None:
@@ -43,14 +43,14 @@ def open_samples(source: Path, *, split: str | None = None, limit: int | None = 
     )
 
 
-def collect(name: str, records: Iterable[Record | Bad], *, group: str = "", limit: int | None = None) -> Samples:
+def collect(name: str, records: Iterable[Record | Bad], *, limit: int | None = None) -> Samples:
     """Records as samples. Raises DataError if there are none."""
     good, bad = list[Sample](), list[Bad]()
     for record in islice(records, limit):
         if isinstance(record, Bad):
             bad.append(record)
         else:
-            good.append(Sample(record.id, record.text, record.image, group, record.row))
+            good.append(Sample(record.id, record.text, record.image, row=record.row))
     if not good:
         first = f"; the first of {len(bad)} that cannot be used: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise DataError(f"{name}: no lines to score{first}")
@@ -84,7 +84,3 @@ def listed(what: list[str]) -> str:
     """Names under each other, as many as a message can hold."""
     more = [f"… and {len(what) - LISTED} more"] if len(what) > LISTED else []
     return "".join(f"\n  - {name}" for name in [*what[:LISTED], *more])
-
-
-def _of_list(path: Path, limit: int | None) -> Samples:
-    return collect(str(path), Folder(source=path.parent).read(path), limit=limit)

@@ -144,7 +144,6 @@ def retry_failed(
     *,
     resources: Resources | None = None,
     stop: Stop | None = None,
-    decoder: Decode | None = None,
     standby: Standby | None = None,
     prepare: Callable[[Worker], None] = lambda worker: None,
 ) -> Counts | None:
@@ -167,7 +166,7 @@ def retry_failed(
 
     with writing(job.store.root):
         if open_again(job, stop.requested):
-            with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
+            with _worker(job, recognizer, decode, resources, stop, None, standby, prepare) as worker:
                 worker.again(tasks())
                 for task in dangerous:
                     if not stop.requested.is_set():

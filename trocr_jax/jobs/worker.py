@@ -115,14 +115,12 @@ class Worker:
                     self.on_done(task.unit)
         return self.total.minus(before)
 
-    def again(self, tasks: Iterable[Task]) -> Counts:
+    def again(self, tasks: Iterable[Task]) -> None:
         """Reads lines of committed units again and puts the new rows in the place of the old."""
-        before = self.total
         with closing(self.reader.read(tasks)) as found, suppress(Abandoned):
             for task, rows in found:
                 self.job.amend(task, rows)
                 self._committed(task, count(rows))
-        return self.total.minus(before)
 
     def _committed(self, task: Task, counts: Counts) -> None:
         self.total = self.total.plus(counts)
