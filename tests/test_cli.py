@@ -482,7 +482,7 @@ def test_a_reader_of_help_that_has_gone(arguments):
 )
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_stdout_that_cannot_be_written(arguments, stdout, said):
-    for unbuffered in ("", "1"):
+    for unbuffered in ("", "1") if arguments == "--help" else ("",):
         done = subprocess.run(
             ["sh", "-c", f"{shlex.join(PROGRAM)} {arguments} {stdout}"],
             env=os.environ | {"PYTHONUNBUFFERED": unbuffered},

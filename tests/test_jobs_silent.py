@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,10 +19,11 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import ray
 from trocr_jax.jobs.decode_pool import DecodePool
-from trocr_jax.jobs.decode_worker import Decoder, Limits
+from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits, _Ahead
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.sources.folder import Folder
 
 DECODE = DecodeConfig(max_new_tokens=12)
 
@@ -83,6 +84,50 @@ def test_a_server_that_says_nothing_ends_the_job_and_costs_no_line(tmp_path, ser
     assert "complete. 4 lines: 4 read" in capsys.readouterr().err
 
 
+class Together(Handler):
+    """Answers only as many questions at a time as the server's barrier has room for."""
+
+    def do_GET(self) -> None:
+        self.server.barrier.wait(20)  # type: ignore[attr-defined]
+        super().do_GET()
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_images_of_a_server_are_asked_for_side_by_side(server, rows):
+    pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    server.answers.set()
+    server.RequestHandlerClass, server.barrier = Together, threading.Barrier(4)
+    root, processor = f"http://127.0.0.1:{server.server_port}", ImageProcessor(height=16, width=64)
+    decode = ray._OfARow(ray._Given(), processor) if rows else Decoder(Folder((root,)), processor)
+    inputs = [Input(str(number), f"{root}/{number}.png") for number in range(8)]
+    with DecodePool(decode, (16, 64), workers=1, limits=Limits(seconds=10.0)) as pool:
+        found = pool.submit(inputs).result()
+    assert all(isinstance(one, Decoded) for one in found), found
+
+
+def test_what_had_no_room_beside_others_is_read_alone():
+    asked = []
+
+    class Large:
+        kind: ClassVar[str] = "folder"
+
+        def read(self, place: str) -> bytes:
+            asked.append(place)
+            if asked.count(place) == 1 and place != "s3://c":
+                raise MemoryError
+            return place.encode()
+
+    ahead = _Ahead(Decoder(Large(), ImageProcessor()), 2)  # type: ignore[arg-type]
+    names = ["s3://a", "s3://b", "s3://c"]
+    ahead.begin(names)
+    assert [ahead.read(name) for name in names] == [b"s3://a", b"s3://b", b"s3://c"]
+    assert sorted(asked) == [names[0], *names[:2], *names[1:]]
+    ahead.begin(names)
+    ahead.begin(["d"])  # a source that had gone is there again
+    assert ahead.read(names[2]) == b"s3://c"
+
+
 def test_in_a_pipeline_of_rows_whatever_cannot_be_read_is_a_row(tmp_path):
     pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
@@ -107,7 +152,7 @@ def test_a_row_whose_server_says_nothing_is_a_row_too(server):
     pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
     url = f"http://127.0.0.1:{server.server_port}/line.png"
-    decode = ray._OfARow(Decoder(ray._Given(), ImageProcessor(height=16, width=64)))
+    decode = ray._OfARow(ray._Given(), ImageProcessor(height=16, width=64))
     with DecodePool(decode, (16, 64), workers=1, limits=Limits(seconds=1.0)) as pool:
         (found,) = pool.submit([Input(url, url)]).result()
     assert found == Failure("quarantined", f"{url}: decoding did not end within 1 s; tried 3 times")

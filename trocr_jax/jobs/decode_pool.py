@@ -14,7 +14,7 @@ from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, quarantine
 from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied, SourceSilent
 from trocr_jax.jobs.decode_standby import Standby
-from trocr_jax.jobs.decode_worker import Decode, Decoded, Limits
+from trocr_jax.jobs.decode_worker import Decode, Decoded, Decoder, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
 
@@ -129,7 +129,8 @@ class DecodePool:
                     if not self._waiting:
                         return
                     images, left = self._waiting[0]
-                    places = [left.popleft() for _ in range(min(self._count(process), len(left)))]
+                    count = self._count(process, images.inputs[left[0]])
+                    places = [left.popleft() for _ in range(min(count, len(left)))]
                 self._read(images, places)
             except BaseException as error:  # noqa: BLE001  it is raised where the images are asked for
                 if images is not None:
@@ -141,8 +142,10 @@ class DecodePool:
                     images.fail(error)
                 return
 
-    def _count(self, process: DecodeProcess) -> int:
+    def _count(self, process: DecodeProcess, first: Input) -> int:
         """Images to ask for at a time."""
+        if isinstance(self._decode, Decoder) and self._decode.is_far(first.place):
+            return process.slots  # it reads them side by side
         each: float | None = getattr(self._local, "seconds", None)
         return 1 if each is None else max(1, min(process.slots, int(STRETCH_SECONDS / max(each, 1e-6))))
 

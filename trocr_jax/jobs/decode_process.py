@@ -31,8 +31,9 @@ TOLD = 4000
 """Characters of what a process that did not start has written to stderr."""
 GRACE = 5.0
 """Seconds after which a process that its own alarm should have ended is killed."""
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Nothing here is for a BLAS, whose threads, one for each core, would double the processor's time of a start."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+"""Nothing here is for a BLAS, whose threads, one for each core, would double the processor's time of a start. Arenas,
+which glibc makes for threads that read, take 64 MiB each of the addresses that are limited."""
 SLOTS = 16
 """Images that it is asked for at a time, at most."""
 SLOTS_BYTES = 4 << 20

@@ -13,8 +13,11 @@ import resource
 import signal
 import socket
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +26,7 @@ import numpy as np
 from trocr_jax.errors import ImageError, ImageLimitError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import ImageSource, open_picture, without_pillow_warnings
+from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.sources import Source
 from trocr_jax.jobs.wire import Wire
 
@@ -33,8 +37,14 @@ OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
 """Errors that a file has whatever becomes of its source: a name that is too long, a circle of links, a socket; and, of
 libraries that read it and not of the system, damage."""
-DECODED_AS_READ = ("pages", "tfds")
-"""Sources that decode images while they read them: what takes too long there may be the image."""
+NOT_TO_BLAME = ("pages", "tfds", "rows")
+"""Sources that decode images while they read them, so that what takes too long there may be the image; and rows of
+somebody's pipeline, which goes on without one."""
+SIDE_BY_SIDE = ("folder", "manifest", "tar", "rows")
+"""Sources that may be asked for several images at a time, as they are for those that come by URL: these take many times
+as long to come as to decode."""
+STACK = 1 << 20
+"""Bytes of the stack of a thread that reads: of the memory that an image may take."""
 
 
 class Limits(NamedTuple):
@@ -99,6 +109,43 @@ class Decoder:
         pixels = self.processor.fit(picture, id)
         return Decoded(pixels, _strokes(pixels))
 
+    def is_far(self, place: Any) -> bool:
+        """Whether the image there and others are read side by side."""
+        first = place[0] if isinstance(place, list | tuple) and place else place
+        return self.source.kind in SIDE_BY_SIDE and isinstance(first, str) and is_url(first)
+
+
+class _Ahead:
+    """A decoder's source, asked for several images at a time in as many threads if they are far."""
+
+    def __init__(self, decoder: Decoder, threads: int) -> None:
+        self._source, self._is_far = decoder.source, decoder.is_far
+        self._threads = ThreadPoolExecutor(threads, "trocr-read")
+        self._coming = deque[tuple[Any, Future[ImageSource]]]()
+
+    def begin(self, places: list[Any]) -> None:
+        """Reads these if one of them is far. What has been begun before and was not asked for is forgotten."""
+        for _, left in self._coming:
+            left.cancel()
+        self._coming.clear()
+        if not any(map(self._is_far, places)):
+            return
+        with suppress(RuntimeError):  # no memory for a thread: what is not begun is read when it is asked for
+            self._coming.extend((place, self._threads.submit(self._source.read, place)) for place in places)
+
+    def read(self, place: Any) -> ImageSource:
+        while self._coming:
+            begun, coming = self._coming.popleft()
+            if begun is place:
+                try:
+                    return coming.result()
+                except MemoryError:  # perhaps for those beside it
+                    break
+        return self._source.read(place)
+
+    def check(self) -> None:
+        self._source.check()
+
 
 @dataclass(frozen=True)
 class _Noted:
@@ -124,13 +171,11 @@ class _Noted:
             self.reading[0] = 0
 
 
-def _noting(decoder: Decode, reading: np.ndarray) -> Decode:
-    """The decoder, with a source that notes when it is waited for if it has one that may be to blame."""
+def _own(decoder: Decode) -> Decoder | None:
+    """The decoder, if it is one of those here."""
     from trocr_jax.jobs import decode_worker  # this is __main__, and what was unpickled is of that module
 
-    if not isinstance(decoder, decode_worker.Decoder) or decoder.source.kind in DECODED_AS_READ:
-        return decoder
-    return replace(decoder, source=cast(Any, _Noted(decoder.source, reading)))
+    return decoder if isinstance(decoder, decode_worker.Decoder) else None
 
 
 def _why(error: OSError) -> str:
@@ -157,7 +202,12 @@ def serve(wire: Wire, memory: int, stderr: int) -> None:
     decoder, limits, shape = wire.receive()
     shared = Shared.of(mmap.mmap(memory, 0), shape)
     _limit_memory(limits.memory)
-    decoder = _noting(decoder, shared.reading)
+    ahead = None
+    if (own := _own(decoder)) is not None:
+        threading.stack_size(STACK)
+        ahead = _Ahead(own, len(shared.pixels))
+        noted = ahead if own.source.kind in NOT_TO_BLAME else _Noted(cast(Any, ahead), shared.reading)
+        decoder = replace(own, source=cast(Any, noted))
     try:
         bytearray(max(4 * shared.pixels[0].size, LEAST_ROOM))
     except MemoryError:
@@ -166,7 +216,10 @@ def serve(wire: Wire, memory: int, stderr: int) -> None:
     wire.send(None)
     while True:
         answers: list[tuple[str, Any]] = []
-        for number, (id, place) in enumerate(wire.receive()):
+        asked = wire.receive()
+        if ahead is not None:
+            ahead.begin([place for _, place in asked])
+        for number, (id, place) in enumerate(asked):
             shared.in_hand[0] = number
             signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
             answers.append(_answer(decoder, id, place, shared.pixels[number]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import stat
@@ -72,7 +73,8 @@ def read(path: str) -> bytes:
     SourceError if there is no file because its folder has gone, as `has_gone` says."""
     if is_url(path):
         with network(path):
-            return cast(bytes, file_system(path).cat_file(path))
+            system = file_system(path)
+            return cast(bytes, system.cat_file(path, **_in_one_request(system)))
     try:
         with open(path, "rb", buffering=0, opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -88,6 +90,12 @@ def read(path: str) -> bytes:
                 "back, or delete it if its images are gone for good, and run the job again"
             ) from error
         raise
+
+
+def _in_one_request(system: Any) -> dict[str, int]:
+    """Options of `cat_file`: that of S3 asks for the size first, to read a large file in parts."""
+    ask = getattr(type(system), "_cat_file", None)  # of those that wait for a network
+    return {"max_concurrency": 1} if ask and "max_concurrency" in inspect.signature(ask).parameters else {}
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -82,7 +82,7 @@ class TranscribeActor:
         self._recognizer = load(model, revision=revision, dtype=dtype)
         self._decode, self._column, self._keep = decode, image_column, keep_images
         self._per_device = self._recognizer.default_batch_size if device_batch is None else device_batch
-        decoder = _OfARow(Decoder(_Given(), self._recognizer.image_processor))
+        decoder = _OfARow(_Given(), self._recognizer.image_processor)
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(
             DecodePool(
@@ -163,16 +163,14 @@ class TranscribeActor:
 
 
 @dataclass(frozen=True)
-class _OfARow:
+class _OfARow(Decoder):
     """Decodes the image of a row. There is no source of which more is known: if nothing answers for it, or its folder
     is empty, that is the row's error, and the pipeline goes on."""
-
-    decoder: Decoder
 
     def __call__(self, id: str, place: Any) -> Decoded:
         """Raises ImageError; SourceError if what its URL needs is not installed, of which no row is to blame."""
         try:
-            return self.decoder(id, place)
+            return super().__call__(id, place)
         except SourceError as error:
             cause = error.__cause__
             if not isinstance(cause, OSError):
@@ -184,7 +182,7 @@ class _OfARow:
 class _Given:
     """The source of images that are there already, or whose paths are."""
 
-    kind: ClassVar[str] = "given"
+    kind: ClassVar[str] = "rows"
 
     def inputs(self) -> Iterator[Input]:
         return iter(())
