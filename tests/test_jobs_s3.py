@@ -14,6 +14,7 @@ from scripts.s3_server import s3_server
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.jobs import files
 from trocr_jax.jobs.store import open_store
 from trocr_jax.recognizer import Recognizer
 
@@ -73,3 +74,33 @@ def test_a_job_in_a_store_is_that_of_a_folder(s3, tmp_path: Path):
         rows = [json.loads(line) for unit in range(2) for line in job.read_part(unit).splitlines()]
         parts.append([{**row, "id": os.path.basename(row["id"]), "configuration": ""} for row in rows])
     assert parts[0] == parts[1]
+
+
+def test_a_folder_is_listed_page_by_page(s3, monkeypatch):
+    """Nothing but names is kept of what may be millions: what `find` and `isdir` do ends here."""
+    names = ["a.png", "b/c.PNG", "b/d.txt", "b/.e.png", ".f/g.png", "h i.png", "ü/j.jpg"]
+    for name in names:
+        s3.pipe_file(f"lines/pages/{name}", b"x")
+    s3.pipe_file("lines/pages.png", b"x")  # beside the folder
+    listed = type(s3)._call_s3
+    pages = []
+
+    async def two(self, method, *rest, **options):
+        if method == "list_objects_v2":
+            options |= {"MaxKeys": min(options.get("MaxKeys", 2), 2)}
+            pages.append(options)
+        return await listed(self, method, *rest, **options)
+
+    monkeypatch.setattr(type(s3), "_call_s3", two)
+    monkeypatch.setattr(type(s3), "call_s3", fsspec.asyn.sync_wrapper(two))
+    monkeypatch.setattr(type(s3), "_lsdir", lambda *given, **options: pytest.fail("lists a whole folder"))
+    s3.invalidate_cache()
+    good = ["a.png", "b/c.PNG", "h i.png", "ü/j.jpg"]
+    for folder in ("s3://lines/pages", "s3://lines/pages/"):
+        assert list(files.images(folder)) == [f"s3://lines/pages/{name}" for name in good]
+    assert len(pages) > 8
+    assert list(files.images("s3://lines/pages.png")) == ["s3://lines/pages.png"]
+    assert files.is_folder("s3://lines/pages/b")
+    assert not files.is_folder("s3://lines/page")
+    assert files.is_folder("s3://lines")
+    assert "s3://lines/pages/a.png" in list(files.images("s3://lines"))

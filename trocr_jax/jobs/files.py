@@ -138,7 +138,7 @@ def exists(path: str) -> bool:
 
 def is_folder(path: str) -> bool:
     """Raises SourceError if a URL cannot be reached."""
-    return bool(_ask(path, lambda: file_system(path).isdir(path))) if is_url(path) else os.path.isdir(path)
+    return bool(_ask(path, lambda: _is_folder(file_system(path), path))) if is_url(path) else os.path.isdir(path)
 
 
 def _ask(url: str, question: Callable[[], Any]) -> Any:
@@ -218,7 +218,7 @@ def _found(system: Any, url: str, suffixes: frozenset[str]) -> list[str]:
     """What a URL stands for, sorted, each once, by the rules of `expand`: a name that looks like a pattern may be one,
     and a folder that a pattern matches is what is in it. A name with a dot is matched by one with a dot."""
     if not any(character in url for character in "*?[") or system.exists(url):
-        return sorted(_find(system, url, suffixes)) if system.isdir(url) else [url]
+        return sorted(_find(system, url, suffixes)) if _is_folder(system, url) else [url]
     root = url
     while any(character in root for character in "*?["):
         root = parent(root)
@@ -239,5 +239,37 @@ def _found(system: Any, url: str, suffixes: frozenset[str]) -> list[str]:
 def _find(system: Any, folder: str, suffixes: frozenset[str]) -> list[str]:
     """The files in and below a folder that end in one of the suffixes."""
     root = system._strip_protocol(folder)
-    found = [path for path in system.find(folder) if not hidden(path.removeprefix(root))]
-    return [path for path in found if os.path.splitext(path)[1].lower() in suffixes]
+    return [
+        path
+        for path in _below(system, folder)
+        if os.path.splitext(path)[1].lower() in suffixes and not hidden(path.removeprefix(root))
+    ]
+
+
+def _is_folder(system: Any, url: str) -> bool:
+    """Of S3 by one name below it: `isdir` lists and keeps them all."""
+    if not _is_s3(system):
+        return bool(system.isdir(url))
+    try:
+        return bool(system.info(url)["type"] == "directory")
+    except FileNotFoundError:
+        return False
+
+
+def _is_s3(system: Any) -> bool:
+    return "s3" in system.protocol
+
+
+def _below(system: Any, folder: str) -> Iterator[str]:
+    """Every file in and below a folder of another file system. Of S3 page by page: `find` keeps more than 1 kB of each,
+    10 GB of ten million."""
+    if not _is_s3(system):
+        yield from system.find(folder)
+        return
+    bucket, key, _ = system.split_path(folder)
+    page: dict[str, Any] = {}
+    asked = {"Bucket": bucket, "Prefix": key and f"{key.rstrip('/')}/", **system.req_kw}
+    while not page or page.get("IsTruncated"):
+        more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
+        page = system.call_s3("list_objects_v2", **asked, **more)
+        yield from (f"{bucket}/{one['Key']}" for one in page.get("Contents", ()))
