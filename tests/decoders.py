@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,7 +68,15 @@ class Stopped(Given):
 class Decoding(Given):
     """Its images are decoded while they are read."""
 
-    kind: ClassVar[str] = "pages"
+    kind: ClassVar[str] = "tfds"
+
+
+@dataclass(frozen=True)
+class ToBeMade(Given):
+    """Its images are made of what has been read."""
+
+    def read(self, place: Any) -> Any:
+        return partial(super().read, place)
 
 
 class BrokenDecoder:

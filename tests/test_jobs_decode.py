@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.decoders import SIZE, Decoding, Given, Numbers, Stopped
+from tests.decoders import SIZE, Decoding, Given, Numbers, Stopped, ToBeMade
 from tests.poison import Poison
 from trocr_jax.errors import SourceError
 from trocr_jax.image import ImageProcessor
@@ -170,9 +170,10 @@ def test_a_source_that_is_stopped_where_no_alarm_ends_it_is_silent_too(monkeypat
         pool.submit([Input("a", "a")], never).result()
 
 
-def test_an_image_that_is_decoded_while_it_is_read_may_take_too_long():
-    """As a page is."""
-    decoder = Decoder(Decoding(), PROCESSOR)  # type: ignore[arg-type]
+@pytest.mark.parametrize("source", [Decoding(), ToBeMade()])
+def test_an_image_that_its_source_decodes_may_take_too_long(source):
+    """Of a data set of TFDS, of a page."""
+    decoder = Decoder(source, PROCESSOR)
     with DecodePool(decoder, SIZE, workers=1, limits=Limits(seconds=0.5)) as pool:
         found = pool.submit([Input("a", "plain"), Input("b", ["silent.tar", 7])]).result()
     assert not isinstance(found[0], Failure)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from scripts.s3_server import s3_server
-from tests.tiny import save_lines, save_tiny
+from tests.tiny import save_lines, save_pages, save_tiny
 from trocr_jax import jobs
+from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.jobs import files
 from trocr_jax.jobs.store import open_store
@@ -74,6 +75,24 @@ def test_a_job_in_a_store_is_that_of_a_folder(s3, tmp_path: Path):
         rows = [json.loads(line) for unit in range(2) for line in job.read_part(unit).splitlines()]
         parts.append([{**row, "id": os.path.basename(row["id"]), "configuration": ""} for row in rows])
     assert parts[0] == parts[1]
+
+
+def test_pages_in_a_store_are_filled_in(s3, tmp_path: Path, capsys):
+    save_pages(tmp_path / "scans")
+    for path in (tmp_path / "scans").rglob("*.*"):
+        s3.put_file(str(path), f"lines/scans/{path.relative_to(tmp_path / 'scans')}")
+    model = str(save_tiny(tmp_path / "tiny"))
+    fixed = ["--model", model, "--max-new-tokens", "8", "--unit-size", "2", "--batch-size", "2", "--decoders", "1"]
+    pages = []
+    for name, source in (("far", "s3://lines/scans/page/*.xml"), ("near", str(tmp_path / "scans" / "page" / "*.xml"))):
+        job, out = str(tmp_path / name), tmp_path / f"{name}-pages"
+        assert main(["jobs", "run", source, "--output", job, *fixed]) == 0
+        assert main(["jobs", "merge", job, "--format", "pages", "--output", str(out)]) == 0
+        assert "3 pages written, 0 left out" in capsys.readouterr().err
+        pages.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert pages[0] == pages[1]
+    assert len(pages[0]) == 3
+    assert b"<TextEquiv" in pages[0]["a.xml"]
 
 
 def test_a_folder_is_listed_page_by_page(s3, monkeypatch):

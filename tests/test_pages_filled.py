@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from scripts.page_check import check
 from tests.random_pages import random_page, schema
-from tests.tiny import save_tiny
+from tests.tiny import save_pages, save_tiny
 from trocr_jax.cli import main
 from trocr_jax.datasets.pages import parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
 from trocr_jax.errors import DataError, ImageError
-from trocr_jax.jobs.sources import open_source
+from trocr_jax.jobs.sources import Source, open_source
+from trocr_jax.jobs.sources.pages import _page
 
 PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
 ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
@@ -149,21 +150,6 @@ def test_elements_may_be_nested_deeply():
     assert b"<Unicode>a</Unicode>" in found
 
 
-def save_pages(folder: Path) -> None:
-    """Two pages with a picture each, one page without a line."""
-    folder.mkdir()
-    for name, version, count in (("a", "2013-07-15", 3), ("b", "2019-07-15", 2), ("c", "2019-07-15", 0)):
-        Image.effect_noise((120, 90), 80).convert("RGB").save(folder / f"{name}.png")
-        tops = [20 * i for i in range(count)]
-        lines = "".join(
-            f'<TextLine id="l{i}"><Coords points="0,{y} 110,{y} 110,{y + 18} 0,{y + 18}"/></TextLine>'
-            for i, y in enumerate(tops)
-        )
-        xml = f'<PcGts xmlns="{PAGE}{version}"><Page imageFilename="{name}.png">{lines}</Page></PcGts>'
-        (folder / "page").mkdir(exist_ok=True)
-        (folder / "page" / f"{name}.xml").write_text(xml)
-
-
 def test_a_job_fills_its_pages_in(tmp_path, capsys):
     model = save_tiny(tmp_path / "tiny")
     save_pages(tmp_path / "scans")
@@ -201,6 +187,38 @@ def test_a_job_fills_its_pages_in(tmp_path, capsys):
     assert "needs --output FOLDER" in capsys.readouterr().err
 
 
+def cut(source: Source, place: Any) -> Image.Image:
+    found = source.read(place)
+    assert callable(found)
+    return cast(Image.Image, found())
+
+
+def test_pages_behind_urls_are_those_of_a_folder(tmp_path):
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    save_pages(tmp_path / "scans")
+    (tmp_path / "scans" / "images").mkdir()
+    (tmp_path / "scans" / "b.png").rename(tmp_path / "scans" / "images" / "b.png")
+    (tmp_path / "scans" / "c.png").rename(tmp_path / "scans" / "page" / "c.png")
+    pages = f"memory://{tmp_path.name}"
+    system.put(str(tmp_path / "scans"), f"/{tmp_path.name}", recursive=True)
+    local, far = open_source([str(tmp_path / "scans")], "pages"), open_source([pages], "pages")
+    inputs, places = list(local.inputs()), [input.place for input in far.inputs()]
+    assert [input.id.removeprefix(str(tmp_path / "scans")) for input in inputs] == [
+        input.id.removeprefix(pages) for input in far.inputs()
+    ]
+    assert len(places) == 5
+    for input, place in zip(inputs, places, strict=True):
+        assert cut(local, input.place).tobytes() == cut(far, place).tobytes()
+    system.rm(f"/{tmp_path.name}/a.png")
+    system.pipe(f"/{tmp_path.name}/images/b.png", b"no image")
+    _page.cache_clear()
+    with pytest.raises(ImageError, match=r"page/a.xml: its picture a.png is not beside a.xml, one folder up, or"):
+        far.read(places[0])
+    with pytest.raises(ImageError, match=rf"{pages}/images/b.png: not an image that can be read"):
+        cut(far, places[3])
+    system.rm(f"/{tmp_path.name}", recursive=True)
+
+
 def test_lines_that_changed_places_are_noticed(tmp_path, capsys):
     """Where lines have no ids, numbers stay as they were."""
     save_pages(tmp_path / "scans")
@@ -213,9 +231,9 @@ def test_lines_that_changed_places_are_noticed(tmp_path, capsys):
     inputs = list(source.inputs())
     xml.write_text(xml.read_text().replace(first, "-").replace(second, first).replace("-", second))
     with pytest.raises(ImageError, match=r"a.xml: line 1: is not where it was when the job was planned"):
-        source.read(inputs[0].place)
-    source.read(inputs[0].place[:2])  # as earlier versions planned it
-    source.read(inputs[2].place)
+        cut(source, inputs[0].place)
+    cut(source, inputs[0].place[:2])  # as earlier versions planned it
+    cut(source, inputs[2].place)
     capsys.readouterr()
     merge = ["jobs", "merge", job, "--format", "pages", "--output", str(tmp_path / "out")]
     assert main(merge) == 1

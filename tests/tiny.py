@@ -87,3 +87,19 @@ def save_lines(folder: Path, count: int, *, first: int = 0) -> list[Path]:
     for i, path in enumerate(paths):
         line_image(first + i).save(path)
     return paths
+
+
+def save_pages(folder: Path) -> None:
+    """Two pages with a picture each, one page without a line."""
+    folder.mkdir()
+    for name, version, count in (("a", "2013-07-15", 3), ("b", "2019-07-15", 2), ("c", "2019-07-15", 0)):
+        Image.effect_noise((120, 90), 80).convert("RGB").save(folder / f"{name}.png")
+        tops = [20 * i for i in range(count)]
+        lines = "".join(
+            f'<TextLine id="l{i}"><Coords points="0,{y} 110,{y} 110,{y + 18} 0,{y + 18}"/></TextLine>'
+            for i, y in enumerate(tops)
+        )
+        name_space = f"http://schema.primaresearch.org/PAGE/gts/pagecontent/{version}"
+        xml = f'<PcGts xmlns="{name_space}"><Page imageFilename="{name}.png">{lines}</Page></PcGts>'
+        (folder / "page").mkdir(exist_ok=True)
+        (folder / "page" / f"{name}.xml").write_text(xml)

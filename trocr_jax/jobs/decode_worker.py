@@ -25,9 +25,9 @@ import numpy as np
 
 from trocr_jax.errors import ImageError, ImageLimitError, SourceError
 from trocr_jax.image import ImageProcessor
-from trocr_jax.image_file import ImageSource, open_picture, without_pillow_warnings
+from trocr_jax.image_file import open_picture, without_pillow_warnings
 from trocr_jax.jobs.files import is_url
-from trocr_jax.jobs.sources import Source
+from trocr_jax.jobs.sources import Read, Source
 from trocr_jax.jobs.wire import Wire
 
 LEAST_ROOM = 1 << 20
@@ -37,8 +37,8 @@ OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
 """Errors that a file has whatever becomes of its source: a name that is too long, a circle of links, a socket; and, of
 libraries that read it and not of the system, damage."""
-NOT_TO_BLAME = ("pages", "tfds", "rows")
-"""Sources that decode images while they read them, so that what takes too long there may be the image; and rows of
+NOT_TO_BLAME = ("tfds", "rows")
+"""Sources that are not to blame for what is not read in time: one that decodes images while it reads them, and rows of
 somebody's pipeline, which goes on without one."""
 SIDE_BY_SIDE = ("folder", "manifest", "tar", "rows")
 """Sources that may be asked for several images at a time, as they are for those that come by URL: these take many times
@@ -93,7 +93,8 @@ class Decoder:
     def __call__(self, id: str, place: Any) -> Decoded:
         """Raises ImageError for this image, SourceError if the source as a whole has gone."""
         try:
-            image = self.source.read(place)
+            found = self.source.read(place)
+            image = found() if callable(found) else found
         except SourceError:
             raise
         except OSError as error:
@@ -121,7 +122,7 @@ class _Ahead:
     def __init__(self, decoder: Decoder, threads: int) -> None:
         self._source, self._is_far = decoder.source, decoder.is_far
         self._threads = ThreadPoolExecutor(threads, "trocr-read")
-        self._coming = deque[tuple[Any, Future[ImageSource]]]()
+        self._coming = deque[tuple[Any, Future[Read]]]()
 
     def begin(self, places: list[Any]) -> None:
         """Reads these if one of them is far. What has been begun before and was not asked for is forgotten."""
@@ -133,7 +134,7 @@ class _Ahead:
         with suppress(RuntimeError):  # no memory for a thread: what is not begun is read when it is asked for
             self._coming.extend((place, self._threads.submit(self._source.read, place)) for place in places)
 
-    def read(self, place: Any) -> ImageSource:
+    def read(self, place: Any) -> Read:
         while self._coming:
             begun, coming = self._coming.popleft()
             if begun is place:
@@ -154,7 +155,7 @@ class _Noted:
     source: Source
     reading: np.ndarray
 
-    def read(self, place: Any) -> ImageSource:
+    def read(self, place: Any) -> Read:
         with self._asked():
             return self.source.read(place)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from trocr_jax.datasets.crop import Point
 from trocr_jax.datasets.pages import Line, outline_of, parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
-from trocr_jax.errors import DataError, JobError
+from trocr_jax.errors import DataError, JobError, SourceError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Row
 from trocr_jax.jobs.sources import Input, from_description
@@ -38,20 +39,25 @@ def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Fi
     if not isinstance(source, Pages):
         raise JobError(f"{job.store.root}: its source is {source.kind}; only pages (PAGE XML, ALTO) can be filled in")
     target, units = folder.resolve(), list(units)
-    files = {path: Path(path).resolve() for path in source.files()}
-    folders = [Path(path).resolve() for path in source.paths if os.path.isdir(path)]
-    if any(map(target.is_relative_to, folders)) or any(place.is_relative_to(target) for place in files.values()):
+    places = {path: _place(path) for path in source.files()}
+    folders = [_place(path) for path in source.paths if os.path.isdir(path)]
+    if any(map(target.is_relative_to, folders)) or any(place.is_relative_to(target) for place in places.values()):
         raise JobError(f"{folder}: holds pages that were read, or lies among them; give a folder outside of the source")
-    root = Path(os.path.commonpath([place.parent for place in files.values()])) if files else target
+    root = Path(os.path.commonpath([place.parent for place in places.values()])) if places else target
     complete = len(units) == len(job.units)
     seen = set[str]()
     for path, rows in _by_page(job, units):
         seen.add(path)
-        output = folder / (files[path].relative_to(root) if path in files else Path(path).name)
+        output = folder / (places[path].relative_to(root) if path in places else PurePosixPath(path).name)
         yield _filled(path, output, rows, complete=complete)
     if complete:
-        for path in files.keys() - seen:
-            yield _filled(path, folder / files[path].relative_to(root), [], complete=True)
+        for path in places.keys() - seen:
+            yield _filled(path, folder / places[path].relative_to(root), [], complete=True)
+
+
+def _place(path: str) -> Path:
+    """Where a file is, with its links resolved; of a URL, as though each protocol were a folder of this machine."""
+    return Path("/", PurePosixPath(path)) if files.is_url(path) else Path(path).resolve()
 
 
 def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[Input, Row]]]]:
@@ -70,7 +76,7 @@ def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[I
 
 def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete: bool) -> Filled:
     try:
-        content = Path(path).read_bytes()
+        content = files.read(path)
         _, lines = parse_page(content)
         texts: dict[int, LineText | None] = {}
         for input, row in rows:
@@ -81,6 +87,8 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
         if complete and len(texts) != len(lines):
             raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")
         return Filled(path, output, fill(content, texts, _outlines(lines)))
+    except SourceError:
+        raise
     except OSError as error:
         return Filled(path, output, error=f"{path}: cannot be read ({error.strerror or error})")
     except ParseError as error:

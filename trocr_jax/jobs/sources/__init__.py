@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, cast
 
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.image_file import ImageSource
@@ -25,6 +25,11 @@ class Input(NamedTuple):
     place: Any
 
 
+Read: TypeAlias = ImageSource | Callable[[], ImageSource]
+"""An image: the bytes of a file, a PIL image or an array; or a function that makes it of what has been read, where that
+takes its time. It raises OSError, or ImageError."""
+
+
 class Source(Protocol):
     """A frozen dataclass of JSON values, picklable, so that another process or host can read the same lines.
 
@@ -37,8 +42,8 @@ class Source(Protocol):
         """Every line in a fixed order, without opening any image. Raises SourceError."""
         ...
 
-    def read(self, place: Any) -> ImageSource:
-        """The image there: the bytes of a file, a PIL image or an array. Raises OSError, or ImageError."""
+    def read(self, place: Any) -> Read:
+        """The image there. Raises OSError, or ImageError."""
         ...
 
     def check(self) -> None:

@@ -28,6 +28,12 @@ def shards(paths: tuple[str, ...], *suffixes: str) -> Iterator[str]:
         yield from found
 
 
+def check_local(paths: Iterable[str], copy: str) -> None:
+    """Raises SourceError for a URL. copy: what to do about it."""
+    if (url := next(filter(files.is_url, paths), None)) is not None:
+        raise SourceError(f"{url}: this kind of source is read from local folders only; {copy}")
+
+
 def check_paths(paths: tuple[str, ...]) -> None:
     """Raises SourceError if one of them has gone; of a pattern, the folder that it begins in."""
     for argument in paths:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.archives import check_local, check_paths
 from trocr_jax.jobs.sources.images_in_parquet import check_column, encoded, image_column
 
 
@@ -27,6 +27,7 @@ class Arrow:
     kind: ClassVar[str] = "huggingface"
 
     def inputs(self) -> Iterator[Input]:
+        check_local(self.paths, "copy it here, or save it as Parquet (Dataset.to_parquet), which is read by URL")
         for folder in self.paths:
             found = list[str]()
             for parent, paths in groupby(_arrows(folder), os.path.dirname):

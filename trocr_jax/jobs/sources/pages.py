@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,18 +15,19 @@ import orjson
 from PIL import Image
 
 from trocr_jax.datasets.crop import cut_line
-from trocr_jax.datasets.pages import Line, Picture, find_picture, outline_of, parse_page
+from trocr_jax.datasets.pages import Line, Picture, find_picture, no_picture, outline_of, parse_page, picture_places
 from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
+from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.archives import check_paths, shards
 
 
 @dataclass(frozen=True)
 class Pages:
-    """paths: XML files, folders or patterns of them, local; the picture stands beside its XML, one folder up, or in
-    images/. The id of a line is the XML file, # and the id that it has there (its number, from 1, if none). A place is
-    [XML file, number of the line from 0, checksum of its outline]."""
+    """paths: XML files, folders or patterns of them; the picture stands beside its XML, one folder up, or in images/.
+    The id of a line is the XML file, # and the id that it has there (its number, from 1, if none). A place is [XML
+    file, number of the line from 0, checksum of its outline]."""
 
     paths: tuple[str, ...]
     kind: ClassVar[str] = "pages"
@@ -33,30 +35,24 @@ class Pages:
     def files(self) -> Iterator[str]:
         """The XML files, those without lines too. Raises SourceError."""
         for path in shards(self.paths, ".xml"):
-            if Path(path).name.lower() not in ("mets.xml", "metadata.xml"):
+            if path.rpartition("/")[2].lower() not in ("mets.xml", "metadata.xml"):
                 yield path
 
     def inputs(self) -> Iterator[Input]:
         for path in self.files():
+            with files.listing(path):
+                content = files.read(path)
             try:
-                _, lines = parse_page(Path(path).read_bytes())
+                _, lines = parse_page(content)
             except ParseError as error:
                 raise SourceError(f"{path}: is no XML ({error}); correct it, or leave it out") from error
-            except (ValueError, OSError) as error:
+            except DataError as error:
                 raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
             for number, line in enumerate(lines):
                 yield Input(line_id(path, number, line), [path, number, _checksum(line)])
 
-    def read(self, place: Sequence[Any]) -> Image.Image:
-        path, number = place[:2]
-        page, picture, lines = _page(path)
-        try:
-            if not is_there(place, lines):
-                raise DataError("is not where it was when the job was planned; plan another job")
-            picture.check(page)
-            return cut_line(page, outline_of(lines)(lines[number])).image
-        except DataError as error:
-            raise ImageError(f"{path}: line {number + 1}: {error}") from error
+    def read(self, place: Sequence[Any]) -> Callable[[], Image.Image]:
+        return partial(_page(place[0]).cut, place)
 
     def check(self) -> None:
         check_paths(self.paths)
@@ -77,10 +73,50 @@ def _checksum(line: Line) -> str:
     return sha256(orjson.dumps([line.outline, line.baseline])).hexdigest()[:8]
 
 
+@dataclass(frozen=True)
+class _Page:
+    """A page that has been read, and not decoded. content: of the file of its picture, whose name is `name`."""
+
+    path: str
+    picture: Picture
+    lines: list[Line]
+    content: bytes
+    name: str
+
+    def cut(self, place: Sequence[Any]) -> Image.Image:
+        number = place[1]
+        try:
+            if not is_there(place, self.lines):
+                raise DataError("is not where it was when the job was planned; plan another job")
+            self.picture.check(self._image)
+            return cut_line(self._image, outline_of(self.lines)(self.lines[number])).image
+        except DataError as error:
+            raise ImageError(f"{self.path}: line {number + 1}: {error}") from error
+
+    @cached_property
+    def _image(self) -> Image.Image:
+        file = io.BytesIO(self.content)
+        file.name = self.name
+        return open_rgb(file)
+
+
 @lru_cache(1)  # lines of a page come one after another
-def _page(path: str) -> tuple[Image.Image, Picture, list[Line]]:
+def _page(path: str) -> _Page:
     try:
-        picture, lines = parse_page(Path(path).read_bytes())
-        return open_rgb(find_picture(Path(path), picture.name)), picture, lines
+        picture, lines = parse_page(files.read(path))
+        return _Page(path, picture, lines, *_picture(path, picture.name))
     except (DataError, ParseError) as error:
         raise ImageError(f"{path}: {error}") from error
+
+
+def _picture(xml: str, name: str) -> tuple[bytes, str]:
+    """The contents and the name of the file of a page's picture."""
+    if not files.is_url(xml):
+        path = str(find_picture(Path(xml), name))
+        return files.read(path), path
+    for url in picture_places(xml, name):
+        try:
+            return files.read(url), url
+        except FileNotFoundError:
+            continue
+    raise no_picture(xml, name)

@@ -11,7 +11,7 @@ import numpy as np
 
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths
+from trocr_jax.jobs.sources.archives import check_local, check_paths
 from trocr_jax.jobs.sources.images_in_parquet import image_column
 
 
@@ -26,6 +26,7 @@ class Tfds:
     kind: ClassVar[str] = "tfds"
 
     def inputs(self) -> Iterator[Input]:
+        check_local(self.paths, "copy it here")
         for folder in self.paths:
             _open.cache_clear()  # the data set may be another one by now
             source = _open(folder, self.split)

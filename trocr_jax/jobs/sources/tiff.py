@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, ClassVar
 
 from PIL import Image, UnidentifiedImageError
@@ -31,7 +32,7 @@ class Tiff:
 
     def read(self, place: tuple[str, int]) -> Image.Image:
         path, page = place
-        content, name = io.BytesIO(files.read(path)), f"{path}#{page + 1}"
+        content, name = io.BytesIO(_content(path)), f"{path}#{page + 1}"
         with decoding(name):
             try:
                 if page == 0:
@@ -44,6 +45,11 @@ class Tiff:
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+@lru_cache(1)  # pages of a file come one after another
+def _content(path: str) -> bytes:
+    return files.read(path)
 
 
 def _pages_of(path: str) -> int:
