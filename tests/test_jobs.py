@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, SourceError
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
+from trocr_jax.jobs.finish import finish
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import LocalStore
@@ -277,6 +280,29 @@ def test_damage_is_found(tmp_path, lines, recognizer, model):
     (tmp_path / "job" / job.plan.units).write_bytes(b'[0,1,1,""]\n')
     with pytest.raises(JobError, match="is damaged"):
         Job.open(str(tmp_path / "job"))
+
+
+def test_a_part_of_another_unit_or_job_does_not_complete_a_job(tmp_path, lines, recognizer, model):
+    job, other = (plan(lines, tmp_path / name, recognizer, model) for name in ("job", "other"))
+    run(job, recognizer)
+    decode = dataclasses.replace(DECODE, max_new_tokens=13)
+    longer = plan(lines, tmp_path / "longer", recognizer, model, decode=decode)
+    jobs.run(longer, recognizer, decode, resources=RESOURCES)
+    good = [job.read_part(unit) for unit in range(len(job.units))]
+    mixed = b"".join([*good[1].splitlines(keepends=True)[:-1], good[0].splitlines(keepends=True)[-1]])
+    (tmp_path / "other" / "parts").mkdir(exist_ok=True)
+    for part, why in (
+        (good[0], "does not have the .*lines of its unit"),
+        (mixed, "does not have the .*lines of its unit"),
+        (longer.read_part(1), "was read with another configuration than this job's"),
+    ):
+        for unit, content in enumerate([good[0], part, *good[2:]]):
+            (tmp_path / "other" / "parts" / f"{unit:08}.jsonl").write_bytes(content)
+        with pytest.raises(JobError, match=f"other/parts/00000001.jsonl: {why}; delete it and run the job again"):
+            finish(other)
+        assert re.search(f"parts/00000001.jsonl {why}", " ".join(jobs.verify(other)))
+    (tmp_path / "other" / "parts" / "00000001.jsonl").write_bytes(good[1])
+    assert finish(other) == jobs.status(job).counts
 
 
 def test_damage_is_not_taken_for_good_when_a_job_is_opened_again(tmp_path, lines, recognizer, model):

@@ -105,9 +105,10 @@ class Cut(io.RawIOBase):
 
 
 def tar(names: list[str]) -> bytes:
-    with io.BytesIO() as content, tarfile.open(fileobj=content, mode="w") as archive:
-        for name in names:
-            archive.addfile(tarfile.TarInfo(name))
+    with io.BytesIO() as content:
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
         return content.getvalue()
 
 

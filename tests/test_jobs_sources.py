@@ -300,8 +300,14 @@ def test_a_tar_archive_is_read_to_its_end_or_refused(lines: list[Path], tmp_path
     path.write_bytes(content)
     with pytest.raises(SourceError, match=f"lines.tar: .*no header at byte {header}, and not the end.*copy a damaged"):
         list(open_source([str(path)]).inputs())
-    path.write_bytes(content[:header])  # without the empty blocks that an end should have
+    path.write_bytes(content[:header])
+    with pytest.raises(SourceError, match=f"lines.tar: ends at byte {header} without the blocks of zeros.*copy it aga"):
+        list(open_source([str(path)]).inputs())
+    path.write_bytes(content[:header] + bytes(1024))
     assert len(list(open_source([str(path)]).inputs())) == 2
+    path.write_bytes(path.read_bytes() + content)
+    with pytest.raises(SourceError, match=f"lines.tar: goes on behind its end at byte {header}, .*one by one"):
+        list(open_source([str(path)]).inputs())
 
 
 def test_links_in_a_tar_archive_are_refused(lines: list[Path], tmp_path: Path):
@@ -350,9 +356,16 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
     content[4:12] = bytes(8)  # the header of the first page
     (tmp_path / "images.parquet").write_bytes(content)
     decode = Decoder(source, PROCESSOR)
-    with pytest.raises(ImageError, match=r"images.parquet#0: "):
+    with pytest.raises(ImageError, match=r"images.parquet#0: [^\n]*$"):
         decode(inputs[0].id, inputs[0].place)
     assert decode(inputs[-1].id, inputs[-1].place).expected > 0
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    system.pipe("/damaged.parquet", bytes(content))
+    decode = Decoder(open_source(["memory://damaged.parquet"]), PROCESSOR)
+    with pytest.raises(ImageError, match=r"^0: [^\n]*$"):  # it is not the network's fault
+        decode("0", ["memory://damaged.parquet", *inputs[0].place[1:]])
+    assert decode("last", ["memory://damaged.parquet", *inputs[-1].place[1:]]).expected > 0
+    system.rm("/damaged.parquet")
     source = tiff(lines, tmp_path)
     (input, *_) = source.inputs()
     (tmp_path / "pages.tif").write_bytes(b"no TIFF any more")

@@ -180,7 +180,7 @@ def _own(decoder: Decode) -> Decoder | None:
 
 
 def _why(error: OSError) -> str:
-    return (error.strerror or str(error) or type(error).__name__).lower()
+    return " ".join((error.strerror or str(error) or type(error).__name__).lower().split())
 
 
 def _strokes(pixels: np.ndarray) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import io
 import os
 import re
 import stat
@@ -39,6 +40,10 @@ def file_system(url: str) -> Any:
         raise FileNotFoundError(errno.ENOENT, str(error), url) from error
 
 
+_OF_ALL = (401, 407, 408, 429)
+"""Answers of the kind 4xx that are not of one file alone: who asks must prove who they are, or ask less often."""
+
+
 @contextmanager
 def network(path: str) -> Iterator[None]:
     """Around what reaches for a URL: makes OSError of what libraries of its protocol raise when there is no answer, or
@@ -55,17 +60,47 @@ def network(path: str) -> Iterator[None]:
         if not is_url(path):
             raise
         status, message = getattr(error, "status", None), f"{type(error).__name__}: {error}"
-        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):  # of this file alone
+        if isinstance(status, int) and 400 <= status < 500 and status not in _OF_ALL:
             raise PermissionError(errno.EACCES, message) from error
         raise OSError(errno.EIO, message) from error
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Opened to be read. Raises OSError."""
+    """Opened to be read. Raises OSError, also when it is read: with an errno, which errors of damage have not."""
     if is_url(path):
         with network(path):
-            return cast(IO[bytes], file_system(path).open(path, "rb"))
+            return io.BufferedReader(_Far(file_system(path).open(path, "rb"), path))
     return open(path, "rb")
+
+
+class _Far(io.RawIOBase):
+    """A file behind a URL. Whatever it raises goes through `network`."""
+
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        self._file, self._path = file, path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def readinto(self, buffer: Any, /) -> int:
+        with network(self._path):
+            found = self._file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with network(self._path):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 def read(path: str) -> bytes:

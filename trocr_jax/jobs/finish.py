@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from operator import contains
 
 import orjson
 
@@ -12,7 +14,8 @@ from trocr_jax.jobs.claims import PATIENCE
 from trocr_jax.jobs.job import LEASES, PARTIAL, PARTS, SUCCESS, Job, part_name, read_success, sha256
 from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.planning import PLAN
-from trocr_jax.jobs.rows import Counts
+from trocr_jax.jobs.rows import Counts, printable
+from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import Store
 
 NAMED = 10  # parts in one message
@@ -23,6 +26,18 @@ def part_counts(part: bytes) -> Counts:
     return Counts(
         *(part.count(b'"status":"%s"' % status.encode()) for status in Counts._fields),
     )
+
+
+def of_another_job(part: bytes, job: Job) -> bool:
+    """Whether rows of a part were read with another model or other choices. Where rows do not tell, they are not."""
+    mark = b'"configuration":'
+    return part.count(mark) != part.count(mark + orjson.dumps(job.plan.fingerprint))
+
+
+def has_lines_of(part: bytes, inputs: Sequence[Input]) -> bool:
+    """Whether a part has a row for each of the lines, in their order."""
+    rows, ids = part.splitlines(), (orjson.dumps(printable(input.id)) for input in inputs)
+    return len(rows) == len(inputs) and all(map(contains, rows, (b'"id":%s' % id for id in ids)))
 
 
 def reopen(job: Job, stop: threading.Event) -> bool:
@@ -103,9 +118,14 @@ def _write_success(job: Job) -> None:
     total, checksums = Counts(), {}
     for unit, planned in enumerate(job.units):
         part = job.read_part(unit)
-        if part.count(b"\n") != planned.lines or part_counts(part).lines != planned.lines:
+        if part_counts(part).lines != planned.lines or not has_lines_of(part, job.inputs(job.whole(unit))):
             raise JobError(
                 f"{job.store.root}/{part_name(unit)}: does not have the {planned.lines} lines of its unit; delete it "
+                "and run the job again"
+            )
+        if of_another_job(part, job):
+            raise JobError(
+                f"{job.store.root}/{part_name(unit)}: was read with another configuration than this job's; delete it "
                 "and run the job again"
             )
         total = total.plus(part_counts(part))

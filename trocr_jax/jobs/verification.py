@@ -8,7 +8,7 @@ import orjson
 
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.files import is_url
-from trocr_jax.jobs.finish import part_counts
+from trocr_jax.jobs.finish import of_another_job, part_counts
 from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, sha256, unit_name
 from trocr_jax.jobs.rows import Counts, printable
 from trocr_jax.jobs.store import TEMPORARY
@@ -47,6 +47,8 @@ def verify(job: Job) -> Iterator[str]:
             continue
         if ids != [printable(input.id) for input in inputs]:
             yield f"{part_name(unit)} does not have the lines of its unit, each once and in order"
+        if of_another_job(part, job):
+            yield f"{part_name(unit)} was read with another configuration than this job's"
         if success is not None and checksums.get(part_name(unit)) != sha256(part):
             yield f"{part_name(unit)} has changed since the job was completed"
         total = total.plus(part_counts(part))

@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from trocr_jax.errors import SourceError
 from trocr_jax.image_paths import SUFFIXES, hidden
@@ -44,6 +44,26 @@ class Tar:
         check_paths(self.paths)
 
 
+def _check_end(archive: str, file: IO[bytes], offset: int) -> None:
+    """Raises SourceError, or ReadError, unless there are blocks of zeros from `offset` on and nothing else: tarfile
+    takes a damaged header for the end of the archive, and the end of the file, and does not look behind it."""
+    file.seek(offset)
+    end = file.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE:
+        raise SourceError(
+            f"{archive}: ends at byte {offset + len(end)} without the blocks of zeros that are the end of an archive, "
+            "as one that was cut off; copy it again, or, if it is whole, append 1024 bytes of zeros"
+        )
+    if any(end):
+        raise tarfile.ReadError(f"no header at byte {offset}, and not the end")
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            raise SourceError(
+                f"{archive}: goes on behind its end at byte {offset}, as archives that were put together with cat; "
+                "give them one by one, or join them with tar --concatenate"
+            )
+
+
 def _members(archive: str) -> Iterator[Input]:
     try:
         with files.open_file(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -62,9 +82,7 @@ def _members(archive: str) -> Iterator[Input]:
                     file.seek(member.offset_data - tarfile.BLOCKSIZE)
                     checksum = zlib.crc32(file.read(tarfile.BLOCKSIZE))
                     yield Input(f"{archive}/{member.name}", [archive, member.offset_data, member.size, checksum])
-            file.seek(tar.offset)
-            if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
-                raise tarfile.ReadError(f"no header at byte {tar.offset}, and not the end")
+            _check_end(archive, file, tar.offset)
     except tarfile.TarError as error:
         raise SourceError(
             f"{archive}: cannot be read as an uncompressed tar archive ({error}); copy a damaged one again; a "

@@ -35,12 +35,11 @@ class Zip:
 
     def read(self, place: tuple[str, str]) -> bytes:
         archive, name = place
-        with files.network(archive):
-            file = _open(archive)
-            try:
-                return file.read(name)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError) as error:
-                raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
+        file = _open(archive)
+        try:
+            return file.read(name)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError) as error:
+            raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
 
     def check(self) -> None:
         check_paths(self.paths)
