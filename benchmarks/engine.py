@@ -36,6 +36,7 @@ import tyro
 import trocr_jax
 from benchmarks.engine_sides import SIDES, Engine
 from trocr_jax.config import TrOCRConfig
+from trocr_jax.errors import TrOCRError
 
 PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
 STAGES = ("encoder", "prefill", "decode step", "decoder", "whole line")
@@ -63,6 +64,18 @@ def config_of(shape: str) -> TrOCRConfig:
     if shape == "tiny":
         return trocr_jax.checkpoint.load("tiny-printed").config
     return TrOCRConfig.preset(PRESETS[shape])
+
+
+def check(config: TrOCRConfig, batch: tuple[int, ...], tokens: int, num_beams: int) -> None:
+    """Raises SystemExit for what the model cannot be asked for."""
+    if not batch or min(batch) < 1:
+        raise SystemExit(f"--batch {' '.join(map(str, batch))}: a batch has at least one line")
+    from trocr_jax import generation_plan
+
+    try:
+        generation_plan.plan(trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens), config)
+    except TrOCRError as error:
+        raise SystemExit(str(error)) from None
 
 
 def images(config: TrOCRConfig, batch: int, *, lines_for: Path | None = None) -> np.ndarray:
@@ -187,6 +200,14 @@ def main(
         folder: the weights, if they are there already.
     """
     options: dict[str, Any] = {"tokens": tokens, "num_beams": num_beams, "threads": threads, "dtype": dtype}
+    names = [side, *(name for name in against.split(",") if name)]
+    if unknown := [name for name in (*names, *([only] if only else ())) if name not in SIDES]:
+        raise SystemExit(f"no such side: {unknown[0]}; there are {', '.join(SIDES)}")
+    if json_file and not json_file.parent.is_dir():
+        raise SystemExit(f"--json {json_file}: no such folder: {json_file.parent}")
+    if rounds < 1:
+        raise SystemExit(f"--rounds {rounds}: every side needs a turn at least")
+    check(config_of(shape) if folder is None else trocr_jax.checkpoint.load(folder).config, batch, tokens, num_beams)
     if natural:
         if shape != "tiny" and folder is None:
             raise SystemExit("random weights end no line: with --natural give --shape tiny, or --folder with a model")
@@ -202,7 +223,6 @@ def main(
             engine.read(pixels)
         print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
         return
-    names = [side, *(name for name in against.split(",") if name)]
     result: dict[str, Any] = {"shape": shape, "rounds": rounds, **options, "machine": machine()}
     with tempfile.TemporaryDirectory() as made:
         weights = folder or Path(made)
@@ -273,8 +293,12 @@ def table(result: dict[str, Any], names: list[str]) -> str:
         rows.append("| | peak memory, MiB | " + " | ".join([*(str(memory[n]) for n in names), *ratios]) + " |")
     if len(result["batches"]) > 1:
         rows += ["", "Whole lines, each side at its best batch: " + best(result["batches"], names) + "."]
-    equal = "; ".join(f"{found['equal lines']} of {found['batch']}" for found in result["batches"])
-    return "\n".join([*rows, "", f"Equal lines: {equal}."])
+    equal = [
+        f"{lines} of {found['batch']} with {other}"
+        for found in result["batches"]
+        for other, lines in found["equal lines"].items()
+    ]
+    return "\n".join([*rows, "", f"Equal lines: {'; '.join(equal) or 'nothing to compare with'}."])
 
 
 def best(batches: list[dict[str, Any]], names: list[str]) -> str:

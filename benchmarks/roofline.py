@@ -23,7 +23,7 @@ import tyro
 from flax import nnx
 
 from benchmarks.chips import CHIPS, Chip
-from benchmarks.engine import config_of, machine
+from benchmarks.engine import check, config_of, machine
 from benchmarks.roofline_count import Work, count
 from trocr_jax import TrOCR, generation_plan
 from trocr_jax.quantization import quantize
@@ -146,6 +146,11 @@ def main(
     chosen = {name: known[name] for name in chips}
     if cpu is not None:
         chosen["CPU"] = described(*cpu)
+    if cpu is not None and min(cpu) <= 0:
+        raise SystemExit(f"--cpu {' '.join(map(str, cpu))}: its rates must be above 0")
+    for name in shape:
+        for beams in num_beams:
+            check(config_of(name), (batch,), tokens, beams)
     here = None
     if measure:
         from benchmarks.roofline_measure import this_machine

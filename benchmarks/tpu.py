@@ -7,7 +7,8 @@
 One device, bf16, parameters that are shapes alone. Estimated cycles rank programs and are no speed of a chip; TopK and
 sorts have no estimate and are left out, kernels are counted by `benchmarks.tpu_kernel`. Memory is what the compiler
 compares with the chip's before it refuses a program. The status is 1 if a figure is more than TOLERANCE above the
-file's; figures of another jax or libtpu than the file's are told, not judged. Needs the extras train and tpu.
+file's, or not in the file; figures of another jax or libtpu than the file's are told, not judged. Needs the extras
+train and tpu.
 """
 
 from __future__ import annotations
@@ -72,10 +73,20 @@ def main(
             print(f"{option} {unknown[0]!r} is unknown; there are {'; '.join(names)}", file=sys.stderr)
             return 2
 
+    try:
+        before = {row.key: row for row in rows(file)}
+    except FileNotFoundError:
+        if not write or not file.parent.is_dir():
+            print(f"{file}: no such file; check --file, or write a new one with --write", file=sys.stderr)
+            return 2
+        before = {}
+    except (ValueError, TypeError) as error:
+        print(f"{file}: is no file of figures ({error}); restore it", file=sys.stderr)
+        return 2
+
     from train.ahead.environment import prepare
 
     prepare("tpu")
-    before = {row.key: row for row in rows(file)}
     found = {}
     for chip in chips:
         for program in programs or [name for name, program in PROGRAMS.items() if chip in program.chips]:
@@ -87,17 +98,20 @@ def main(
         file.write_text("".join(json.dumps(asdict(kept[key])) + "\n" for key in sorted(kept)), encoding="utf-8")
         return 0
     known = {key: row for key, row in found.items() if key in before}
+    new = [row for key, row in found.items() if key not in before]
+    for row in new:
+        print(f"{row.program} on {row.chip}, {row.batch} lines: not in {file}, so not compared; --write keeps it there")
     for key, row in known.items():
         if not same_compiler(before[key], row):
             print(f"{row.program} on {row.chip}: of jax {row.jax} and libtpu {row.libtpu}, so not compared with {file}")
     worse = [row for key, row in known.items() if same_compiler(before[key], row) and rises(before[key], row)]
     for row in worse:
         print(f"{row.program} on {row.chip}: more than {TOLERANCE:.0%} above {file}; if that has a reason, --write")
-    return 1 if worse else 0
+    return 1 if worse or new else 0
 
 
 def rows(file: Path = FILE) -> list[Row]:
-    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def same_compiler(old: Row, new: Row) -> bool:

@@ -26,12 +26,27 @@ def test_a_figure_that_rose_ends_with_status_1(
 ) -> None:
     file, found = tmp_path / "tpu.json", [ROW]
     monkeypatch.setattr(tpu, "compiled", lambda chip, program: found[0])
-    assert tpu.main(("v5e",), ("encoder",), file=file) == 0  # nothing to compare with
     assert tpu.main(("v5e",), ("encoder",), write=True, file=file) == 0
     assert [asdict(row) for row in tpu.rows(file)] == [asdict(ROW)]
     found[0] = replace(ROW, microseconds=microseconds, megabytes=megabytes)
     assert tpu.main(("v5e",), ("encoder",), file=file) == status
     assert tpu.rows(file) == [ROW]
+
+
+def test_what_cannot_be_compared_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tpu.json"
+    monkeypatch.setattr(tpu, "compiled", lambda chip, program: replace(ROW, program=program))
+    assert tpu.main(("v5e",), ("encoder",), file=file) == 2
+    assert tpu.main(("v5e",), ("encoder",), write=True, file=tmp_path / "none" / "tpu.json") == 2
+    assert capsys.readouterr().err.count("no such file; check --file") == 2
+    assert tpu.main(("v5e",), ("encoder",), write=True, file=file) == 0
+    assert tpu.main(("v5e",), ("encoder", "greedy step"), file=file) == 1
+    assert "greedy step on v5e, 32 lines: not in" in capsys.readouterr().out
+    file.write_text('{"chip": 1}\n')
+    assert tpu.main(("v5e",), ("encoder",), file=file) == 2
+    assert f"{file}: is no file of figures" in capsys.readouterr().err
 
 
 def test_a_figure_of_another_compiler_is_told_and_not_judged(
