@@ -29,7 +29,7 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source, tfds
-from trocr_jax.jobs.sources.archives import shards
+from trocr_jax.jobs.sources.paths import shards
 
 COUNT = 5
 PROCESSOR = ImageProcessor(height=16, width=64, keep_aspect_ratio=True)
@@ -416,6 +416,16 @@ def test_features_of_a_data_set(
             list(source.inputs())
     else:
         assert [source.read(input.place) for input in source.inputs()] == ["a", "b"]
+
+
+def test_data_sets_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path):
+    (tmp_path / "x.array_record").write_bytes(b"records")
+    with pytest.raises(SourceError, match=r"x.array_record: is no folder; give that of a version of a TFDS data set"):
+        list(open_source([str(tmp_path / "x.array_record")]).inputs())
+    pytest.importorskip("fsspec")
+    for kind, advice in (("tfds", "copy it here"), ("huggingface", r"copy it here, or .*\(Dataset.to_parquet\)")):
+        with pytest.raises(SourceError, match=f"^memory://set: this kind of source is read from local.*; {advice}"):
+            list(open_source(["memory://set"], kind).inputs())
 
 
 def test_files_of_a_data_set_that_was_saved_there_before_are_left_out(tmp_path: Path):

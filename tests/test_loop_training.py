@@ -365,7 +365,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
         "--terms",
         "1",
         "--steps",
-        "40",
+        "24",
         "--cold",
         "0",
     ]

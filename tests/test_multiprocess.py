@@ -22,6 +22,7 @@ from trocr_jax.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = 48  # of an epoch, which is three steps of 16
+STEPS = 12
 
 
 def start(folder: Path, *options: str, processes: int, devices: int) -> list[subprocess.Popen[bytes]]:
@@ -70,16 +71,16 @@ def samples(folder: Path) -> dict[int, list[int]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(folder, "--steps", "20", "--eval-every", "20", processes=1, devices=8))
+    finish(start(folder, "--steps", str(STEPS), "--eval-every", str(STEPS), processes=1, devices=8))
     return folder
 
 
 @pytest.mark.parametrize("mesh", ["", "data=2,fsdp=2,model=2"])
 def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: Path, mesh: str) -> None:
-    options = ("--steps", "20", "--eval-every", "20", "--mesh", mesh, "--output", str(tmp_path / "model"))
+    options = ("--steps", str(STEPS), "--eval-every", str(STEPS), "--mesh", mesh, "--output", str(tmp_path / "model"))
     finish(start(tmp_path, *options, processes=2, devices=4))
     found, expected = losses(tmp_path), losses(alone)
-    assert list(found) == list(range(1, 21))
+    assert list(found) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
     shared = [json.loads(row) for row in (tmp_path / "samples-1.jsonl").read_text().splitlines()]
     assert {len(row["samples"]) for row in shared} == {8}  # half of each batch is read here
@@ -90,12 +91,12 @@ def test_two_processes_of_four_devices_are_one_of_eight(tmp_path: Path, alone: P
 
 
 def test_a_run_goes_on_with_fewer_processes_and_sees_each_sample_once(tmp_path: Path, alone: Path) -> None:
-    for until, count in ((7, 4), (20, 1)):
-        options = ("--steps", "20", "--until", str(until))
+    for until, count in ((7, 4), (STEPS, 1)):
+        options = ("--steps", str(STEPS), "--until", str(until))
         finish(start(tmp_path, *options, processes=count, devices=4 // count))
     taken = samples(tmp_path)
-    assert sorted(taken) == list(range(1, 21))
-    assert sorted(number for step in taken.values() for number in step) == list(range(20 * 16))
+    assert sorted(taken) == list(range(1, STEPS + 1))
+    assert sorted(number for step in taken.values() for number in step) == list(range(STEPS * 16))
     found, expected = losses(tmp_path), losses(alone)
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
 
@@ -118,7 +119,7 @@ def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> 
 def test_an_error_of_one_process_and_the_death_of_the_other_end_both_and_the_run_goes_on(
     tmp_path: Path, alone: Path
 ) -> None:
-    options = ("--steps", "20", "--save-every", "4")
+    options = ("--steps", str(STEPS), "--save-every", "4")
     (tmp_path / "samples-1.jsonl").symlink_to("/dev/full")
     failed = start(tmp_path, *options, processes=2, devices=1)
     told = [process.communicate(timeout=200)[1].decode() for process in failed]  # jax would wait 300 s
@@ -137,7 +138,7 @@ def test_an_error_of_one_process_and_the_death_of_the_other_end_both_and_the_run
 
     finish(start(tmp_path, *options, processes=2, devices=1))
     found, expected = losses(tmp_path), losses(alone)
-    assert list(found) == list(range(1, 21))
+    assert list(found) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
 
 

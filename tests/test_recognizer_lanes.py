@@ -197,7 +197,7 @@ def test_the_memory_tells_the_length(monkeypatch):
     recognizer = Recognizer.from_pretrained("tiny-printed")
     renderer = Renderer.create(split="heldout", seed=0)
     lines = [
-        recognizer.image_processor.pixels(Image.fromarray(renderer.line(i, max_chars=64).image)) for i in range(384)
+        recognizer.image_processor.pixels(Image.fromarray(renderer.line(i, max_chars=64).image)) for i in range(256)
     ]
     decode = DecodeConfig(max_new_tokens=96)
     taken = []

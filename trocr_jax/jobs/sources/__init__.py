@@ -63,7 +63,7 @@ KINDS = {
     "pages": "trocr_jax.jobs.sources.pages:Pages",
 }
 _SUFFIXES = {".jsonl": "manifest", ".ndjson": "manifest", ".csv": "manifest", ".tsv": "manifest"}
-_SUFFIXES |= {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".xml": "pages"}
+_SUFFIXES |= {".tar": "tar", ".zip": "zip", ".parquet": "parquet", ".xml": "pages", ".array_record": "tfds"}
 _FILES = {"state.json": "huggingface", "dataset_dict.json": "huggingface", "features.json": "tfds"}
 
 

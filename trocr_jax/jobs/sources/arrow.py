@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_local, check_paths
 from trocr_jax.jobs.sources.images_in_parquet import check_column, encoded, image_column
+from trocr_jax.jobs.sources.paths import check_local, check_paths
 
 
 @dataclass(frozen=True)

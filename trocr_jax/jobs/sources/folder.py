@@ -10,7 +10,7 @@ from typing import ClassVar
 from trocr_jax.image_paths import SUFFIXES
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_folders, check_paths
+from trocr_jax.jobs.sources.paths import check_folders, check_paths
 
 
 @dataclass(frozen=True)

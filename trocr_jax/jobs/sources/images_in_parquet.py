@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from trocr_jax.errors import ImageError, SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths, shards
 from trocr_jax.jobs.sources.parquet import open_parquet
+from trocr_jax.jobs.sources.paths import check_paths, shards
 
 GROUP_BYTES = 512 << 20
 """Images of a row group at most: to read one of them, all are; two groups are kept while a third is read, within the

@@ -17,8 +17,8 @@ import orjson
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_folders
 from trocr_jax.jobs.sources.parquet import read_columns
+from trocr_jax.jobs.sources.paths import check_folders
 
 PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
 """The column of paths, where none is named: the first of these that a manifest has."""

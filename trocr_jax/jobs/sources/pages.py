@@ -20,7 +20,7 @@ from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths, shards
+from trocr_jax.jobs.sources.paths import check_paths, shards
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +12,8 @@ import numpy as np
 
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_local, check_paths
 from trocr_jax.jobs.sources.images_in_parquet import image_column
+from trocr_jax.jobs.sources.paths import check_local, check_paths
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def _check(folder: str, source: Any, name: str) -> None:
 
 @lru_cache(4)
 def _open(folder: str, split: str) -> Any:
+    if not os.path.isdir(folder):
+        raise SourceError(f"{folder}: is no folder; give that of a version of a TFDS data set, with its features.json")
     try:
         import tensorflow_datasets
     except ImportError:

@@ -14,7 +14,7 @@ from trocr_jax.errors import ImageError
 from trocr_jax.image_file import decoding, without_pillow_warnings
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.archives import check_paths, shards
+from trocr_jax.jobs.sources.paths import check_paths, shards
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What sources of several files have in common."""
+"""The names that a source is given: what they stand for, and whether it is still there."""
 
 from __future__ import annotations
 
