@@ -2,7 +2,7 @@
 folder of S3 takes.
 
     python -m benchmarks.jobs_far [--milliseconds 30] [--decoders 2] [--lines 2000]
-    python -m benchmarks.jobs_far --objects 400000
+    python -m benchmarks.jobs_far --objects 400000 [--pattern '**/*.png']
 
 The server, on this machine, answers as a plain one of HTTP and as one of S3, after so many milliseconds; the images are
 rendered lines as PNG, read as those of a folder by the decoders of a job, which resize them for `tiny-printed`. What
@@ -49,6 +49,7 @@ class Options:
         lines: images that are read.
         rounds: the best of so many is printed.
         objects: of a folder that is listed; then nothing is read.
+        pattern: by which it is listed; as a folder if none.
     """
 
     milliseconds: float = 30.0
@@ -56,11 +57,12 @@ class Options:
     lines: int = 2000
     rounds: int = 2
     objects: int = 0
+    pattern: str = ""
 
 
 def main(options: Options) -> None:
     if options.objects:
-        list_objects(options.objects)
+        list_objects(options.objects, "/".join(filter(None, ("s3://lines/pages", options.pattern))))
         return
     renderer = Renderer.create(seed=0)
     images = [_png(renderer.line(number, max_chars=64).image) for number in range(DISTINCT)]
@@ -85,11 +87,11 @@ def main(options: Options) -> None:
             print(f"| {protocol} | {row} |", flush=True)
 
 
-def list_objects(count: int) -> None:
+def list_objects(count: int, url: str) -> None:
     with _server([], 0.0, count):
         files.is_folder("s3://lines/none")  # loads what it needs
         before, begun = _most_bytes(), time.perf_counter()
-        found = sum(1 for _ in files.images("s3://lines/pages"))
+        found = sum(1 for _ in files.images(url))
         seconds, each = time.perf_counter() - begun, (_most_bytes() - before) / count
     if found != count:
         raise RuntimeError(f"{found} of {count} objects were listed")
@@ -155,16 +157,16 @@ def _page(query: dict[str, list[str]], objects: int) -> bytes:
     prefix = query.get("prefix", [""])[0]
     start = int(query.get("continuation-token", ["0"])[0])
     most = int(query.get("max-keys", ["1000"])[0])
-    end = min(start + most, objects)
+    end = min(start + most, objects) if "*" not in prefix else 0
     rows = "".join(
         f"<Contents><Key>{prefix}{n // 100:08d}/line-{n:09d}.png</Key><LastModified>2026-01-01T00:00:00.000Z"
         f"</LastModified><ETag>&quot;{n:032x}&quot;</ETag><Size>3000</Size><StorageClass>STANDARD</StorageClass></Contents>"
         for n in range(start, end)
     )
-    more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < objects else ""
+    more = f"<NextContinuationToken>{end}</NextContinuationToken>" if 0 < end < objects else ""
     return (
         f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Prefix>{prefix}</Prefix>{rows}{more}'
-        f"<IsTruncated>{str(end < objects).lower()}</IsTruncated></ListBucketResult>"
+        f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated></ListBucketResult>"
     ).encode()
 
 

@@ -15,7 +15,7 @@ from tests.tiny import save_lines, save_pages, save_tiny
 from trocr_jax import jobs
 from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.jobs import files
+from trocr_jax.jobs import files, files_remote
 from trocr_jax.jobs.store import open_store
 from trocr_jax.recognizer import Recognizer
 
@@ -95,12 +95,25 @@ def test_pages_in_a_store_are_filled_in(s3, tmp_path: Path, capsys):
     assert b"<TextEquiv" in pages[0]["a.xml"]
 
 
+def glob(s3: Any, pattern: str) -> set[tuple[str, bool]]:
+    """What fsspec's glob finds, which keeps all that is known of each object."""
+    return {(path, info["type"] == "directory") for path, info in s3.glob(pattern, detail=True).items()}
+
+
+def where_it_begins(pattern: str) -> set[tuple[str, bool]]:
+    """The folder in which glob finds all of it, and itself."""
+    return {(f"lines/{pattern.removesuffix('/**')}", True)} if pattern.endswith("/**") else set()
+
+
 def test_a_folder_is_listed_page_by_page(s3, monkeypatch):
     """Nothing but names is kept of what may be millions: what `find` and `isdir` do ends here."""
     names = ["a.png", "b/c.PNG", "b/d.txt", "b/.e.png", ".f/g.png", "h i.png", "ü/j.jpg"]
     for name in names:
         s3.pipe_file(f"lines/pages/{name}", b"x")
     s3.pipe_file("lines/pages.png", b"x")  # beside the folder
+    patterns = ["pages/*", "pages/*.png", "pages/?.*", "pages/[!a]*", "pages*", "pages/b/[cd].*", "pages/.*",
+                "pages/**", "pages/**/*.png", "pages/**/[bü]", "pages/.f/**", "none/*"]  # fmt: skip
+    expected = {pattern: glob(s3, f"lines/{pattern}") for pattern in patterns}
     listed = type(s3)._call_s3
     pages = []
 
@@ -118,6 +131,13 @@ def test_a_folder_is_listed_page_by_page(s3, monkeypatch):
     for folder in ("s3://lines/pages", "s3://lines/pages/"):
         assert list(files.images(folder)) == [f"s3://lines/pages/{name}" for name in good]
     assert len(pages) > 8
+    for pattern in patterns:
+        found = set(files_remote._matches(s3, f"s3://lines/{pattern}"))
+        assert found == expected[pattern] - where_it_begins(pattern), pattern
+    assert list(files.images("s3://lines/pages/*")) == [
+        f"s3://lines/pages/{name}" for name in ("a.png", "b/c.PNG", "h i.png", "ü/j.jpg")
+    ]
+    assert list(files.images("s3://lines/pages/**/*.PNG")) == ["s3://lines/pages/b/c.PNG"]
     assert list(files.images("s3://lines/pages.png")) == ["s3://lines/pages.png"]
     assert files.is_folder("s3://lines/pages/b")
     assert not files.is_folder("s3://lines/page")

@@ -10,11 +10,11 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from trocr_jax.errors import SourceError, TrOCRError
 from trocr_jax.image_paths import SUFFIXES, expand, hidden
+from trocr_jax.jobs import files_remote
 
 
 def is_url(path: str) -> bool:
@@ -173,7 +173,9 @@ def exists(path: str) -> bool:
 
 def is_folder(path: str) -> bool:
     """Raises SourceError if a URL cannot be reached."""
-    return bool(_ask(path, lambda: _is_folder(file_system(path), path))) if is_url(path) else os.path.isdir(path)
+    if not is_url(path):
+        return os.path.isdir(path)
+    return bool(_ask(path, lambda: files_remote.is_folder(file_system(path), path)))
 
 
 def _ask(url: str, question: Callable[[], Any]) -> Any:
@@ -241,70 +243,9 @@ def images(argument: str, suffixes: frozenset[str] = SUFFIXES) -> Iterator[str]:
 
 
 def _remote(url: str, suffixes: frozenset[str]) -> Iterator[str]:
-    found = _ask(url, lambda: _found(file_system(url), url, suffixes))
+    found = _ask(url, lambda: files_remote.find(file_system(url), url, suffixes))
     if not found:
         raise SourceError(f"{url}: no image files there; check the name and the permissions")
     protocol = url.partition("://")[0]
     for path in found:
         yield path if is_url(path) else f"{protocol}://{path.lstrip('/') if protocol != 'file' else path}"
-
-
-def _found(system: Any, url: str, suffixes: frozenset[str]) -> list[str]:
-    """What a URL stands for, sorted, each once, by the rules of `expand`: a name that looks like a pattern may be one,
-    and a folder that a pattern matches is what is in it. A name with a dot is matched by one with a dot."""
-    if not any(character in url for character in "*?[") or system.exists(url):
-        return sorted(_find(system, url, suffixes)) if _is_folder(system, url) else [url]
-    root = url
-    while any(character in root for character in "*?["):
-        root = parent(root)
-    dots, root = "/." in url.removeprefix(root), system._strip_protocol(root)
-    matches = {
-        path: info
-        for path, info in system.glob(url, detail=True).items()
-        if dots or not hidden(path.removeprefix(root))
-    }
-    folders = {path for path, info in matches.items() if info["type"] == "directory"}
-    found = matches.keys() - folders
-    for folder in folders:
-        if not any(str(above) in folders for above in PurePosixPath(folder).parents):
-            found.update(_find(system, folder, suffixes))
-    return sorted(found)
-
-
-def _find(system: Any, folder: str, suffixes: frozenset[str]) -> list[str]:
-    """The files in and below a folder that end in one of the suffixes."""
-    root = system._strip_protocol(folder)
-    return [
-        path
-        for path in _below(system, folder)
-        if os.path.splitext(path)[1].lower() in suffixes and not hidden(path.removeprefix(root))
-    ]
-
-
-def _is_folder(system: Any, url: str) -> bool:
-    """Of S3 by one name below it: `isdir` lists and keeps them all."""
-    if not _is_s3(system):
-        return bool(system.isdir(url))
-    try:
-        return bool(system.info(url)["type"] == "directory")
-    except FileNotFoundError:
-        return False
-
-
-def _is_s3(system: Any) -> bool:
-    return "s3" in system.protocol
-
-
-def _below(system: Any, folder: str) -> Iterator[str]:
-    """Every file in and below a folder of another file system. Of S3 page by page: `find` keeps more than 1 kB of each,
-    10 GB of ten million."""
-    if not _is_s3(system):
-        yield from system.find(folder)
-        return
-    bucket, key, _ = system.split_path(folder)
-    page: dict[str, Any] = {}
-    asked = {"Bucket": bucket, "Prefix": key and f"{key.rstrip('/')}/", **system.req_kw}
-    while not page or page.get("IsTruncated"):
-        more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
-        page = system.call_s3("list_objects_v2", **asked, **more)
-        yield from (f"{bucket}/{one['Key']}" for one in page.get("Contents", ()))
