@@ -294,6 +294,7 @@ def test_a_part_of_another_unit_or_job_does_not_complete_a_job(tmp_path, lines, 
     for part, why in (
         (good[0], "does not have the .*lines of its unit"),
         (mixed, "does not have the .*lines of its unit"),
+        (good[1][:-1], "does not have the .*lines of its unit"),
         (longer.read_part(1), "was read with another configuration than this job's"),
     ):
         for unit, content in enumerate([good[0], part, *good[2:]]):

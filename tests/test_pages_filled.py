@@ -16,8 +16,10 @@ from trocr_jax.cli import main
 from trocr_jax.datasets.pages import parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
 from trocr_jax.errors import DataError, ImageError
+from trocr_jax.jobs import files
+from trocr_jax.jobs.pages_filled import _place
 from trocr_jax.jobs.sources import Source, open_source
-from trocr_jax.jobs.sources.pages import _page
+from trocr_jax.jobs.sources.pages import Pages, _page, _urls
 
 PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
 ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
@@ -219,6 +221,53 @@ def test_pages_behind_urls_are_those_of_a_folder(tmp_path):
     system.rm(f"/{tmp_path.name}", recursive=True)
 
 
+@pytest.mark.parametrize(
+    ("xml", "name", "places"),
+    [
+        ("s3://b/page/a.xml", "c:\\x\\p #1.png", ["b/page/p #1.png", "b/p #1.png", "b/page/images/p #1.png",
+                                                "b/images/p #1.png"]),
+        ("http://h/d/a.xml", "p #1?.png", ["h/d/p%20%231%3F.png", "h/p%20%231%3F.png", "h/d/images/p%20%231%3F.png",
+                                         "h/images/p%20%231%3F.png"]),
+        ("s3://b/a.xml", "a.png", ["b/a.png", "b/images/a.png"]),
+        ("http://h/a.xml", "a.png", ["h/a.png", "h/images/a.png"]),
+        ("s3://b/c//a.xml", "a.png", ["b/c//a.png", "b/c/a.png", "b/c//images/a.png", "b/c/images/a.png"]),
+        ("http://h/a%20b.xml", "..", ["h/a%20b.png", "h/images/a%20b.png", "h/a%20b.jpg"]),
+    ],
+)  # fmt: skip
+def test_where_the_picture_behind_a_url_may_be(xml, name, places):
+    """Never above a host or a bucket."""
+    found = [url.partition("://")[2] for url in _urls(xml, name)]
+    assert found[: len(places)] == places
+    assert len(found) == len(places) or name == ".."
+    assert all(url.startswith(xml.partition("//")[0]) for url in _urls(xml, name))
+
+
+def test_a_page_without_its_picture_is_asked_for_once(monkeypatch):
+    """Some servers say of what is not there that it may not be read."""
+    asked, refused = list[str](), PermissionError(13, "403")
+
+    def read(path: str) -> bytes:
+        asked.append(path)
+        if path.endswith(".xml"):
+            return page('<Coords points="0,0 9,0 9,9 0,9"/>')
+        if path == "xx://b/images/a.png":
+            return b"picture"
+        raise refused if "403" in path else FileNotFoundError(path)
+
+    monkeypatch.setattr(files, "read", read)
+    source = Pages(("xx://b",))
+    for path in ("xx://b/c/a.xml", "xx://b/403/a.xml"):
+        _page.cache_clear()
+        assert callable(source.read([path, 0]))
+        assert asked[-1] == "xx://b/images/a.png"
+    for path, count in (("xx://d/e/a.xml", 5), ("xx://d/403/a.xml", 5)):
+        asked.clear()
+        for _ in range(3):
+            with pytest.raises(PermissionError if "403" in path else ImageError, match=r"403|its picture a.png is not"):
+                source.read([path, 0])
+        assert len(asked) == count * (3 if "403" in path else 1)
+
+
 def test_lines_that_changed_places_are_noticed(tmp_path, capsys):
     """Where lines have no ids, numbers stay as they were."""
     save_pages(tmp_path / "scans")
@@ -245,6 +294,7 @@ def test_lines_that_changed_places_are_noticed(tmp_path, capsys):
     [
         (["scans"], ["scans/page", "scans/page/new", "scans/new", "."]),
         (["scans/*.xml", "scans/page/*.xml"], ["scans/page", "scans", "."]),
+        (["file://{}/scans"], ["scans/page", "scans/page/new", "scans/new", "."]),
     ],
 )
 def test_copies_never_take_the_place_of_what_was_read(tmp_path, monkeypatch, capsys, sources, refused):
@@ -253,6 +303,7 @@ def test_copies_never_take_the_place_of_what_was_read(tmp_path, monkeypatch, cap
     (tmp_path / "scans" / "a.xml").write_bytes((tmp_path / "scans" / "page" / "a.xml").read_bytes())  # of one name
     monkeypatch.chdir(tmp_path)
     fixed = ["--source", "pages", "--model", str(model), "--max-new-tokens", "4", "--decoders", "1"]
+    sources = [source.format(tmp_path) for source in sources]
     assert main(["jobs", "run", *sources, "--output", "job", *fixed]) == 0
     before = {path: path.read_bytes() for path in tmp_path.glob("scans/**/*.xml")}
     for target in refused:
@@ -262,6 +313,30 @@ def test_copies_never_take_the_place_of_what_was_read(tmp_path, monkeypatch, cap
         assert main(["jobs", "merge", "job", "--format", "pages", "--output", "out"]) == 0
     assert len(list(tmp_path.glob("out/**/*.xml"))) == len(before) == 4
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_page_that_has_gone_costs_no_other(tmp_path, capsys):
+    model = save_tiny(tmp_path / "tiny")
+    save_pages(tmp_path / "scans")
+    for name in "ab":
+        (tmp_path / "scans" / name).mkdir()
+        (tmp_path / "scans" / "page" / f"{name}.xml").rename(tmp_path / "scans" / name / f"{name}.xml")
+    job, scans = str(tmp_path / "job"), tmp_path / "scans"
+    fixed = ["--source", "pages", "--model", str(model), "--max-new-tokens", "4", "--decoders", "1"]
+    assert main(["jobs", "run", str(scans), "--output", job, *fixed]) == 0
+    (scans / "a" / "a.xml").unlink()  # its folder is empty now, as that of a disk that is not mounted
+    assert main(["jobs", "merge", job, "--format", "pages", "--output", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert f"{scans / 'a' / 'a.xml'}: cannot be read (No such file or directory)" in err
+    assert "2 pages written, 1 left out" in err
+
+
+def test_names_of_objects_are_no_paths():
+    """Copies of them stay in the folder that they are written to, each in its own place."""
+    names = ["s3://b/a/x.xml", "s3://b/a//x.xml", "s3://b/../../x.xml", "s3://b/a/./x.xml", "gs://b/a/x.xml"]
+    places = [str(_place(name)) for name in names]
+    odd = ["/s3/b/a/%/x.xml", "/s3/b/%2E%2E/%2E%2E/x.xml", "/s3/b/a/%2E/x.xml"]
+    assert places == ["/s3/b/a/x.xml", *odd, "/gs/b/a/x.xml"]
 
 
 def test_a_page_that_is_no_xml_is_named_before_anything_is_read(tmp_path, capsys):

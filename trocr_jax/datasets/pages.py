@@ -222,33 +222,24 @@ def _numbers(points: str) -> list[Point]:
 
 
 def find_picture(xml: Path, name: str) -> Path:
-    """The picture that a page names, or another of `picture_places`. Raises DataError."""
-    found = next((path for path in map(Path, picture_places(str(xml), name)) if path.is_file()), None)
+    """The picture that a page names, whatever folders stand before the name, or the one with the name of the XML."""
+    wanted = picture_name(name)
+    names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
+    folders = (xml.parent, xml.parent.parent, xml.parent / "images", xml.parent.parent / "images")
+    found = next((f / n for n in names for f in folders if (f / n).is_file()), None)
     if found is None:
-        raise no_picture(str(xml), name)
+        raise no_picture(wanted or f"{xml.stem}.*", xml.name)
     return found
 
 
-def picture_places(xml: str, name: str) -> Iterator[str]:
-    """Where the picture of a page may be, a path or URL: under the name that the file has for it, whatever folders
-    stand before that, or that of the XML."""
-    protocol, divider, rest = xml.rpartition("://")
-    path = PurePosixPath(rest)
-    folders = path.parent, path.parent.parent, path.parent / "images", path.parent.parent / "images"
-    wanted = _picture_name(name)
-    for file in [wanted] * bool(wanted) + [path.stem + suffix for suffix in IMAGE_SUFFIXES]:
-        yield from (f"{protocol}{divider}{folder / file}" for folder in folders)
+def picture_name(name: str) -> str:
+    """Of the file, without folders; empty if a page names none."""
+    file = PurePosixPath(name.replace("\\", "/")).name
+    return "" if file == ".." else file
 
 
-def no_picture(xml: str, name: str) -> DataError:
-    file = PurePosixPath(xml)
-    return DataError(
-        f"its picture {_picture_name(name) or file.stem + '.*'} is not beside {file.name}, one folder up, or in images/"
-    )
-
-
-def _picture_name(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
+def no_picture(wanted: str, xml: str) -> DataError:
+    return DataError(f"its picture {wanted} is not beside {xml}, one folder up, or in images/")
 
 
 def _spacing(lines: list[Line]) -> float | None:

@@ -37,7 +37,8 @@ def of_another_job(part: bytes, job: Job) -> bool:
 def has_lines_of(part: bytes, inputs: Sequence[Input]) -> bool:
     """Whether a part has a row for each of the lines, in their order."""
     rows, ids = part.splitlines(), (orjson.dumps(printable(input.id)) for input in inputs)
-    return len(rows) == len(inputs) and all(map(contains, rows, (b'"id":%s' % id for id in ids)))
+    complete = part.endswith(b"\n") and len(rows) == len(inputs)
+    return complete and all(map(contains, rows, (b'"id":%s' % id for id in ids)))
 
 
 def reopen(job: Job, stop: threading.Event) -> bool:

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import ParseError
 from trocr_jax.datasets.crop import Point
 from trocr_jax.datasets.pages import Line, outline_of, parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
-from trocr_jax.errors import DataError, JobError, SourceError
+from trocr_jax.errors import DataError, JobError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Row
@@ -40,7 +40,7 @@ def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Fi
         raise JobError(f"{job.store.root}: its source is {source.kind}; only pages (PAGE XML, ALTO) can be filled in")
     target, units = folder.resolve(), list(units)
     places = {path: _place(path) for path in source.files()}
-    folders = [_place(path) for path in source.paths if os.path.isdir(path)]
+    folders = [place for place in map(_place, source.paths) if os.path.isdir(place)]
     if any(map(target.is_relative_to, folders)) or any(place.is_relative_to(target) for place in places.values()):
         raise JobError(f"{folder}: holds pages that were read, or lies among them; give a folder outside of the source")
     root = Path(os.path.commonpath([place.parent for place in places.values()])) if places else target
@@ -56,8 +56,15 @@ def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Fi
 
 
 def _place(path: str) -> Path:
-    """Where a file is, with its links resolved; of a URL, as though each protocol were a folder of this machine."""
-    return Path("/", PurePosixPath(path)) if files.is_url(path) else Path(path).resolve()
+    """Where a file is, with its links resolved; of a URL, as though each protocol were a folder of this machine. Names
+    in an object store may have parts that are none of a path."""
+    if not files.is_url(path):
+        return Path(path).resolve()
+    protocol, _, rest = path.partition("://")
+    if protocol in ("file", "local"):
+        return Path(rest).resolve()
+    odd = {"": "%", ".": "%2E", "..": "%2E%2E"}
+    return Path("/", protocol, *(odd.get(part, part) for part in rest.split("/")))
 
 
 def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[Input, Row]]]]:
@@ -76,7 +83,8 @@ def _by_page(job: Job, units: Iterable[int]) -> Iterator[tuple[str, list[tuple[I
 
 def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete: bool) -> Filled:
     try:
-        content = files.read(path)
+        with files.open_file(path) as file:
+            content = file.read()
         _, lines = parse_page(content)
         texts: dict[int, LineText | None] = {}
         for input, row in rows:
@@ -87,8 +95,6 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
         if complete and len(texts) != len(lines):
             raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")
         return Filled(path, output, fill(content, texts, _outlines(lines)))
-    except SourceError:
-        raise
     except OSError as error:
         return Filled(path, output, error=f"{path}: cannot be read ({error.strerror or error})")
     except ParseError as error:

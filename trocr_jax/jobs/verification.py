@@ -45,7 +45,7 @@ def verify(job: Job) -> Iterator[str]:
             why = "a row has no id" if isinstance(error, KeyError) else error
             yield f"{part_name(unit)} is damaged ({why})"
             continue
-        if ids != [printable(input.id) for input in inputs]:
+        if ids != [printable(input.id) for input in inputs] or not part.endswith(b"\n"):
             yield f"{part_name(unit)} does not have the lines of its unit, each once and in order"
         if of_another_job(part, job):
             yield f"{part_name(unit)} was read with another configuration than this job's"

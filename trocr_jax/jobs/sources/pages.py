@@ -9,13 +9,15 @@ from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 from xml.etree.ElementTree import ParseError
 
 import orjson
 from PIL import Image
 
+from trocr_jax.datasets.base import IMAGE_SUFFIXES
 from trocr_jax.datasets.crop import cut_line
-from trocr_jax.datasets.pages import Line, Picture, find_picture, no_picture, outline_of, parse_page, picture_places
+from trocr_jax.datasets.pages import Line, Picture, find_picture, no_picture, outline_of, parse_page, picture_name
 from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs import files
@@ -46,13 +48,16 @@ class Pages:
                 _, lines = parse_page(content)
             except ParseError as error:
                 raise SourceError(f"{path}: is no XML ({error}); correct it, or leave it out") from error
-            except DataError as error:
+            except ValueError as error:  # DataError among them
                 raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
             for number, line in enumerate(lines):
                 yield Input(line_id(path, number, line), [path, number, _checksum(line)])
 
     def read(self, place: Sequence[Any]) -> Callable[[], Image.Image]:
-        return partial(_page(place[0]).cut, place)
+        page = _page(place[0])
+        if isinstance(page, str):
+            raise ImageError(page)
+        return partial(page.cut, place)
 
     def check(self) -> None:
         check_paths(self.paths)
@@ -101,12 +106,13 @@ class _Page:
 
 
 @lru_cache(1)  # lines of a page come one after another
-def _page(path: str) -> _Page:
+def _page(path: str) -> _Page | str:
+    """Or why none of its lines can be read."""
     try:
         picture, lines = parse_page(files.read(path))
         return _Page(path, picture, lines, *_picture(path, picture.name))
-    except (DataError, ParseError) as error:
-        raise ImageError(f"{path}: {error}") from error
+    except (ValueError, ParseError) as error:  # DataError among them
+        return f"{path}: {error}"
 
 
 def _picture(xml: str, name: str) -> tuple[bytes, str]:
@@ -114,9 +120,28 @@ def _picture(xml: str, name: str) -> tuple[bytes, str]:
     if not files.is_url(xml):
         path = str(find_picture(Path(xml), name))
         return files.read(path), path
-    for url in picture_places(xml, name):
+    refused: OSError | None = None
+    for url in _urls(xml, name):
         try:
             return files.read(url), url
         except FileNotFoundError:
             continue
-    raise no_picture(xml, name)
+        except PermissionError as error:  # as some servers say of what is not there
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    file = xml.rpartition("/")[2]
+    raise no_picture(picture_name(name) or f"{file.rpartition('.')[0]}.*", file)
+
+
+def _urls(xml: str, name: str) -> Iterator[str]:
+    """Where the picture may be, as `find_picture` has it; the name of the XML counts if the page names no picture. No
+    higher than what the protocol has for a root: a host, a bucket."""
+    folder, _, file = xml.rpartition("/")
+    above = folder.rpartition("/")[0]
+    folders = [folder, above, f"{folder}/images", f"{above}/images"][:: 1 if "://" in above else 2]
+    wanted = picture_name(name)
+    if xml.startswith(("http://", "https://")):
+        wanted = quote(wanted)
+    for one in [wanted] if wanted else [file.rpartition(".")[0] + suffix for suffix in IMAGE_SUFFIXES]:
+        yield from (f"{folder}/{one}" for folder in folders)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import IO, ClassVar
 
 from PIL import Image, UnidentifiedImageError
@@ -47,9 +46,15 @@ class Tiff:
         check_paths(self.paths)
 
 
-@lru_cache(1)  # pages of a file come one after another
+_kept = dict[str, bytes]()
+"""The file that was read last: pages of a file come one after another."""
+
+
 def _content(path: str) -> bytes:
-    return files.read(path)
+    if path not in _kept:
+        _kept.clear()  # there need not be room for two
+        _kept[path] = files.read(path)
+    return _kept[path]
 
 
 def _pages_of(path: str) -> int:
