@@ -64,7 +64,7 @@ def decoding(name: str) -> Iterator[None]:
         ) from None
     except Image.DecompressionBombError as error:
         raise ImageLimitError(
-            f"{name}: {error}; crop it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"{name}: {error}; crop or shrink it (Python code may raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels)"
         ) from error
     except MemoryError as error:
         raise ImageLimitError(f"{name}: too large for the memory of this machine; crop or shrink it") from error
@@ -128,7 +128,7 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ImageLimitError(
             f"{name}: {width} x {height} pixels are more than the cap of {max_pixels}; "
-            "crop it, or raise max_pixels if you trust it"
+            "crop or shrink it (Python code may raise max_pixels)"
         )
     stored = [tile[3] for tile in getattr(image, "tile", [])]  # before it is loaded: how its pixels are packed
     image.load()
