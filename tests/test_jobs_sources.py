@@ -542,6 +542,11 @@ def test_a_number_is_the_id_that_is_written(tmp_path: Path):
         ("page.xml", "<a>", "is no XML"),
         (
             "page.xml",
+            f'<PcGts><Page><TextLine><TextEquiv index="{"1" * 5000}"/></TextLine></Page></PcGts>',
+            "page.xml: Exceeds the limit.*; correct it",
+        ),
+        (
+            "page.xml",
             f"<alto>{'<Page><TextLine/></Page>' * 2}</alto>",
             "page.xml: has 2 pages with lines; write a file",
         ),
