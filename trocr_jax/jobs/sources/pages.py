@@ -139,7 +139,8 @@ def _urls(xml: str, name: str) -> Iterator[str]:
     higher than what the protocol has for a root: a host, a bucket."""
     folder, _, file = xml.rpartition("/")
     above = folder.rpartition("/")[0]
-    folders = [folder, above, f"{folder}/images", f"{above}/images"][:: 1 if "://" in above else 2]
+    parents = [folder, above] if "://" in above else [folder]
+    folders = [*parents, *(f"{parent}/images" for parent in parents)]
     wanted = picture_name(name)
     if xml.startswith(("http://", "https://")):
         wanted = quote(wanted)
