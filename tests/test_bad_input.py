@@ -64,7 +64,7 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
         (b"Dear Sir or Madam", "not an image that can be read"),
         (encoded("PNG")[:-40], "may be damaged, save or copy it again"),
         (encoded("JPEG")[:200], "may be damaged, save or copy it again"),
-        (png(60_000, 60_000, bytes(1000)), "crop it"),
+        (png(60_000, 60_000, bytes(1000)), "crop or shrink it"),
         (png(0, 20), None),
     ],
     ids=["missing", "empty", "no image", "truncated png", "truncated jpeg", "decompression bomb", "zero width"],
