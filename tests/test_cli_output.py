@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from trocr_jax.cli import main
-from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows, replace_file
+from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows
+from trocr_jax.cli.output_file import replace_file
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
 
@@ -44,7 +45,7 @@ def write(path: Path, format: str, rows: list[Row]) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trocr_jax.cli.output.os.fsync", lambda file: None)
+        patch.setattr("trocr_jax.cli.output_file.os.fsync", lambda file: None)
         yield
 
 

@@ -24,6 +24,11 @@ def tell(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """Valid Unicode: bytes of a file name that are none become escapes (`\\udce9`)."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def on_terminal() -> bool:
     """Whether somebody sees stderr as it is written."""
     return sys.stderr is not None and sys.stderr.isatty()

@@ -8,7 +8,7 @@ from pathlib import Path
 from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE
 from trocr_jax.cli import Calibrate, printing
-from trocr_jax.cli.output import open_bytes, printable, replace_file
+from trocr_jax.cli.output_file import open_bytes, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import CheckpointError, DataError, ImageError, OutputError
 from trocr_jax.evaluation.fitting import calibrate as fitted
@@ -16,7 +16,7 @@ from trocr_jax.evaluation.fitting import check_enough, judge
 from trocr_jax.evaluation.samples import check_limit, open_samples
 from trocr_jax.metrics import calibration_error_by_chance, expected_calibration_error
 from trocr_jax.recognizer import Recognition, Recognizer
-from trocr_jax.say import on_terminal, say
+from trocr_jax.say import on_terminal, printable, say
 
 _ELSEWHERE = "name another file by --output"
 

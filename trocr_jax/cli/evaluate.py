@@ -12,7 +12,8 @@ import orjson
 from trocr_jax.cli import Evaluate, Transcribe, parse, printing
 from trocr_jax.cli.decode import check_options, decode_config, load
 from trocr_jax.cli.options import check_share, flag, given
-from trocr_jax.cli.output import check_file, printable, replace_file
+from trocr_jax.cli.output import printable_values
+from trocr_jax.cli.output_file import check_file, replace_file
 from trocr_jax.cli.progress import Progress
 from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
@@ -48,7 +49,7 @@ def evaluate(command: Evaluate) -> int:
     readings = _finished(command, samples) if command.references else _read(command, runs, samples)
 
     begun = time.perf_counter()
-    scores = printable(
+    scores = printable_values(
         score(
             samples,
             readings,

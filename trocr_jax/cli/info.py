@@ -11,10 +11,10 @@ from typing import Any
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.cli import Info, printing
-from trocr_jax.cli.output import printable
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 from trocr_jax.quantization import SCALE
+from trocr_jax.say import printable
 from trocr_jax.tokenizer import load_tokenizer
 
 

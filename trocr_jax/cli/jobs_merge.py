@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
 from trocr_jax.cli.options import check_share
-from trocr_jax.cli.output import format_of, needs_review, open_bytes, open_values
+from trocr_jax.cli.output import format_of, needs_review, open_values
+from trocr_jax.cli.output_file import open_bytes
 from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.say import say

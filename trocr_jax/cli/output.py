@@ -5,22 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import os
-import secrets
-import stat
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple
 
 import orjson
 
-from trocr_jax.cli.signals import half_written
+from trocr_jax.cli.output_file import open_file
 from trocr_jax.confidence import Alternative, Confidence
-from trocr_jax.errors import OutputError, TrOCRError
-
-Value = TypeVar("Value")
+from trocr_jax.errors import OutputError
+from trocr_jax.say import printable
 
 
 class Row(NamedTuple):
@@ -64,7 +58,7 @@ def open_rows(output: str | None, format: str, columns: Sequence[str] = COLUMNS)
     valid Unicode are written with escapes (`\\udce9`). Raises OutputError naming the file.
     """
     with open_values(output, format, columns) as write:
-        yield lambda row: write({name: printable(getattr(row, name)) for name in columns})
+        yield lambda row: write({name: printable_values(getattr(row, name)) for name in columns})
 
 
 @contextmanager
@@ -72,128 +66,8 @@ def open_values(output: str | None, format: str, columns: Sequence[str]) -> Iter
     """As `open_rows`, for rows that are dicts of JSON values with these columns."""
     if format == "parquet" and (output is None or output == "-"):
         raise OutputError("parquet cannot be written to stdout; give --output FILE")
-    with _open(output, lambda file: _WRITERS[format](file, columns)) as write:
+    with open_file(output, lambda file: _WRITERS[format](file, columns)) as write:
         yield write
-
-
-@contextmanager
-def open_bytes(output: str | None) -> Iterator[Callable[[bytes], Any]]:
-    """As `open_rows`, for what is encoded already."""
-    with _open(output, lambda file: nullcontext(file.write)) as write:
-        yield write
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Complete or not at all. A link is replaced, and what it points to left as it is: in the cache of the hub that is
-    a file of other revisions too. Raises OutputError."""
-    try:
-        with _part(os.path.abspath(path), 0o644) as file:
-            file.write(content)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def check_file(path: Path) -> None:
-    """For what is written after long work: makes the file's folder, and a file in it that goes away again. Raises
-    OutputError if it could not be written."""
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; remove it, or give another name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give another place") from None
-
-
-@contextmanager
-def _open(
-    output: str | None, writer: Callable[[IO[bytes]], AbstractContextManager[Callable[[Value], Any]]]
-) -> Iterator[Callable[[Value], None]]:
-    """What `writer` makes of the file. Errors of the file name it; those of the block are others' and pass."""
-    name = "stdout" if output is None else output
-    stack = ExitStack()
-    try:
-        with _told(name):
-            file = stack.enter_context(_stdout() if output is None or output == "-" else _file(name))
-            write = stack.enter_context(writer(file))
-
-        def told(value: Value) -> None:
-            with _told(name):
-                write(value)
-
-        yield told
-    except BaseException:
-        with suppress(OSError):  # of what is thrown away
-            stack.__exit__(*sys.exc_info())
-        raise
-    with _told(name):
-        stack.close()
-
-
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (BrokenPipeError, TrOCRError):
-        raise
-    except OSError as error:
-        raise OutputError(f"{name}: cannot be written ({error.strerror or error})") from error
-
-
-@contextmanager
-def _stdout() -> Iterator[IO[bytes]]:
-    if sys.stdout is None:
-        raise OutputError("stdout is closed; give --output FILE")
-    sys.stdout.flush()
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _file(name: str) -> Iterator[IO[bytes]]:
-    mode = None
-    with suppress(FileNotFoundError):
-        mode = os.stat(name).st_mode
-    if mode is not None and stat.S_ISDIR(mode):
-        raise OutputError(f"{name}: is a folder; give a file name")
-    if mode is not None and not stat.S_ISREG(mode):  # a pipe or device; of a pipe, the real path is no path
-        with open(name, "wb") as file:
-            yield file
-        return
-    path = os.path.realpath(name)  # a link stays a link
-    with _part(path, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask()) as file:
-        yield file
-
-
-@contextmanager
-def _part(path: str, mode: int) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place when the block ends without an exception."""
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
-    with half_written(part):
-        try:
-            with open(part, "xb", opener=_for_its_owner) as file:
-                yield file
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(part)
-            raise
-
-
-def _for_its_owner(path: str, flags: int) -> int:
-    """Nobody else reads it before it has the permissions that it is to have."""
-    return os.open(path, flags, 0o600)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
@@ -279,13 +153,12 @@ def needs_review(confidence: float | None, min_confidence: float) -> bool:
     return confidence is None or confidence < min_confidence
 
 
-def printable(value: Any) -> Any:
-    """A string as valid Unicode: bytes of a file name that are not become escapes. Those in lists and dicts too, and
-    named tuples as dicts. Other values as they are."""
+def printable_values(value: Any) -> Any:
+    """The strings in it as `printable`, named tuples as dicts, other values as they are."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return printable(value)
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
-        return {printable(name): printable(part) for name, part in value.items()}
-    return [printable(item) for item in value] if isinstance(value, list | tuple) else value
+        return {printable_values(name): printable_values(part) for name, part in value.items()}
+    return [printable_values(item) for item in value] if isinstance(value, list | tuple) else value

@@ -8,8 +8,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from trocr_jax.cli.output import printable
-from trocr_jax.say import say
+from trocr_jax.say import printable, say
 
 INTERVAL = 10.0  # seconds between plain lines
 

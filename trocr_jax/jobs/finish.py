@@ -14,9 +14,10 @@ from trocr_jax.jobs.claims import PATIENCE
 from trocr_jax.jobs.job import LEASES, PARTIAL, PARTS, SUCCESS, Job, part_name, read_success, sha256
 from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.planning import PLAN
-from trocr_jax.jobs.rows import Counts, printable
+from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import Store
+from trocr_jax.say import printable
 
 NAMED = 10  # parts in one message
 

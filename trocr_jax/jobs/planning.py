@@ -24,10 +24,10 @@ import orjson
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.fingerprint import differences, short
 from trocr_jax.jobs.owner import me
-from trocr_jax.jobs.rows import printable
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.stop import Stop
 from trocr_jax.jobs.store import LocalStore, Store
+from trocr_jax.say import printable
 
 PLAN = "plan.json"
 VERSION = 1

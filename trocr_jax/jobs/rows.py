@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from trocr_jax.recognizer import Recognition
+from trocr_jax.say import printable
 
 Status = Literal["ok", "failed", "quarantined"]
 COLUMNS = (
@@ -49,11 +50,6 @@ def row(id: str, outcome: Outcome, *, model: str, configuration: str, columns: S
         elif name not in found:
             found[name] = getattr(outcome, name)
     return {name: found[name] for name in columns}
-
-
-def printable(text: str) -> str:
-    """Bytes of a file name that are no Unicode as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def encode(rows: Sequence[Row]) -> bytes:

@@ -10,8 +10,9 @@ from trocr_jax.errors import JobError
 from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.finish import of_another_job, part_counts
 from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, sha256, unit_name
-from trocr_jax.jobs.rows import Counts, printable
+from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.store import TEMPORARY
+from trocr_jax.say import printable
 
 
 def verify(job: Job) -> Iterator[str]:

@@ -9,6 +9,7 @@ from trocr_jax.evaluated import Looked, Outcome, Reading, Sample
 from trocr_jax.metrics import edits
 from trocr_jax.metrics.rates import UnicodeForm, character_edits, exact_match
 from trocr_jax.report.thumbnails import Thumbnail
+from trocr_jax.say import printable
 
 
 def rows(
@@ -22,9 +23,9 @@ def rows(
     which texts are compared."""
     return [
         {
-            "i": clean(sample.id),
-            "g": clean(sample.group),
-            "r": clean(sample.reference),
+            "i": printable(sample.id),
+            "g": printable(sample.group),
+            "r": printable(sample.reference),
             "m": image.data,
             "w": image.width,
             "h": image.height,
@@ -43,16 +44,16 @@ def _outcome(reference: str, found: Outcome, min_confidence: float | None, form:
     row = {
         "e": int(character_edits(reference, found.text, unicode_form=form).numerators[0]),
         "d": [
-            clean(e.hypothesis)
+            printable(e.hypothesis)
             if exact_match(e.reference, e.hypothesis, unicode_form=form)
-            else [clean(e.reference), clean(e.hypothesis)]
+            else [printable(e.reference), printable(e.hypothesis)]
             for e in edits(reference, found.text)
         ],
         "c": None if found.confidence is None else round(found.confidence, 4),
         "k": "".join(f"{min(99, int(100 * c)):02}" for _, c in found.characters),
         "x": marks,
-        "f": clean(found.error) if found.error else "",
-        "n": [[clean(a.text), round(a.probability, 4)] for a in found.alternatives],
+        "f": printable(found.error) if found.error else "",
+        "n": [[printable(a.text), round(a.probability, 4)] for a in found.alternatives],
     }
     if found.looked is not None:
         row |= _looked(found.looked)
@@ -70,8 +71,3 @@ def _looked(looked: Looked) -> dict[str, Any]:
         "a": [[count, *(v for i, share in peaks for v in (i, round(100 * share)))] for count, peaks in tokens],
         "q": [*looked.grid, *(round(1000 * side / width) for side in looked.span)],
     }
-
-
-def clean(text: str) -> str:
-    """Valid Unicode: what JSON can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -11,9 +11,10 @@ import orjson
 
 from trocr_jax.evaluated import Reading, Samples
 from trocr_jax.metrics.titles import TITLES
-from trocr_jax.report.lines import clean, rows
+from trocr_jax.report.lines import rows
 from trocr_jax.report.sections import comparisons, confusions, groups, plots, summary
 from trocr_jax.report.thumbnails import thumbnails
+from trocr_jax.say import printable
 
 # The page may run its own script and style and show its own images; nothing else is loaded, whatever a text says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -25,7 +26,7 @@ def page(title: str, samples: Samples, readings: Sequence[Reading], scores: dict
     threshold = None if review is None else review["min_confidence"]
     images = thumbnails([sample.image for sample in samples.samples])
     data = {
-        "runs": [clean(reading.name) for reading in readings],
+        "runs": [printable(reading.name) for reading in readings],
         "rows": rows(samples.samples, readings, images, threshold, scores["unicode_form"]),
     }
     body = [
