@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import pytest
+from jax._src import compilation_cache
 
 from tests.tiny import save_lines, save_tiny
 from trocr_jax.cli import main, parse
@@ -47,6 +49,8 @@ def test_the_second_start_compiles_nothing_and_what_is_cut_off_is_made_anew(tmp_
     largest.write_bytes(largest.read_bytes()[:1000])
     assert program(*command, warning=") is damaged and made anew", **caches) == first
     assert largest.stat().st_size > 1000
+    intact = {path: mtime for path, mtime in kept.items() if path != largest}
+    assert {path: path.stat().st_mtime_ns for path in intact} == intact
 
 
 @pytest.mark.parametrize("chosen", ["", "elsewhere"])
@@ -93,6 +97,7 @@ def test_only_what_is_removed_is_said_to_be_damaged(
     monkeypatch.setattr(warnings, "showwarning", lambda message, *where, **options: print(message))
     for name in (FOLDER, LEAST):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr("trocr_jax.cli.compiled._keep_all", lambda: None)
     _use(tmp_path, least="1")
     said = UserWarning("Error reading persistent compilation cache entry for 'jit_f': PermissionError: denied")
     warnings.showwarning(said, UserWarning, "file", 1)
@@ -101,6 +106,23 @@ def test_only_what_is_removed_is_said_to_be_damaged(
     warnings.showwarning(said, UserWarning, "file", 1)
     assert "(jit_f) is damaged and made anew" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+    for name, content in (("a", zlib.compress(b"whole")), ("b", zlib.compress(b"cut off" * 99)[:9]), ("c", b"")):
+        (tmp_path / f"jit_f-{name}-cache").write_bytes(content)
+    monkeypatch.setattr(compilation_cache, "decompress_executable", zlib.decompress)
+    warnings.showwarning(said, UserWarning, "file", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["jit_f-a-cache"]  # its neighbour of the same name
+
+
+def test_programs_of_another_processor_are_not_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    other = tmp_path / "compiled-0123456789ab"
+    other.mkdir()
+    assert not use_programs(str(tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{other}: compiled for another kind of processor, or number of cores, and not used here" in said
 
 
 def test_a_refused_command_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

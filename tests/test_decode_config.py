@@ -125,6 +125,31 @@ def test_equal_options_are_equal_however_written() -> None:
     assert hash(one) == hash(other)
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = DecodeConfig(
+        num_beams=np.int64(4),  # type: ignore[arg-type]
+        early_stopping=np.True_,  # type: ignore[arg-type]
+        length_penalty=np.float32(0.5),  # type: ignore[arg-type]
+        seed=np.int32(3),  # type: ignore[arg-type]
+        suppress_tokens=np.array([5, 6]),  # type: ignore[arg-type]
+        bad_words_ids=list(np.array([[1], [2]])),
+        exponential_decay_length_penalty=(np.int64(2), np.float32(1.5)),  # type: ignore[arg-type]
+    )
+    assert given == DecodeConfig(
+        num_beams=4,
+        early_stopping=True,
+        length_penalty=0.5,
+        seed=3,
+        suppress_tokens=[5, 6],
+        bad_words_ids=[[1], [2]],
+        exponential_decay_length_penalty=(2, 1.5),
+    )
+    assert "np." not in repr(given)
+    for wrong in (np.float32(4), np.bool_(True), np.int64(0)):
+        with pytest.raises(DecodeError, match="num_beams is"):
+            DecodeConfig(num_beams=wrong)  # type: ignore[arg-type]
+
+
 # generation_config.json
 
 

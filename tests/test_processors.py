@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +19,9 @@ from transformers.generation import GenerationMixin
 from transformers.generation import logits_process as theirs
 
 from tests import toy
-from trocr_jax.decoding import Context, DecodeConfig, Special, chain, filters, processors, sample
+from trocr_jax.decoding import Context, DecodeConfig, Special, beam_search, chain, filters, processors, sample
 from trocr_jax.decoding.order import check_token_ids, processor_for
+from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Processor
 from trocr_jax.errors import DecodeError
 
@@ -201,6 +202,63 @@ def test_an_object_with_a_state_is_a_processor() -> None:
 
     with pytest.raises(DecodeError, match="Unhashable: cannot be compiled; put @pytree before its class"):
         chain(Unhashable(1))
+
+
+@pytree
+@dataclass(frozen=True)
+class Wrong:
+    """A processor with a mistake."""
+
+    mistake: str = field(metadata={"static": True})
+    weight: Any = 1.0
+
+    def init(self, batch: int, beams: int) -> jax.Array:
+        return jnp.int32(0) if self.mistake == "state" else jnp.zeros((batch, beams))
+
+    def __call__(self, scores: jax.Array, context: Context) -> Any:
+        return {"rank": scores[0], "nothing": None}.get(self.mistake, scores)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "weight", "message"),
+    [
+        ("state", 1.0, r"Wrong: a state of shape \(\); give arrays of shape \(2, 3, …\)"),
+        ("rank", 1.0, r"Wrong: gives scores of shape \(3, 6\), not \(2, 3, 6\): \[B, K, V\]"),
+        ("nothing", 1.0, r"Wrong: gives scores of shape NoneType, not \(2, 3, 6\)"),
+        ("leaf", "much", r"Wrong\.weight is 'much', no number or array; make it a static field"),
+    ],
+)
+def test_mistakes_are_said_of_the_processor(mistake: str, weight: Any, message: str) -> None:
+    step, cache = toy.toy(np.zeros((2, 6, toy.VOCABULARY), np.float32), 6)
+    with pytest.raises(DecodeError, match=message):
+        beam_search(
+            step,
+            jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=1), cache),
+            batch=2,
+            num_beams=3,
+            max_new_tokens=6,
+            special=toy.SPECIAL,
+            processor=chain(Wrong(mistake, weight)),
+        )
+
+
+def test_a_check_of_values_sees_no_tracer() -> None:
+    @pytree
+    @dataclass(frozen=True, slots=True)
+    class Against:
+        weight: float
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError("a weight below 0")
+
+        def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
+            return scores - self.weight
+
+    found = jax.jit(lambda own: own(jnp.ones(2), None))(Against(2.0))
+    assert found.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="below 0"):
+        Against(-1.0)
 
 
 def test_sequences_need_a_token() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trocr_jax.errors import CheckpointError
+from trocr_jax.say import say
 
 FOLDER, LEAST = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
@@ -35,12 +36,20 @@ def keep_programs(model: str) -> None:
 
 
 def use_programs(model: str) -> bool:
-    """As `keep_programs`, but nowhere if the model has no such folder. Returns whether it has."""
+    """As `keep_programs`, but nowhere if the model has no such folder. Returns whether it has. Says so if it has those
+    of other processors only."""
     folder = beside(model)
-    if folder is None or not os.path.isdir(folder) or FOLDER in os.environ:
+    if folder is None or FOLDER in os.environ:
         return False
-    _use(folder, least=_least(folder))
-    return True
+    if os.path.isdir(folder):
+        _use(folder, least=_least(folder))
+        return True
+    if others := sorted(folder.parent.glob("compiled-*")):
+        say(
+            f"{others[0]}: compiled for another kind of processor, or number of cores, and not used here; trocr-jax "
+            f"compile --model {model} compiles for this one"
+        )
+    return False
 
 
 def make_programs(model: str) -> Path:
@@ -79,12 +88,34 @@ def _use(folder: Path, *, least: str) -> None:
         if found := _UNREADABLE.match(str(message)):
             message = f"{folder}: a compiled program ({found[1]}) cannot be read ({found[2]}) and is compiled again"
             with suppress(OSError):
-                for kept in folder.glob(f"{found[1]}-*-cache"):
+                for kept in _damaged(list(folder.glob(f"{found[1]}-*-cache"))):
                     kept.unlink()  # perhaps cut off by a full disk or a kill: jax never replaces it
                     message = f"{folder}: a compiled program ({found[1]}) is damaged and made anew"
+                    _keep_all()
         shown(message, *where, **options)
 
     warnings.showwarning = show
+
+
+def _damaged(programs: list[Path]) -> list[Path]:
+    """Those that cannot be unpacked, of programs of one name, one of which jax could not read; all if they all can."""
+
+    def whole(path: Path) -> bool:
+        try:
+            from jax._src.compilation_cache import decompress_executable
+
+            return bool(decompress_executable(path.read_bytes()))
+        except Exception:  # noqa: BLE001  of which kind, the library knows that packed it
+            return False
+
+    return [path for path in programs if not whole(path)] or programs
+
+
+def _keep_all() -> None:
+    """What is removed was kept, however little time it took to compile."""
+    import jax
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _processor() -> str:

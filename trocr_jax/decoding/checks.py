@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,21 +11,21 @@ from trocr_jax.errors import DecodeError
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
 
 
 def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
     """A finite number for which `holds` is true; `words` say which."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not holds(value):
         raise DecodeError(f"{name} is {value!r}: give {words}")
 
 
 def token_id(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
         raise DecodeError(f"{name} holds {value!r}: token ids are whole numbers of at least 0")
-    return value
+    return int(value)
 
 
 def token_ids(name: str, values: Any) -> tuple[int, ...]:
@@ -33,7 +34,7 @@ def token_ids(name: str, values: Any) -> tuple[int, ...]:
 
 def some_ids(name: str, values: Any) -> tuple[int, ...]:
     """One token id or several."""
-    return _not_empty(name, token_ids(name, [values] if isinstance(values, int) else values))
+    return _not_empty(name, token_ids(name, [values] if isinstance(values, numbers.Integral) else values))
 
 
 def sequences(name: str, values: Any) -> tuple[tuple[int, ...], ...]:
@@ -61,7 +62,7 @@ def decay(name: str, value: Any) -> tuple[int, float]:
     start, factor = value
     check_whole(name, start, 0)
     check_real(name, factor, lambda x: x > 0, "a factor above 0")
-    return start, float(factor)
+    return int(start), float(factor)
 
 
 def _listed(name: str, values: Any, what: str) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from trocr_jax.decoding.checks import (
     biases,
     check_real,
@@ -109,6 +111,9 @@ class DecodeConfig:
         return cls(**read_generation_config(source, names=names, overrides=overrides))
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())
         for name, least in _LEAST.items():
             check_whole(name, getattr(self, name), least)
         if self.min_new_tokens is not None:

@@ -28,14 +28,27 @@ class Chain:
     processors: tuple[Processor, ...] = ()
 
     def init(self, batch: int, beams: int) -> tuple[Any, ...]:
-        return tuple(init(p, batch, beams) for p in self.processors)
+        states = tuple(init(p, batch, beams) for p in self.processors)
+        for processor, state in zip(self.processors, states, strict=True):
+            if wrong := [jnp.shape(leaf) for leaf in jax.tree.leaves(state) if jnp.shape(leaf)[:2] != (batch, beams)]:
+                raise DecodeError(
+                    f"{_name(processor)}: a state of shape {wrong[0]}; give arrays of shape ({batch}, {beams}, …), a "
+                    "state for each hypothesis"
+                )
+        return states
 
     def advance(self, state: tuple[Any, ...], tokens: jax.Array) -> tuple[Any, ...]:
         return tuple(advance(p, s, tokens) for p, s in zip(self.processors, state, strict=True))
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         for processor, state in zip(self.processors, context.state, strict=True):
-            scores = processor(scores, context._replace(state=state))
+            changed = processor(scores, context._replace(state=state))
+            if getattr(changed, "shape", None) != scores.shape:
+                found = getattr(changed, "shape", type(changed).__name__)
+                raise DecodeError(
+                    f"{_name(processor)}: gives scores of shape {found}, not {scores.shape}: [B, K, V], as it gets them"
+                )
+            scores = changed
         return scores
 
 
@@ -58,8 +71,24 @@ class Function:
 
 
 def chain(*processors: Processor) -> Chain:
-    """The processors in the order given. Raises DecodeError for one that is neither a pytree nor hashable."""
-    return Chain(tuple(_as_pytree(p) if jax.tree_util.all_leaves([p]) else p for p in processors))
+    """The processors in the order given. Raises DecodeError for one that is neither a pytree nor hashable, and for a
+    pytree with leaves that are no numbers."""
+    return Chain(tuple(_as_pytree(p) if jax.tree_util.all_leaves([p]) else _checked(p) for p in processors))
+
+
+def _checked(processor: Processor) -> Processor:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(processor):
+        if not isinstance(leaf, int | float | np.ndarray | np.generic | jax.Array):
+            raise DecodeError(
+                f"{_name(processor)}{jax.tree_util.keystr(path)} is {leaf!r}, no number or array; make it a static "
+                'field: field(metadata={"static": True})'
+            )
+    return processor
+
+
+def _name(processor: Processor) -> str:
+    own = processor.function if isinstance(processor, Function) else processor
+    return getattr(own, "__name__", type(own).__name__)
 
 
 def _as_pytree(processor: Processor) -> Function:

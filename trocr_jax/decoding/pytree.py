@@ -17,7 +17,8 @@ def pytree(kind: Kind) -> Kind:
 
     `jax.tree_util.register_dataclass` does the same, but the structures of two classes of its making are equal if they
     have as many children (jaxlib 0.10.2; their hashes differ): now and then jit then runs what it compiled for another
-    class. Classes registered this way differ.
+    class. Classes registered this way differ. Nor is `__init__` called again for an instance that jit takes apart and
+    puts together: a check in `__post_init__` sees the values that were given, never tracers.
     """
     names = fields(kind)
     children = [field.name for field in names if not field.metadata.get("static", False)]
@@ -32,7 +33,10 @@ def pytree(kind: Kind) -> Kind:
         return tuple(zip(keys, found, strict=True)), structure
 
     def unflatten(structure: tuple[Any, ...], found: Iterable[Any]) -> Any:
-        return kind(**dict(zip(children, found, strict=True)), **dict(zip(static, structure, strict=True)))
+        value: Any = object.__new__(kind)
+        for name, child in zip([*children, *static], [*found, *structure], strict=True):
+            object.__setattr__(value, name, child)
+        return value
 
     jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
     return kind

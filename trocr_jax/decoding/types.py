@@ -38,7 +38,8 @@ class Processor(Protocol):
     """Changes the scores of the next token: a penalty, a filter, a constraint, another model.
 
     A frozen dataclass registered as a pytree (numbers and arrays are leaves, so changing them compiles nothing; sizes
-    are static), or any function of scores and context. One that remembers something of each hypothesis also has
+    are static), or any function of scores and context, which is compiled with the numbers that it holds at its first
+    use. One that remembers something of each hypothesis also has
     `init(batch, beams) -> state`, every leaf [B, K, …], and `advance(state, tokens [B, K]) -> state`; searches carry
     the state along and reorder it with the hypotheses. One that makes every text end within the limit of tokens says so
     by an attribute `ends_in_time = True`.
