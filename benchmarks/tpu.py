@@ -25,6 +25,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.tpu_kernel import schedule
+from trocr_jax.errors import ConfigError
 
 FILE = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.01  # of a figure: schedules differ by as much for reasons that are nobody's
@@ -90,7 +91,11 @@ def main(
     found = {}
     for chip in chips:
         for program in programs or [name for name, program in PROGRAMS.items() if chip in program.chips]:
-            row = compiled(chip, program)
+            try:
+                row = compiled(chip, program)
+            except ConfigError as error:  # no libtpu
+                print(error, file=sys.stderr)
+                return 2
             found[row.key] = row
             print(described(row, before.get(row.key)), flush=True)
     if write:

@@ -36,6 +36,10 @@ from pathlib import Path
 
 import tyro
 
+if not __package__:  # by its name as a file: the folder above is not searched for `scripts` then
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+
 from scripts.killed_job import Options, Target, draw, start
 from scripts.ray_cluster import ENVIRONMENT, Cluster, children, ray_cluster
 from scripts.s3_server import s3_server

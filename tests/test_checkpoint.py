@@ -539,6 +539,8 @@ def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkey
         ("tiny-prnted", r"no such model or folder; built in: tiny-printed.*microsoft/trocr-base-printed"),
         ("base-printed", r"the published one is called microsoft/trocr-base-printed"),
         ("./nowhere/at/all", r"no such model or folder"),
+        ("", r"the model is '': give its name, or the path of a folder"),
+        (None, r"the model is None: give its name"),
         ("someone/no-such-model", r"not in the local cache, and the hub cannot give it.*Built in: tiny-printed"),
     ],
 )

@@ -169,6 +169,14 @@ def test_the_format_follows_the_name_of_the_output(model, lines, texts, tmp_path
     assert os.listdir(tmp_path) == [output.name]
 
 
+@pytest.mark.parametrize("name", ["lines.json", "lines", "lines.txt", "-"])
+def test_a_name_of_no_format_is_told_of(name, model, lines, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["transcribe", str(lines[0]), "--model", model, "--output", name]) == 0
+    told = "lines.json: written as txt, the text alone" in capfd.readouterr().err
+    assert told == (name == "lines.json")
+
+
 def test_the_format_option_wins(model, lines, texts, tmp_path):
     output = tmp_path / "lines.csv"
     assert main(["transcribe", str(lines[0]), "--model", model, "--output", str(output), "--format", "txt"]) == 0

@@ -30,7 +30,7 @@ def test_kills_change_nothing(tmp_path: Path, engine: str, kills: int):
     (tmp_path / "lines.jsonl").write_text("\n".join(rows) + "\n")  # instead of drawing, which needs fonts
     options = {"engine": engine, "lines": 400, "kills": kills, "unit-size": 2, "decoders": 1}
     options |= {"max-new-tokens": 12, "model": model, "folder": tmp_path}
-    command = [sys.executable, "-m", "scripts.kill_jobs"]
+    command = [sys.executable, str(ROOT / "scripts" / "kill_jobs.py")]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     status, printed = run_within(command, SECONDS[engine])

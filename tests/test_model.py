@@ -306,6 +306,32 @@ def test_too_many_tokens_for_the_position_table_are_refused() -> None:
         model(jnp.zeros((1, 32, 48, 3)), jnp.zeros((1, 65), jnp.int32))
 
 
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        (np.array([[2, 99]]), r"token ids hold 99: this model has tokens 0 to 98"),
+        (jnp.array([[2, -100]]), r"token ids hold -100: .* the id of the pad token"),
+        ([[2, 5]], r"token ids are list: give an array of integers, \[B, T\]"),
+        (np.array([2, 5]), r"token ids are int64\[2\]: give an array of integers"),
+        (jnp.zeros((1, 2)), r"token ids are float32\[1, 2\]: give an array of integers"),
+        (np.array([[2, 5], [2, 5]]), r"token ids of 2 texts and 1 images"),
+    ],
+)
+def test_token_ids_that_do_not_fit_are_refused(token_ids: Any, message: str) -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    assert model.config.decoder.vocab_size == 99
+    with pytest.raises(DecodeError, match=message):
+        model(jnp.zeros((1, 32, 48, 3)), token_ids)
+
+
+def test_arguments_of_another_type_are_refused() -> None:
+    model = trocr_jax.TrOCR(FAMILIES["base, large"])
+    with pytest.raises(DecodeError, match=r"config is \{'num_beams': 2\}: give a DecodeConfig"):
+        trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3)), {"num_beams": 2})  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=r"pixels are list: give an array \[B, H, W, 3\]"):
+        trocr_jax.generate(model, [[0.0]])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(1, 30, 48, 3), (1, 32, 48, 1)])
 def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match=r"multiple of the patch size|channels"):

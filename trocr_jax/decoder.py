@@ -190,6 +190,8 @@ class Decoder(nnx.Module):
         again and keeps only what goes into it: the same numbers in less memory.
         """
         x = self.embed(tokens, dtype=dtype)
+        if len(tokens) != len(memory):
+            raise DecodeError(f"token ids of {len(tokens)} texts and {len(memory)} images: give a text for each image")
         keys = [None] * (1 + len(self.layers)) if key is None else list(jax.random.split(key, 1 + len(self.layers)))
         x = dropout(x, self.config.dropout, keys[0])
         for layer, layer_key in zip(self.layers, keys[1:], strict=True):
@@ -199,7 +201,9 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """tokens [B, T] int32, the start token in front -> what the first layer reads: [B, T, D].
-        Raises DecodeError for more tokens than the model has learned positions."""
+        Raises DecodeError for more tokens than the model has learned positions, and, outside jit, for token ids that it
+        does not have."""
+        _check_tokens(tokens, self.config.vocab_size)
         length = tokens.shape[1]
         rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
         if self.config.learned_positions and length > self.config.max_position_embeddings:
@@ -290,6 +294,21 @@ class DecoderLayer(nnx.Module):
 
     def _mlp(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x, dtype=dtype)), dtype=dtype)
+
+
+def _check_tokens(tokens: jax.Array, vocabulary: int) -> None:
+    """Raises DecodeError: an index outside a table would be another row of it."""
+    if getattr(tokens, "ndim", None) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        what = f"{tokens.dtype}{list(tokens.shape)}" if hasattr(tokens, "ndim") else type(tokens).__name__
+        raise DecodeError(f"token ids are {what}: give an array of integers, [B, T]")
+    if isinstance(tokens, jax.core.Tracer) or not getattr(tokens, "is_fully_addressable", True) or not tokens.size:
+        return
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= vocabulary:
+        raise DecodeError(
+            f"token ids hold {least if least < 0 else most}: this model has tokens 0 to {vocabulary - 1}; give labels' "
+            "places that do not count (-100) the id of the pad token"
+        )
 
 
 def _write(cache: Kept, new: jax.Array, number: jax.Array) -> Kept:

@@ -82,6 +82,8 @@ def plan(
     """A config as what is compiled and what is not. placed: where it will run, one of jax's default devices if none.
     dtype: the compute type, `compute_dtype()` if none.
     Raises DecodeError if the model cannot do it."""
+    if not isinstance(config, DecodeConfig):
+        raise DecodeError(f"config is {config!r}: give a DecodeConfig")
     limit = model.decoder.max_position_embeddings
     if config.max_new_tokens > limit:
         raise DecodeError(f"max_new_tokens is {config.max_new_tokens}: this model has positions for {limit} tokens")

@@ -27,6 +27,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
     `revision` is a branch, tag or commit of it, such as "refs/pr/3". Nothing but such a name makes a connection.
     Raises CheckpointError that says which names there are.
     """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise CheckpointError(f"the model is {name!r}: give its name, or the path of a folder")
     text = os.fspath(name)
     path = Path(os.path.expanduser(text))  # that of pathlib raises where there is no home
     if isinstance(name, str) and name in BUILT_IN and not os.path.isdir(path):

@@ -174,8 +174,8 @@ def _verify(folder: Path) -> None:
     found = _hashes(folder, sorted(files.keys() & present))
     problems += [f"changed since it was saved: {name}" for name, digest in found.items() if digest != files[name]]
     if problems:
-        problems.append("copy the checkpoint again, or save it anew after an intended change")
-        raise CheckpointError(report(str(folder), problems))
+        advice = "copy the checkpoint again, or save it anew after an intended change"
+        raise CheckpointError(f"{report(str(folder), problems)}{'; ' if len(problems) == 1 else chr(10)}{advice}")
 
 
 def _is_ours(name: str, files: Iterable[str]) -> bool:

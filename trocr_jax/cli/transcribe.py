@@ -7,6 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 from trocr_jax.cli import Transcribe
 from trocr_jax.cli.decode import check_options, decode_config, load
@@ -17,7 +18,7 @@ from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError, OutputError
 from trocr_jax.image_paths import Input, expand
 from trocr_jax.recognizer import Recognizer
-from trocr_jax.say import on_terminal
+from trocr_jax.say import on_terminal, say
 
 _OWN = ("id", "error", "review")  # columns that are no part of a Recognition
 
@@ -37,7 +38,10 @@ def transcribe(command: Transcribe) -> int:
     columns = [*COLUMNS, *(["alternatives"] if command.search.n_best is not None else [])]
     columns += ["words", "characters"] if command.score.confidences else []
     columns += ["review"] if command.min_confidence is not None else []
-    with open_rows(command.output, command.format or format_of(command.output), columns) as write:
+    format = command.format or format_of(command.output)
+    if command.format is None and format == "txt" and Path(command.output or "").suffix.lower() not in ("", ".txt"):
+        say(f"{command.output}: written as txt, the text alone, since its name is of no format; else give --format")
+    with open_rows(command.output, format, columns) as write:
         recognizer = load(command)
         decode = decode_config(command, recognizer)
         rows = _rows(recognizer, inputs, decode, command.batch_size, columns)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trocr_jax.errors import DataError
 from trocr_jax.metrics.tally import Tally
 
 _BLOCK = 4_000_000  # drawn indices held at a time: 32 MB
@@ -47,17 +48,17 @@ def interval(tally: Tally, *, level: float = 0.95, resamples: int = 2000, seed: 
 
     level: how often such intervals shall hold the true value. resamples: how often as many lines are drawn with
     replacement. One line, or none, or all alike but for Wilson's: the interval has no width, and says nothing.
-    Raises ValueError for a level outside 0 to 1.
+    Raises DataError for a level outside 0 to 1.
     """
     return intervals([tally], level=level, resamples=resamples, seed=seed)[0]
 
 
 def intervals(tallies: Sequence[Tally], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> list[Interval]:
-    """The `interval` of each of several scores of the same lines, from the same draws. Raises ValueError also if the
+    """The `interval` of each of several scores of the same lines, from the same draws. Raises DataError also if the
     lines are not equally many."""
     _check(level)
     if len(lengths := {len(tally) for tally in tallies}) != 1:
-        raise ValueError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
+        raise DataError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
     rates = [tally for tally in tallies if not _counts_lines(tally)]
     drawn = iter(_drawn([_columns(tally) for tally in rates], resamples=resamples, seed=seed) if rates else ())
     found = []
@@ -80,11 +81,11 @@ def paired_difference(
 
     The interval is the bootstrap-t of `interval`, lines drawn in pairs. p is of the approximate randomisation test
     (Noreen 1989): the two results of each line are exchanged with probability 1/2, and p = (1 + differences at least as
-    large) / (1 + resamples). Raises ValueError if the lines are not equally many.
+    large) / (1 + resamples). Raises DataError if the lines are not equally many.
     """
     _check(level)
     if len(first) != len(second):
-        raise ValueError(f"scores of {len(first)} and of {len(second)} lines: a paired test needs the same lines")
+        raise DataError(f"scores of {len(first)} and of {len(second)} lines: a paired test needs the same lines")
     value = second.value - first.value
     if len(first) < 2 or not math.isfinite(value):
         return Difference(value, value, value, 1.0)
@@ -103,7 +104,7 @@ class _Sums(NamedTuple):
 
 def _check(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a probability between 0 and 1, such as 0.95")
+        raise DataError(f"level is {level}: give a probability between 0 and 1, such as 0.95")
 
 
 def _columns(tally: Tally) -> np.ndarray:

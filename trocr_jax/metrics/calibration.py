@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trocr_jax.errors import DataError
 from trocr_jax.metrics.tally import Tally, quotient
 
 BINS = 15  # Guo et al. 2017, section 2
@@ -36,7 +37,7 @@ class Coverage(NamedTuple):
 
 def reliability(confidences: Sequence[float], right: Sequence[bool], *, bins: int = BINS) -> list[Bin]:
     """Bins of equal width over 0 to 1, without the empty ones (the reliability diagram). A confidence on the border of
-    two bins is in the lower one. Raises ValueError for a confidence outside 0 to 1, or sides of different length."""
+    two bins is in the lower one. Raises DataError for a confidence outside 0 to 1, or sides of different length."""
     c, r = _checked(confidences, right)
     places = np.clip(np.ceil(c * bins).astype(int) - 1, 0, bins - 1)
     return [
@@ -98,11 +99,11 @@ def risk_coverage(confidences: Sequence[float], errors: Tally) -> list[Coverage]
 
     errors: what counts as risk: 1 of 1 for a wrong line, or wrong characters of characters; infinite where there are
     wrong ones of none.
-    Raises ValueError if there are not as many confidences as lines.
+    Raises DataError if there are not as many confidences as lines.
     """
     c = np.asarray(confidences, np.float64)
     if len(c) != len(errors):
-        raise ValueError(f"{len(c)} confidences and {len(errors)} lines: give as many of each")
+        raise DataError(f"{len(c)} confidences and {len(errors)} lines: give as many of each")
     order = np.argsort(-c, kind="stable")
     wrong, total = np.cumsum(errors.numerators[order]), np.cumsum(errors.denominators[order])
     last = np.flatnonzero(np.diff(c[order], append=-np.inf))  # the last line of each confidence
@@ -125,7 +126,7 @@ def area_under_risk_coverage(curve: Sequence[Coverage]) -> float:
 def _checked(confidences: Sequence[float], right: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
     c, r = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
     if len(c) != len(r):
-        raise ValueError(f"{len(c)} confidences and {len(r)} results: give as many of each")
+        raise DataError(f"{len(c)} confidences and {len(r)} results: give as many of each")
     if len(c) and not (c.min() >= 0 and c.max() <= 1):
-        raise ValueError("confidences must be probabilities, between 0 and 1")
+        raise DataError("confidences must be probabilities, between 0 and 1")
     return c, r

@@ -20,6 +20,7 @@ from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
 
+from trocr_jax.errors import DataError
 from trocr_jax.metrics.tally import Tally
 
 Whitespace = Literal["keep", "jiwer"]
@@ -32,7 +33,7 @@ def cer(
 ) -> float:
     """Character error rate: edits per reference character (Unicode code point, spaces counted).
 
-    Takes two strings, or two equally long series of strings; raises ValueError if the lengths differ.
+    Takes two strings, or two equally long series of strings; raises DataError if the lengths differ.
     whitespace: "keep", or "jiwer" for its default. unicode_form: both sides are brought to it first; none leaves them.
     """
     return character_edits(references, hypotheses, whitespace=whitespace, unicode_form=unicode_form).value
@@ -75,10 +76,10 @@ def exact_matches(references: Texts, hypotheses: Texts, *, unicode_form: Unicode
 
 
 def pair(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | None = None) -> list[tuple[str, str]]:
-    """Each reference with its hypothesis, in `unicode_form` if given. Raises ValueError if the lengths differ."""
+    """Each reference with its hypothesis, in `unicode_form` if given. Raises DataError if the lengths differ."""
     one, other = ([side] if isinstance(side, str) else list(side) for side in (references, hypotheses))
     if len(one) != len(other):
-        raise ValueError(f"{len(one)} references and {len(other)} hypotheses: give as many of each")
+        raise DataError(f"{len(one)} references and {len(other)} hypotheses: give as many of each")
     if unicode_form is not None:
         one, other = ([unicodedata.normalize(unicode_form, text) for text in side] for side in (one, other))
     return list(zip(one, other, strict=True))

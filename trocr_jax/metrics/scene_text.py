@@ -18,7 +18,7 @@ def scene_text_form(text: str) -> str:
 
 def scene_text_accuracy(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | None = None) -> float:
     """Share of words whose digits and letters are right. Takes two strings or two equally long series of strings;
-    raises ValueError if the lengths differ. unicode_form: as of `cer`."""
+    raises DataError if the lengths differ. unicode_form: as of `cer`."""
     return scene_text_matches(references, hypotheses, unicode_form=unicode_form).value
 
 
