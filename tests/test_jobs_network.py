@@ -69,12 +69,12 @@ def memory() -> Iterator[Any]:
 @pytest.mark.usefixtures("gone")
 def test_lines_that_nobody_answers_for_have_not_failed():
     decode = Decoder(Folder(("gone://answers",)), ImageProcessor())
-    with pytest.raises(SourceError, match=r"gone://answers/a: noanswer: could not connect.*run the job again"):
+    with pytest.raises(SourceError, match=r"gone://answers/a: NoAnswer: could not connect.*run the job again"):
         decode("gone://answers/a", "gone://answers/a")
     for status in (401, 407, 429, 503):
-        with pytest.raises(SourceError, match=r"gone://answers/\d+: noanswer: could not connect"):
+        with pytest.raises(SourceError, match=r"gone://answers/\d+: NoAnswer: could not connect"):
             decode(f"gone://answers/{status}", f"gone://answers/{status}")
-    with pytest.raises(ImageError, match="noanswer"):  # the server has an answer, but not for this file
+    with pytest.raises(ImageError, match="NoAnswer"):  # the server has an answer, but not for this file
         decode("gone://answers/410", "gone://answers/410")
     with pytest.raises(SourceError, match=r"gone://lines: cannot be read \(NoAnswer"):  # nor for the folder
         Decoder(Folder(("gone://lines",)), ImageProcessor())("gone://lines/410", "gone://lines/410")
@@ -166,15 +166,18 @@ def test_a_remote_list_is_read_in_blocks(memory, monkeypatch):
     assert len(reads) < 5
 
 
-@pytest.mark.parametrize("error", [NoAnswer(), ValueError("Cannot seek streaming\nHTTP file")])
-def test_the_command_ends_with_a_message_and_no_plan(memory, monkeypatch, tmp_path, capsys, error):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(NoAnswer(), "cannot be read ("), (ValueError("Cannot seek streaming HTTP file"), "its server gives whole files")],
+)
+def test_the_command_ends_with_a_message_and_no_plan(memory, monkeypatch, tmp_path, capsys, error, told):
     memory.pipe_file("memory://lines/lines.jsonl", whole := b'{"path": "a.png"}\n' * 200)
     monkeypatch.setattr(type(memory), "open", lambda *args: Cut(whole, 1000, error))
     model, job = save_tiny(tmp_path / "tiny"), tmp_path / "job"
     command = ["jobs", "run", "memory://lines/lines.jsonl", "--output", str(job), "--model", str(model)]
     assert main(command) == 2
     err = capsys.readouterr().err
-    assert err.startswith("trocr-jax: error: memory://lines/lines.jsonl: cannot be read (")
+    assert err.startswith(f"trocr-jax: error: memory://lines/lines.jsonl: {told}")
     assert err.count("\n") == 1
     assert [path for path in job.rglob("*") if not path.is_dir()] == []
 
@@ -330,9 +333,9 @@ def test_a_log_that_cannot_be_written_is_told_of_once_and_ends_nothing(memory, m
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("htp://example.org/2.png", "protocol not known: htp"),
-        ("simplecache::memory://lines/a.png", "chained urls are not supported"),
-        ("zip://a.png::memory://lines.zip", "chained urls are not supported"),
+        ("htp://example.org/2.png", "Protocol not known: htp"),
+        ("simplecache::memory://lines/a.png", "chained URLs are not supported"),
+        ("zip://a.png::memory://lines.zip", "chained URLs are not supported"),
     ],
 )
 def test_a_url_that_cannot_be_one_costs_its_own_line(url: str, why: str, tmp_path: Path):
@@ -342,11 +345,11 @@ def test_a_url_that_cannot_be_one_costs_its_own_line(url: str, why: str, tmp_pat
     assert line.place == url
     with pytest.raises(ImageError, match=why):
         Decoder(source, ImageProcessor())(line.id, line.place)
-    with pytest.raises(SourceError, match=f"(?i){why}"):
+    with pytest.raises(SourceError, match=why):
         open_source([url])
-    with pytest.raises(SourceError, match=f"(?i){why}"):
+    with pytest.raises(SourceError, match=why):
         list(Folder((url,)).inputs())
-    with pytest.raises(JobError, match=f"(?i){why}"):
+    with pytest.raises(JobError, match=why):
         open_store(url)
 
 

@@ -26,6 +26,7 @@ from tests.tiny import save_lines
 from train.data.render import Renderer
 from trocr_jax.errors import ImageError, ImageLimitError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
+from trocr_jax.jobs import files
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source, tfds
@@ -362,7 +363,7 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
     system = pytest.importorskip("fsspec").filesystem("memory")
     system.pipe("/damaged.parquet", bytes(content))
     decode = Decoder(open_source(["memory://damaged.parquet"]), PROCESSOR)
-    with pytest.raises(ImageError, match=r"^0: [^\n]*$"):  # it is not the network's fault
+    with pytest.raises(ImageError, match=r"^0 \(memory://damaged\.parquet\): [^\n]*$"):  # it is not the network's fault
         decode("0", ["memory://damaged.parquet", *inputs[0].place[1:]])
     assert decode("last", ["memory://damaged.parquet", *inputs[-1].place[1:]]).expected > 0
     system.rm("/damaged.parquet")
@@ -446,6 +447,29 @@ def test_files_of_a_data_set_that_was_saved_there_before_are_left_out(tmp_path: 
     (tmp_path / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(SourceError, match=r"data-00001-of-00002\.arrow: is missing, which state\.json names"):
         list(source.inputs())
+
+
+def test_splits_of_a_data_set_that_was_saved_there_before_are_left_out(tmp_path: Path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        table = pa.table({"image": [b"x"]})
+        name = str(tmp_path / split / "data-00000-of-00001.arrow")
+        with pa.OSFile(name, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    source = open_source([str(tmp_path)], "huggingface")
+    assert [Path(input.place[0]).parent.name for input in source.inputs()] == ["test", "train"]
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert [Path(input.place[0]).parent.name for input in source.inputs()] == ["train"]
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+    with pytest.raises(SourceError, match=r"validation: is missing, which dataset_dict\.json names"):
+        list(source.inputs())
+
+
+@pytest.mark.parametrize("path", ["{}/f.png", "file://{}/f.png", "local://{}/f.png"])
+def test_a_pipe_is_no_image_by_any_name(path: str, tmp_path: Path):
+    os.mkfifo(tmp_path / "f.png")
+    with pytest.raises(PermissionError, match="is not a regular file"):  # and is not waited for
+        files.read(path.format(tmp_path))
 
 
 def test_an_archive_that_was_cut_off_since_is_the_source_s_fault(lines: list[Path], tmp_path: Path):
@@ -568,7 +592,7 @@ def test_wrong_usage_is_refused(tmp_path: Path):
         open_source([])
     with pytest.raises(JobError, match=r"--source nonsense: no such kind; there are folder, manifest"):
         open_source([str(tmp_path)], "nonsense")
-    with pytest.raises(JobError, match="path_column: no option of the source folder"):
+    with pytest.raises(JobError, match="--path-column: no option of the source folder, which has none"):
         open_source([str(tmp_path)], path_column="a")
     with pytest.raises(SourceError, match="no such file or folder"):
         open_source([str(tmp_path / "missing")])

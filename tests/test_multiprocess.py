@@ -165,6 +165,12 @@ def test_processes_that_are_no_one_run_are_refused() -> None:
         processes.initialize(None, process=1, processes=4)
     with pytest.raises(ConfigError, match="auto finds them by itself"):
         processes.initialize("auto", processes=4)
+    for coordinator in ("nope", "host:", ":1234", "host:port"):
+        with pytest.raises(ConfigError, match=f"--coordinator {coordinator}: give HOST:PORT"):
+            processes.initialize(coordinator, process=0, processes=2)
+    for process, count in ((None, 2), (0, None), (3, 2), (-1, 2)):
+        with pytest.raises(ConfigError, match=f"with --process {process} of --processes {count}: give how many"):
+            processes.initialize("localhost:1234", process=process, processes=count)
 
 
 def test_processes_with_other_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,15 +216,16 @@ class Wrong:
         return jnp.int32(0) if self.mistake == "state" else jnp.zeros((batch, beams))
 
     def __call__(self, scores: jax.Array, context: Context) -> Any:
-        return {"rank": scores[0], "nothing": None}.get(self.mistake, scores)
+        return {"rank": scores[0], "nothing": None, "type": scores > 0}.get(self.mistake, scores)
 
 
 @pytest.mark.parametrize(
     ("mistake", "weight", "message"),
     [
         ("state", 1.0, r"Wrong: a state of shape \(\); give arrays of shape \(2, 3, …\)"),
-        ("rank", 1.0, r"Wrong: gives scores of shape \(3, 6\), not \(2, 3, 6\): \[B, K, V\]"),
-        ("nothing", 1.0, r"Wrong: gives scores of shape NoneType, not \(2, 3, 6\)"),
+        ("rank", 1.0, r"Wrong: gives float32\(3, 6\), not scores \[B, K, V\], floats\(2, 3, 6\)"),
+        ("nothing", 1.0, r"Wrong: gives NoneType, not scores"),
+        ("type", 1.0, r"Wrong: gives bool\(2, 3, 6\), not scores"),
         ("leaf", "much", r"Wrong\.weight is 'much', no number or array; make it a static field"),
     ],
 )

@@ -231,6 +231,8 @@ def evaluate(
     for name, number in (("lines", lines), ("max-chars", max_chars)):
         if number < 1:
             raise ConfigError(f"--{name} is {number}: give a number of at least 1")
+    if show < 0:
+        raise ConfigError(f"--show is {show}: give a number of at least 0")
     found = manifest(real) if real else rendered(lines, max_chars=max_chars, sentences=sentences)
     rate, reads = score(model, list(found))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:

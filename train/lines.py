@@ -124,7 +124,8 @@ def _pictures(folder: Path, limit: TextLimit, *, held_out: bool) -> Source:
     apart = _scored(splits_of(folder))
     split = "train" if apart is None or not held_out else apart
     pictures = open_folder(folder, split, limit=limit)
-    _say(f"{folder}, {split}", pictures.left_out)
+    if apart is not None or not held_out:  # one list is read for both
+        _say(f"{folder}, {split}", pictures.left_out)
     if apart is not None:
         return pictures
     mine = [i for i, record in enumerate(pictures.records) if _is_held_out(record.id) == held_out]

@@ -81,6 +81,8 @@ def train(
     mesh = mesh if isinstance(mesh, Mesh) else make_mesh(recipe.mesh if mesh is None else mesh)
     for stage in recipe.stages:
         check_batch_size(stage.batch_size // stage.micro_batches, mesh)
+    if until is not None and until < 0:
+        raise ConfigError(f"until is {until}: give the step to stop behind, or leave it out")
     if workers < 0:
         raise ConfigError(f"workers is {workers}: give how many processes are to make examples, or 0 for threads")
     _make(folder)

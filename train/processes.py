@@ -41,6 +41,15 @@ def initialize(coordinator: str | None, *, process: int | None = None, processes
         )
     if coordinator is None:
         return
+    if coordinator != "auto":
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ConfigError(f"--coordinator {coordinator}: give HOST:PORT of process 0, or auto")
+        if process is None or processes is None or not 0 <= process < processes:
+            raise ConfigError(
+                f"--coordinator {coordinator} with --process {process} of --processes {processes}: give how many "
+                "processes there are, and which of them this is, from 0"
+            )
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -200,6 +200,8 @@ class TrOCRConfig:
         try:
             text = os.fspath(source) if is_text else Path(source).read_text(encoding="utf-8")
             config = json.loads(text)
+        except FileNotFoundError:
+            raise ConfigError(f"{name}: no such file; a model's folder has one") from None
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{name}: cannot be read as JSON ({error})") from None
         try:

@@ -190,7 +190,7 @@ class Decoder(nnx.Module):
         again and keeps only what goes into it: the same numbers in less memory.
         """
         x = self.embed(tokens, dtype=dtype)
-        if len(tokens) != len(memory):
+        if len(tokens) != len(memory) and 1 not in (len(tokens), len(memory)):  # one of them may be for all others
             raise DecodeError(f"token ids of {len(tokens)} texts and {len(memory)} images: give a text for each image")
         keys = [None] * (1 + len(self.layers)) if key is None else list(jax.random.split(key, 1 + len(self.layers)))
         x = dropout(x, self.config.dropout, keys[0])
@@ -303,7 +303,8 @@ def _check_tokens(tokens: jax.Array, vocabulary: int) -> None:
         raise DecodeError(f"token ids are {what}: give an array of integers, [B, T]")
     if isinstance(tokens, jax.core.Tracer) or not getattr(tokens, "is_fully_addressable", True) or not tokens.size:
         return
-    least, most = int(tokens.min()), int(tokens.max())
+    found = np.asarray(tokens)  # where jit closes over an array, its own reductions would be traced
+    least, most = int(found.min()), int(found.max())
     if least < 0 or most >= vocabulary:
         raise DecodeError(
             f"token ids hold {least if least < 0 else most}: this model has tokens 0 to {vocabulary - 1}; give labels' "

@@ -69,6 +69,8 @@ def decoding(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageLimitError(f"{name}: too large for the memory of this machine; crop or shrink it") from error
     except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged files.
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:  # the system's
+            raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
         detail = str(error) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded ({detail}); it may be damaged, save or copy it again") from error
 

@@ -44,7 +44,7 @@ def use_programs(model: str) -> bool:
     if os.path.isdir(folder):
         _use(folder, least=_least(folder))
         return True
-    if others := sorted(folder.parent.glob("compiled-*")):
+    if others := sorted(path for path in folder.parent.glob(f"compiled-{'[0-9a-f]' * 12}") if path.is_dir()):
         say(
             f"{others[0]}: compiled for another kind of processor, or number of cores, and not used here; trocr-jax "
             f"compile --model {model} compiles for this one"
@@ -79,6 +79,7 @@ def _least(folder: Path) -> str:
 def _use(folder: Path, *, least: str) -> None:
     """least: seconds that a program that is kept takes to compile."""
     os.environ[FOLDER] = str(folder)
+    own = LEAST in os.environ
     os.environ.setdefault(LEAST, least)
     # Their paths below the folder, a GPU's only, would be part of every program's key: the folder could not move.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
@@ -91,7 +92,8 @@ def _use(folder: Path, *, least: str) -> None:
                 for kept in _damaged(list(folder.glob(f"{found[1]}-*-cache"))):
                     kept.unlink()  # perhaps cut off by a full disk or a kill: jax never replaces it
                     message = f"{folder}: a compiled program ({found[1]}) is damaged and made anew"
-                    _keep_all()
+                    if not own:
+                        _keep_all()
         shown(message, *where, **options)
 
     warnings.showwarning = show

@@ -39,7 +39,8 @@ def transcribe(command: Transcribe) -> int:
     columns += ["words", "characters"] if command.score.confidences else []
     columns += ["review"] if command.min_confidence is not None else []
     format = command.format or format_of(command.output)
-    if command.format is None and format == "txt" and Path(command.output or "").suffix.lower() not in ("", ".txt"):
+    output = Path(command.output or "")
+    if command.format is None and format == "txt" and output.suffix.lower() not in ("", ".txt") and _is_file(output):
         say(f"{command.output}: written as txt, the text alone, since its name is of no format; else give --format")
     with open_rows(command.output, format, columns) as write:
         recognizer = load(command)
@@ -66,6 +67,11 @@ def transcribe(command: Transcribe) -> int:
             if progress.failed:
                 progress.say(f"could not be read: {progress.failed} of {progress.done}")
     return 1 if progress.failed else 0
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there, or nothing: names of pipes and devices say nothing."""
+    return path.is_file() or not path.exists()
 
 
 def _spared(inputs: Iterator[Input], output: str | None) -> Iterator[Input]:

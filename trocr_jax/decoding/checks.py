@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from trocr_jax.errors import DecodeError
+
+_WHOLE, _REAL = (int, np.integer), (int, float, np.integer, np.floating)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < least:
         raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
 
 
 def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
     """A finite number for which `holds` is true; `words` say which."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, _REAL) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not holds(value):
         raise DecodeError(f"{name} is {value!r}: give {words}")
 
 
 def token_id(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < 0:
         raise DecodeError(f"{name} holds {value!r}: token ids are whole numbers of at least 0")
     return int(value)
 
@@ -34,7 +37,7 @@ def token_ids(name: str, values: Any) -> tuple[int, ...]:
 
 def some_ids(name: str, values: Any) -> tuple[int, ...]:
     """One token id or several."""
-    return _not_empty(name, token_ids(name, [values] if isinstance(values, numbers.Integral) else values))
+    return _not_empty(name, token_ids(name, [values] if isinstance(values, _WHOLE) else values))
 
 
 def sequences(name: str, values: Any) -> tuple[tuple[int, ...], ...]:

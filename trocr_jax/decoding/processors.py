@@ -30,7 +30,9 @@ class Chain:
     def init(self, batch: int, beams: int) -> tuple[Any, ...]:
         states = tuple(init(p, batch, beams) for p in self.processors)
         for processor, state in zip(self.processors, states, strict=True):
-            if wrong := [jnp.shape(leaf) for leaf in jax.tree.leaves(state) if jnp.shape(leaf)[:2] != (batch, beams)]:
+            leaves = jax.tree.leaves(state, is_leaf=_reorders)
+            shapes = [jnp.shape(leaf) for leaf in leaves if not _reorders(leaf)]
+            if beams > 1 and (wrong := [shape for shape in shapes if shape[:2] != (batch, beams)]):
                 raise DecodeError(
                     f"{_name(processor)}: a state of shape {wrong[0]}; give arrays of shape ({batch}, {beams}, …), a "
                     "state for each hypothesis"
@@ -43,11 +45,9 @@ class Chain:
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         for processor, state in zip(self.processors, context.state, strict=True):
             changed = processor(scores, context._replace(state=state))
-            if getattr(changed, "shape", None) != scores.shape:
-                found = getattr(changed, "shape", type(changed).__name__)
-                raise DecodeError(
-                    f"{_name(processor)}: gives scores of shape {found}, not {scores.shape}: [B, K, V], as it gets them"
-                )
+            if getattr(changed, "shape", None) != scores.shape or not jnp.issubdtype(changed.dtype, jnp.floating):
+                found = f"{changed.dtype}{changed.shape}" if hasattr(changed, "shape") else type(changed).__name__
+                raise DecodeError(f"{_name(processor)}: gives {found}, not scores [B, K, V], floats{scores.shape}")
             scores = changed
         return scores
 
@@ -78,12 +78,18 @@ def chain(*processors: Processor) -> Chain:
 
 def _checked(processor: Processor) -> Processor:
     for path, leaf in jax.tree_util.tree_leaves_with_path(processor):
-        if not isinstance(leaf, int | float | np.ndarray | np.generic | jax.Array):
+        dtype = getattr(leaf, "dtype", None)  # of ShapeDtypeStructs too
+        if not isinstance(leaf, int | float | complex) and (dtype is None or getattr(dtype, "kind", "") in "OSU"):
             raise DecodeError(
                 f"{_name(processor)}{jax.tree_util.keystr(path)} is {leaf!r}, no number or array; make it a static "
                 'field: field(metadata={"static": True})'
             )
     return processor
+
+
+def _reorders(part: Any) -> bool:
+    """Whether it is a state that `take` leaves to itself."""
+    return hasattr(part, "reordered")
 
 
 def _name(processor: Processor) -> str:

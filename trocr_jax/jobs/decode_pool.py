@@ -14,7 +14,7 @@ from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.attempts import ATTEMPTS, quarantine
 from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied, SourceSilent
 from trocr_jax.jobs.decode_standby import Standby
-from trocr_jax.jobs.decode_worker import Decode, Decoded, Decoder, Limits
+from trocr_jax.jobs.decode_worker import Decode, Decoded, Decoder, Limits, named
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
 
@@ -212,12 +212,9 @@ class DecodePool:
 
 
 def _lost(input: Input, silence: SourceSilent) -> SourceError:
-    """place: a path or URL, or begins with one."""
-    place = input.place[0] if isinstance(input.place, list | tuple) and input.place else input.place
-    named = f" ({place})" if isinstance(place, str) and place not in input.id else ""
     return SourceError(
-        f"{input.id}{named}: {silence}, {ATTEMPTS} times; see to the source, or give a slow one more time by "
-        "--decode-seconds, and run the job again"
+        f"{named(input.id, input.place)}: {silence}, {ATTEMPTS} times; see to the source, or give a slow one "
+        "more time by --decode-seconds, and run the job again"
     )
 
 

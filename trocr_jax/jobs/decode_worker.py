@@ -26,7 +26,7 @@ import numpy as np
 from trocr_jax.errors import ImageError, ImageLimitError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.image_file import open_picture, without_pillow_warnings
-from trocr_jax.jobs.files import is_url
+from trocr_jax.jobs.files import is_url, why
 from trocr_jax.jobs.sources import Read, Source
 from trocr_jax.jobs.wire import Wire
 
@@ -100,13 +100,13 @@ class Decoder:
         except OSError as error:
             if isinstance(error, OF_A_FILE) or error.errno in OF_ITSELF:
                 self.source.check()
-                raise ImageError(f"{id}: {_why(error)}") from error
-            raise SourceError(f"{id}: {_why(error)}; see to the source and run the job again") from error
+                raise ImageError(f"{named(id, place)}: {why(error)}") from error
+            raise SourceError(f"{named(id, place)}: {why(error)}; see to the source and run the job again") from error
         try:
             picture = open_picture(image, max_pixels=self.processor.max_pixels)
         except ImageError as error:
-            what, _, why = str(error).partition(": ")  # bytes have no name
-            raise type(error)(f"{id}: {why}" if what.startswith("<") else str(error)) from error
+            what, _, reason = str(error).partition(": ")  # bytes have no name
+            raise type(error)(f"{id}: {reason}" if what.startswith("<") else str(error)) from error
         pixels = self.processor.fit(picture, id)
         return Decoded(pixels, _strokes(pixels))
 
@@ -179,8 +179,11 @@ def _own(decoder: Decode) -> Decoder | None:
     return decoder if isinstance(decoder, decode_worker.Decoder) else None
 
 
-def _why(error: OSError) -> str:
-    return " ".join((error.strerror or str(error) or type(error).__name__).lower().split())
+def named(id: str, place: Any) -> str:
+    """An image as errors name it: with its path or URL, where that is not in its id. place: is it, begins with it, or
+    is something else."""
+    path = place[0] if isinstance(place, list | tuple) and place else place
+    return f"{id} ({path})" if isinstance(path, str) and path not in id else id
 
 
 def _strokes(pixels: np.ndarray) -> int:

@@ -19,7 +19,7 @@ from trocr_jax.jobs import files_remote
 
 def is_url(path: str) -> bool:
     """Whether a path names another file system: "s3://bucket/lines"."""
-    return re.match(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", path) is not None
+    return re.match(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", path, re.IGNORECASE) is not None
 
 
 def file_system(url: str) -> Any:
@@ -106,6 +106,8 @@ class _Far(io.RawIOBase):
 def read(path: str) -> bytes:
     """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end;
     SourceError if there is no file because its folder has gone, as `has_gone` says."""
+    if path.startswith(("file:", "local:")):  # a pipe may have such a name too
+        path = file_system(path)._strip_protocol(path)
     if is_url(path):
         with network(path):
             system = file_system(path)
@@ -113,7 +115,7 @@ def read(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0, opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise PermissionError(f"{path}: is not a regular file")
+                raise PermissionError(errno.EACCES, "is not a regular file", path)
             return file.read()
     except (FileNotFoundError, PermissionError) as error:
         folder = os.path.dirname(path)
@@ -139,7 +141,8 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def read_range(path: str, start: int, length: int) -> bytes:
-    """`length` bytes from `start` on. Raises OSError, also where the file is shorter."""
+    """`length` bytes from `start` on. Raises OSError, also where the file is shorter; SourceError for a server that
+    gives no parts of files."""
     if is_url(path):
         with network(path):
             found = cast(bytes, file_system(path).cat_file(path, start=start, end=start + length))
@@ -147,8 +150,10 @@ def read_range(path: str, start: int, length: int) -> bytes:
         with open(path, "rb") as file:
             file.seek(start)
             found = file.read(length)
+    if len(found) > length:
+        raise SourceError(f"{path}: {_NO_PARTS}")
     if len(found) != length:
-        raise FileNotFoundError(f"{path}: ends before byte {start + length}")
+        raise FileNotFoundError(errno.ENOENT, f"the archive ends before byte {start + length}", path)
     return found
 
 
@@ -193,8 +198,22 @@ def listing(path: str) -> Iterator[None]:
     except TrOCRError:
         raise
     except (OSError, ValueError, NotImplementedError) as error:
+        if re.search("support range requests|Cannot seek streaming", str(error)):  # of fsspec
+            raise SourceError(f"{path}: {_NO_PARTS}") from error
         again = "correct the cause and run the same command again"
         raise SourceError(f"{path}: cannot be read ({_why(error, path)}); {again}") from error
+
+
+_NO_PARTS = "its server gives whole files only, no parts of them (Range); copy it here"
+
+
+def why(error: OSError) -> str:
+    """In one line, without the name of the file, which stands before it. That of a file that is not there is all that
+    file systems of URLs may say of it."""
+    number = errno.ENOENT if error.errno is None and isinstance(error, FileNotFoundError) else error.errno
+    of_system = os.strerror(number) if number else ""
+    text = " ".join((error.strerror or of_system or str(error)).split()) or type(error).__name__
+    return text[0].lower() + text[1:] if text == of_system else text
 
 
 def _why(error: Exception, path: str) -> str:

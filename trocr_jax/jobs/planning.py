@@ -200,7 +200,7 @@ def _check_ids(listed: Path, ids: array[int]) -> None:
                 if id in seen:
                     raise SourceError(
                         f"{id}: is the id of inputs {seen[id]} and {number}; an id names one line of the output, "
-                        "so leave one of them out, or give ids of their own (--id-column)"
+                        "so leave one of them out, or give others; a manifest can give ids of their own (--id-column)"
                     )
                 seen[id] = number
 

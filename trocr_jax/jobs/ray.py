@@ -175,7 +175,7 @@ class _OfARow(Decoder):
             cause = error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            raise ImageError(f"{id}: {str(cause.strerror or cause).lower()}") from error
+            raise ImageError(f"{id}: {files.why(cause)}") from error
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,11 @@ def _make(fields: dict[str, Any]) -> Source:
     made = getattr(importlib.import_module(module), name)
     names = [field.name for field in dataclasses.fields(made)]
     if unknown := fields.keys() - set(names):
-        raise JobError(f"{sorted(unknown)[0]}: no option of the source {kind}, which has {', '.join(names)}")
+        options = [f"--{name.replace('_', '-')}" for name in names if name != "paths"]
+        raise JobError(
+            f"--{sorted(unknown)[0].replace('_', '-')}: no option of the source {kind}, which has "
+            f"{', '.join(options) or 'none'}"
+        )
     return cast(Source, made(**fields))
 
 

@@ -30,7 +30,8 @@ class Arrow:
         check_local(self.paths, "copy it here, or save it as Parquet (Dataset.to_parquet), which is read by URL")
         for folder in self.paths:
             found = list[str]()
-            for parent, paths in groupby(_arrows(folder), os.path.dirname):
+            of_splits = [path for split in _splits(folder) for path in _arrows(split)]
+            for parent, paths in groupby(of_splits, os.path.dirname):
                 names = _saved(parent)
                 found += [path for path in paths if names is None or os.path.basename(path) in names]
             if not found:
@@ -57,6 +58,22 @@ class Arrow:
 def _arrows(folder: str) -> list[str]:
     paths = (path for path in files.below(folder) if path.endswith(".arrow"))
     return sorted(path for path in paths if not os.path.basename(path).startswith("cache-"))
+
+
+def _splits(folder: str) -> list[str]:
+    """The folders of a data set's splits that its dataset_dict.json names, itself where there is none: others may have
+    been left from before. Raises SourceError if one of them is missing."""
+    listed = os.path.join(folder, "dataset_dict.json")
+    try:
+        with open(listed, encoding="utf-8") as file:
+            splits = [os.path.join(folder, name) for name in json.load(file)["splits"]]
+    except FileNotFoundError:
+        return [folder]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{listed}: cannot be read ({error}); save the data set again") from error
+    if missing := [split for split in splits if not os.path.isdir(split)]:
+        raise SourceError(f"{missing[0]}: is missing, which dataset_dict.json names; save the data set again")
+    return sorted(splits)
 
 
 def _saved(folder: str) -> set[str] | None:
