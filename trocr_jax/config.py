@@ -201,7 +201,7 @@ class TrOCRConfig:
             text = os.fspath(source) if is_text else Path(source).read_text(encoding="utf-8")
             config = json.loads(text)
         except FileNotFoundError:
-            raise ConfigError(f"{name}: no such file; a model's folder has one") from None
+            raise ConfigError(f"{name}: cannot be read, there is no such file; the folder of a model has one") from None
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{name}: cannot be read as JSON ({error})") from None
         try:
