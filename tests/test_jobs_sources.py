@@ -472,6 +472,13 @@ def test_a_pipe_is_no_image_by_any_name(path: str, tmp_path: Path):
         files.read(path.format(tmp_path))
 
 
+def test_a_name_may_look_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file:a.png").write_bytes(b"of that name")
+    Path("a.png").write_bytes(b"another")
+    assert files.read("file:a.png") == b"of that name"
+
+
 def test_an_archive_that_was_cut_off_since_is_the_source_s_fault(lines: list[Path], tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "lines.zip", "w") as file:
         for path in lines:

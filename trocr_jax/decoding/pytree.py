@@ -18,8 +18,8 @@ def pytree(kind: Kind) -> Kind:
     `jax.tree_util.register_dataclass` does the same, but the structures of two classes of its making are equal if they
     have as many children (jaxlib 0.10.2; their hashes differ): now and then jit then runs what it compiled for another
     class. Classes registered this way differ. Nor is `__init__` called again for an instance that jit takes apart and
-    puts together: a check in `__post_init__` sees the values that were given, never tracers. What it
-    makes of them must be a field too (`init=False`), or a `cached_property`.
+    puts together: a check in `__post_init__` sees the values that were given, never tracers. What it makes of them must
+    be a field too (`init=False`), or a `cached_property`.
     """
     names = fields(kind)
     children = [field.name for field in names if not field.metadata.get("static", False)]

@@ -106,7 +106,7 @@ class _Far(io.RawIOBase):
 def read(path: str) -> bytes:
     """The contents of a regular file. Raises OSError, also for a pipe or device, which could block or never end;
     SourceError if there is no file because its folder has gone, as `has_gone` says."""
-    if path.startswith(("file:", "local:")):  # a pipe may have such a name too
+    if path.startswith(("file://", "local://")):  # a pipe may have such a name too
         path = file_system(path)._strip_protocol(path)
     if is_url(path):
         with network(path):
