@@ -40,6 +40,7 @@ if not __package__:  # by its name as a file: the folder above is not searched f
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
+from scripts.gcs_server import gcs_server
 from scripts.killed_job import Options, Target, draw, start
 from scripts.ray_cluster import ENVIRONMENT, Cluster, children, ray_cluster
 from scripts.s3_server import s3_server
@@ -57,9 +58,10 @@ def main(options: Options) -> int:
 
     manifest = draw(folder, options)
     with ExitStack() as stack:
-        if options.store == "s3":
-            stack.enter_context(s3_server(["jobs"]))
-        where = "s3://jobs" if options.store == "s3" else str(folder.absolute())
+        where = str(folder.absolute())
+        if options.store != "folder":
+            stack.enter_context({"s3": s3_server, "gcs": gcs_server}[options.store](["jobs"]))
+            where = f"{options.store}://jobs"
         cut_name = "cut" if options.engine == "local" else "cut-ray"
         whole, cut = (Target(f"{where}/{name}", folder / f"{name}.committed") for name in ("whole", cut_name))
         begun = time.monotonic()

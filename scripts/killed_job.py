@@ -27,7 +27,7 @@ class Options:
     distinct: int = 2000  # images that are drawn; lines beyond that are the same images under other ids
     kills: int = 100
     driver_share: float = 0.5  # of the kills with --engine local; the others hit workers that decode
-    store: Literal["folder", "s3"] = "folder"  # where the jobs are; s3 is a server on this machine, in memory
+    store: Literal["folder", "s3", "gcs"] = "folder"  # where the jobs are; s3, gcs: a server on this machine, in memory
     processes: int = 2  # drivers with --engine local; actors, each on a node of its own, with --engine ray
     decoders: int = 2
     unit_size: int = 32

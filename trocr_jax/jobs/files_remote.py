@@ -1,11 +1,12 @@
-"""What a URL stands for on a file system of fsspec: a file, a folder, or a pattern of them. Of S3 page by page, since
-fsspec's own lists keep more than 1 kB of each object, 10 GB of ten million."""
+"""What a URL stands for on a file system of fsspec: a file, a folder, or a pattern of them. Of S3 and GCS page by page,
+since fsspec's own lists keep more than 1 kB of each object, 10 GB of ten million."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,10 +35,15 @@ def find(system: Any, url: str, suffixes: frozenset[str]) -> list[str]:
 
 
 def is_folder(system: Any, url: str) -> bool:
-    """Of S3 by one name below it: `isdir` lists and keeps them all."""
-    if not _is_s3(system):
+    """Of S3 and GCS by one name below it: `isdir` of S3, and of a bucket of GCS, may list and keep them all."""
+    pages = _pages(system)
+    if pages is None:
         return bool(system.isdir(url))
+    bucket, key, _ = system.split_path(url)
     try:
+        if not key:
+            next(pages(system, bucket, "", ""))  # an empty one too, if it is there
+            return True
         return bool(system.info(url)["type"] == "directory")
     except FileNotFoundError:
         return False
@@ -45,12 +51,12 @@ def is_folder(system: Any, url: str) -> bool:
 
 def _inside(system: Any, folder: str, suffixes: frozenset[str]) -> Iterator[str]:
     """The files in and below a folder that end in one of the suffixes, but hidden ones."""
-    root = system._strip_protocol(folder)
-    if _is_s3(system):
-        bucket, key, _ = system.split_path(folder)
-        paths: Any = (path for path, _ in _listed(system, bucket, key and f"{key.rstrip('/')}/"))
+    root, pages = system._strip_protocol(folder), _pages(system)
+    if pages is None:
+        paths: Any = system.find(folder)
     else:
-        paths = system.find(folder)
+        bucket, key, _ = system.split_path(folder)
+        paths = (path for path, _ in _listed(pages, system, bucket, key and f"{key.rstrip('/')}/"))
     for path in paths:
         if os.path.splitext(path)[1].lower() in suffixes and not hidden(path.removeprefix(root)):
             yield path
@@ -58,30 +64,28 @@ def _inside(system: Any, folder: str, suffixes: frozenset[str]) -> Iterator[str]
 
 def _matches(system: Any, pattern: str) -> Iterator[tuple[str, bool]]:
     """What a pattern matches, and whether that is a folder; as `glob` has it."""
-    listed = _may_match(system, pattern) if _is_s3(system) else None
-    if listed is None:
+    pages, (bucket, key, _) = _pages(system), system.split_path(pattern)
+    magic = _MAGIC.search(key)
+    if pages is None or magic is None or _MAGIC.search(bucket):
         for path, info in system.glob(pattern, detail=True).items():
             yield path, info["type"] == "directory"
         return
     from fsspec.utils import glob_translate
 
-    matches = re.compile(glob_translate(system._strip_protocol(pattern))).match
-    for path, is_a_folder in listed:
-        if matches(path):
+    slash = "/" * pattern.endswith("/")
+    matches = re.compile(glob_translate(system._strip_protocol(pattern) + slash)).match
+    for path, is_a_folder in _may_match(pages, system, bucket, key, magic.start()):
+        if matches(path + slash * is_a_folder):
             yield path, is_a_folder
 
 
-def _may_match(system: Any, pattern: str) -> Iterator[tuple[str, bool]] | None:
-    """The names in S3 among which those are that match: of one folder, or of all below where a part of the pattern is
-    **. None for other patterns, such as a/*/b.png, for which folders are looked into one by one."""
-    bucket, key, _ = system.split_path(pattern)
-    magic = _MAGIC.search(key)
-    if _MAGIC.search(bucket) or magic is None:
-        return None
-    *above, last = key[key.rfind("/", 0, magic.start()) + 1 :].split("/")
-    if "**" in (*above, last):
-        return _with_folders(_listed(system, bucket, key[: magic.start()]))
-    return None if above or not last else _listed(system, bucket, key[: magic.start()], Delimiter="/")
+def _may_match(pages: _Pages, system: Any, bucket: str, key: str, magic: int) -> Iterator[tuple[str, bool]]:
+    """The names among which those are that match: of one folder if the pattern is of its names only, and else of all
+    below, since a request that brings a thousand names takes as long as one that looks into a folder."""
+    *above, last = key[key.rfind("/", 0, magic) + 1 :].split("/")
+    if above or "**" in last:
+        return _with_folders(_listed(pages, system, bucket, key[:magic]))
+    return _listed(pages, system, bucket, key[:magic], "/")
 
 
 def _with_folders(files: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
@@ -94,16 +98,40 @@ def _with_folders(files: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool
             yield path, True
 
 
-def _listed(system: Any, bucket: str, prefix: str, **options: Any) -> Iterator[tuple[str, bool]]:
-    """Names in S3 that begin with a prefix, and whether each is a folder, which only a Delimiter makes."""
+def _listed(pages: _Pages, system: Any, bucket: str, prefix: str, delimiter: str = "") -> Iterator[tuple[str, bool]]:
+    """Names that begin with a prefix, and whether each is a folder, which only a delimiter makes."""
+    for folders, keys in pages(system, bucket, prefix, delimiter):
+        yield from ((f"{bucket}/{folder.rstrip('/')}", True) for folder in folders)
+        yield from ((f"{bucket}/{key}", False) for key in keys if key[-1] != "/")
+
+
+_Pages = Callable[[Any, str, str, str], Iterator[tuple[list[str], list[str]]]]
+"""Of a file system, bucket, prefix and delimiter: folders and keys, some at a time."""
+
+
+def _pages(system: Any) -> _Pages | None:
+    return _pages_of_s3 if "s3" in system.protocol else _pages_of_gcs if "gcs" in system.protocol else None
+
+
+def _pages_of_s3(system: Any, bucket: str, prefix: str, delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
     page: dict[str, Any] = {}
-    asked = {"Bucket": bucket, "Prefix": prefix, **options, **system.req_kw}
+    asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, **system.req_kw}
     while not page or page.get("IsTruncated"):
         more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
         page = system.call_s3("list_objects_v2", **asked, **more)
-        yield from ((f"{bucket}/{one['Prefix'].rstrip('/')}", True) for one in page.get("CommonPrefixes", ()))
-        yield from ((f"{bucket}/{one['Key']}", False) for one in page.get("Contents", ()) if one["Key"][-1] != "/")
+        yield (
+            [one["Prefix"] for one in page.get("CommonPrefixes", ())],
+            [one["Key"] for one in page.get("Contents", ())],
+        )
 
 
-def _is_s3(system: Any) -> bool:
-    return "s3" in system.protocol
+def _pages_of_gcs(system: Any, bucket: str, prefix: str, delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
+    asked = {"prefix": prefix, "delimiter": delimiter, "fields": "prefixes,items/name,nextPageToken"}
+    token: str | None = ""
+    while token is not None:
+        try:
+            page = system.call("GET", "b/{}/o", bucket, json_out=True, pageToken=token or None, **asked)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "there is no such bucket", bucket) from error
+        yield page.get("prefixes", []), [one["name"] for one in page.get("items", ())]
+        token = page.get("nextPageToken")
