@@ -112,7 +112,7 @@ def gcs_server(buckets: Sequence[str]) -> Iterator[str]:
     """The URL of a server with these buckets, in a process of its own. While the block runs, gcsfs finds it by the
     environment, in processes that are started or forked too, unless gcsfs was imported before."""
     command = [sys.executable, __file__, *buckets]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # clients are killed
     assert server.stdout is not None
     before = dict(os.environ)
     try:

@@ -481,6 +481,7 @@ def test_a_constraint_of_the_same_size_compiles_nothing() -> None:
         *((Regex(pattern), "regular") for pattern in ("a*+a", "(b+?a?+)*", "(?>a|ab)b")),
         *((Regex(pattern), "the flag a is not understood") for pattern in (r"(?a)\d+", r"b|((?a:\w))+")),
         *((Regex(pattern), "flag x") for pattern in ("(?x)[a b]+", "b|((?x:[a b]))+")),
+        (Regex("a(?#b|c)d"), "comment"),
         (Regex("c+"), "spells no text"),
         (Regex("(a ){4}"), "in 4 tokens"),
         (All(Prefix("a"), Regex("b+")), "no text satisfies"),

@@ -157,6 +157,11 @@ def test_what_a_run_has_gained_is_told_of_the_state_that_is_kept(tmp_path: Path)
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert before_and_after(tmp_path) == "CER before 50.00 %, after 30.00 %; WER before 100.00 %, after 60.00 %"
     assert before_and_after(tmp_path, 100) == "CER before 50.00 %, after 10.00 %; WER before 100.00 %, after 20.00 %"
+    rows[0]["cer"] = 0.05
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = before_and_after(tmp_path, 100)
+    assert found is not None
+    assert found.endswith("started from reads these lines better, and is not among its states")
 
 
 def test_which_lines_are_worst() -> None:

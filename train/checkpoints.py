@@ -233,7 +233,8 @@ class Checkpoints:
 
 
 def _remove(path: Path) -> None:
-    (path / manifest.NAME).unlink(missing_ok=True)  # first: half removed must not look whole
+    with suppress(IsADirectoryError):
+        (path / manifest.NAME).unlink(missing_ok=True)  # first: half removed must not look whole
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -219,15 +219,17 @@ def log_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def before_and_after(folder: Path, step: int | None = None) -> str | None:
-    """What the first evaluation in log.jsonl of a run found and that at `step`, or the last, as a sentence; none if
-    there were not two."""
+    """What the first evaluation in log.jsonl of a run found and that at `step`, or the last, as a sentence, and whether
+    it was better in the beginning; none if there were not two."""
     found = {row["step"]: row for row in log_rows(folder / "log.jsonl") if "cer" in row}
     if len(found) < 2:
         return None
     first, last = found[min(found)], found.get(max(found) if step is None else step, found[max(found)])
-    return "; ".join(
+    said = "; ".join(
         f"{name.upper()} before {100 * first[name]:.2f} %, after {100 * last[name]:.2f} %" for name in ("cer", "wer")
     )
+    worse = first["step"] == 0 and first["cer"] < last["cer"]
+    return said + worse * ". The model that the run started from reads these lines better, and is not among its states"
 
 
 def _work_left(recipe: Recipe, step: int) -> float:

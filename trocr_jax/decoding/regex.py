@@ -27,6 +27,8 @@ def from_regex(pattern: str) -> Dfa:
     except (re.error, FutureWarning, RecursionError, OverflowError) as error:
         raise DecodeError(f"regex {pattern!r}: {error}; write it in the syntax of Python's re") from error
     wrong |= {why for flag, why in _FLAGS.items() if flags & flag}
+    if "(?#" in "".join("." if inside or len(piece) > 1 else piece for piece, inside in _pieces(pattern)):
+        wrong.add("a comment (?#...) is not understood; leave it out")
     if wrong:
         raise DecodeError(f"regex {pattern!r}: {min(wrong)}")
     transitions, start, accepting = _index(pattern, _spelled_out(inner))
