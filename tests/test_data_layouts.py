@@ -305,11 +305,15 @@ def test_pages_whose_picture_has_another_size_are_left_out(tmp_path: Path) -> No
             xml = xml.replace("scans/p1.png", f"p{number}.png").replace("gone.png", f"p{number}.png")
             write(tmp_path / f"{kind}{number}.xml", xml.replace("<Page", f"<Page {stated}"))
     write(tmp_path / "two.xml", ALTO.replace("</Page>", "</Page><Page><TextLine/></Page>"))
+    write(tmp_path / "p9.png", picture(width=100, height=300))
+    turned = PAGE.replace("scans/p1.png", "p9.png").replace("<Page", "<Page imageWidth='300' imageHeight='100'")
+    write(tmp_path / "turned.xml", turned)
     reasons = quarantine(build(Pages(source=tmp_path), tmp_path / "out"))
     why = "its picture is 100 x 101 pixels, the file says {}: give the picture that it was made from"
     pages = {
         name: reason.removesuffix(" (all lines of the page)") for name, reason in reasons.items() if "/" not in name
     }
+    assert "without an EXIF orientation" in pages.pop("turned")
     assert pages.pop("two").startswith("has 2 pages with lines; write a file for each page")
     assert pages == {
         f"{kind}{number}": why.format(size)

@@ -177,6 +177,9 @@ def test_a_tiff_says_how_many_bits_there_are_and_what_zero_is():
     expected = np.rint(sixteen / 257).astype(np.uint8)
     assert opened(tiff(sixteen.tobytes(), 4, 16, photometric=1))[0, :, 0].tolist() == expected.tolist()
     assert opened(tiff(sixteen.tobytes(), 4, 16, photometric=0))[0, :, 0].tolist() == (255 - expected).tolist()
+    wide = np.array([0, 2**30, 2**31, 2**32 - 1], "<u4")
+    for unsigned in (wide, wide // 2):
+        assert opened(tiff(unsigned.tobytes(), 4, 32, photometric=1))[0, :, 0].tolist() == [0, 64, 128, 255]
     floats = np.array([0, 0.25, 1.02, 1.0], "<f4")  # more than white, as resizing leaves it
     expected = np.rint(np.minimum(floats, 1) * np.float32(255)).astype(np.uint8)
     for photometric, values in ((1, expected), (0, 255 - expected)):

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -497,15 +498,19 @@ def test_a_damaged_tiff_costs_one_line(lines: list[Path], tmp_path: Path, monkey
     content = (tmp_path / "pages.tif").read_bytes()
     (tmp_path / "half.tif").write_bytes(content[: len(content) // 2])  # its first page could be read
     (tmp_path / "empty.tif").write_bytes(b"")
+    eight, nine = (struct.pack("<HHIH", 258, 3, 1, bits) for bits in (8, 9))  # bits of a sample
+    assert eight in content
+    (tmp_path / "nine.tif").write_bytes(content.replace(eight, nine))
     Image.new("1", (2000, 1000)).save(tmp_path / "large.tif", compression="group4")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
     inputs = list(source.inputs())
     assert [Path(input.id).name for input in inputs] == [
-        *("empty.tif#1", "half.tif#1", "large.tif#1"),
+        *("empty.tif#1", "half.tif#1", "large.tif#1", "nine.tif#1"),
         *(f"pages.tif#{page}" for page in range(1, COUNT + 1)),
     ]
     decode = Decoder(source, PROCESSOR)
     reasons = [(ImageError, "is no TIFF file"), (ImageError, "cannot be decoded"), (ImageLimitError, ".*exceeds limit")]
+    reasons += [(ImageError, "is damaged, or a TIFF of a kind that Pillow cannot read")]
     for input, (kind, why) in zip(inputs, reasons, strict=False):
         with pytest.raises(kind, match=f"{input.id}: {why}"):
             decode(input.id, input.place)

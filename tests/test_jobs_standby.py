@@ -13,10 +13,13 @@ from tests.small_jobs import lines as lines
 from tests.small_jobs import model as model
 from trocr_jax.cli import main
 from trocr_jax.cli.decode import load
+from trocr_jax.errors import JobError
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decoded, Limits
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.stop import Stop
+from trocr_jax.jobs.worker import Resources
 
 
 @pytest.fixture
@@ -70,6 +73,19 @@ def test_no_process_is_left_if_nothing_becomes_of_the_job(started):
     with pytest.raises(RuntimeError, match="no model"):
         fails()
     assert [process.poll() for process in started] == [-9, -9]
+
+
+def test_no_more_are_started_once_a_stop_is_requested(started):
+    stop = Stop()
+    stop.request()
+    with Standby(3, stop) as standby:
+        assert standby.take() is None
+    assert started == []
+
+
+def test_more_than_any_host_has_cores_are_refused():
+    with pytest.raises(JobError, match="decoders is 100000: give at most 512"):
+        Resources(decoders=100_000)
 
 
 def test_if_one_cannot_be_started_the_pool_tells_of_it(monkeypatch):

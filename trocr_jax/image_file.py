@@ -200,7 +200,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF 6.0, which Pillow heeds in no grey wider than 8 bits
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""Tags of TIFF 6.0, which Pillow does not heed in grey wider than 8 bits; the last in that of 32 bits."""
 
 
 def _plain(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
@@ -209,8 +210,10 @@ def _plain(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
         values = np.asarray(image)
         if image.mode == "I" and image.format == "PPM":  # which Pillow scales to 16 bits
             values = values.astype(np.uint16)
+        if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+            values = values.view(np.uint32)
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-        grey = _from_16_bits(values, bits) if values.dtype.kind == "u" else _from_wide(values)
+        grey = _from_16_bits(values, bits) if values.dtype.itemsize == 2 else _from_wide(values)
         if tags.get(_PHOTOMETRIC) == 0:  # its zero is white
             grey = np.uint8(255) - grey
         transparent = image.info.get("transparency")
@@ -236,11 +239,13 @@ def _from_16_bits(values: np.ndarray, bits: int = 16) -> np.ndarray:
 
 
 def _from_wide(values: np.ndarray) -> np.ndarray:
-    """int32 or f32 of unknown range to uint8, by the smallest usual full scale that holds the largest value."""
+    """int32, uint32 or f32 of unknown range to uint8, by the smallest usual full scale that holds the largest value."""
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite")
     largest = float(values.max())
-    scales = (255, 65535, 2**31 - 1) if values.dtype.kind == "i" else (1, 255, 65535, 2**31 - 1)
+    scales = (255, 65535, 2**31 - 1, 2**32 - 1)[: 4 if values.dtype.kind == "u" else 3]
+    if values.dtype.kind == "f":
+        scales = (1, *scales)
     full = next((scale for scale in scales if largest <= (1.5 if scale == 1 else scale)), largest)
     grey = np.clip(values, 0, full).astype(np.float32)
     grey *= np.float32(255 / full)

@@ -94,7 +94,7 @@ def _run_here(command: Run, stop: Stop) -> Ran | None:
         _say_planned(command, prepare(command, stop).job)
         return None
     resources = resources_of(command)
-    with resources.standby() as standby:
+    with resources.standby(stop) as standby:
         job, recognizer, decode = prepare(command, stop)
         _say_planned(command, job)
         do = jobs.retry_failed if isinstance(command, RetryFailed) else jobs.run

@@ -46,9 +46,12 @@ class Picture(NamedTuple):
         """Raises DataError if the picture has another size, by more than a pixel: outlines are in other places then."""
         stated = self.width or page.width, self.height or page.height
         if any(abs(said - size) > 1 for said, size in zip(stated, page.size, strict=True)):
+            turned = abs(page.width - page.height) > 1 and all(
+                abs(said - size) <= 1 for said, size in zip(stated, page.size[::-1], strict=True)
+            )
             raise DataError(
                 f"its picture is {page.width} x {page.height} pixels, the file says {stated[0]:g} x {stated[1]:g}: "
-                "give the picture that it was made from"
+                f"give the picture that it was made from{', without an EXIF orientation that turns it' * turned}"
             )
 
 

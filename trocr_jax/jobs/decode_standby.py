@@ -8,17 +8,20 @@ from collections import deque
 from contextlib import suppress
 
 from trocr_jax.jobs.decode_process import DecodeProcess
+from trocr_jax.jobs.stop import Stop
 
 
 class Standby:
     """At most `number` processes for a pool to take (`jobs.run`), starting from now on. A context manager, which ends
     those that nobody has taken; they die with this process too."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, stop: Stop | None = None) -> None:
         self._lock = threading.Lock()
         self._ready: deque[DecodeProcess] = deque()
         with suppress(OSError):  # the pool, which then starts its own, tells of it
             for _ in range(number):
+                if stop is not None and stop.requested.is_set():
+                    break
                 self._ready.append(DecodeProcess())
 
     def __enter__(self) -> Standby:

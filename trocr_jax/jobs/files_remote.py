@@ -64,7 +64,8 @@ def _inside(system: Any, folder: str, suffixes: frozenset[str]) -> Iterator[str]
 
 def _matches(system: Any, pattern: str) -> Iterator[tuple[str, bool]]:
     """What a pattern matches, and whether that is a folder; as `glob` has it."""
-    pages, (bucket, key, _) = _pages(system), system.split_path(pattern)
+    pages = _pages(system)
+    bucket, key, _ = system.split_path(pattern) if pages is not None else ("", "", None)
     magic = _MAGIC.search(key)
     if pages is None or magic is None or _MAGIC.search(bucket):
         for path, info in system.glob(pattern, detail=True).items():

@@ -27,6 +27,8 @@ from trocr_jax.recognizer_batches import threads
 LEAST_LINES = 100
 """Lines, or as many as were left when a worker began, before an error rate means something."""
 
+MOST_DECODERS = 512
+"""Processes that decode images on one host: more than the cores of any, and each takes memory."""
 
 LONGEST = 1e9
 """Seconds that anything may be waited for: thirty years, about as many as a lock can wait."""
@@ -53,6 +55,11 @@ class Resources:
     def __post_init__(self) -> None:
         if self.decoders is not None and self.decoders < 1:
             raise JobError(f"decoders is {self.decoders}: give at least one process to decode images")
+        if self.decoders is not None and self.decoders > MOST_DECODERS:
+            raise JobError(
+                f"decoders is {self.decoders}: give at most {MOST_DECODERS}; each is a process with its memory, and one "
+                "for each core is enough for local images"
+            )
         seconds = {"decode_seconds": self.limits.seconds, "lease_timeout": self.lease_timeout, "hang": self.hang}
         for name, value in seconds.items():
             if not 0 < value < LONGEST:
@@ -62,9 +69,10 @@ class Resources:
         if not 0 <= self.max_error_rate <= 1:
             raise JobError(f"max_error_rate is {self.max_error_rate:g}: give a share from 0 to 1")
 
-    def standby(self) -> Standby:
-        """The processes that decode images, to be started while a model is loaded or a job planned; see `jobs.run`."""
-        return Standby(self.decoding_processes)
+    def standby(self, stop: Stop | None = None) -> Standby:
+        """The processes that decode images, to be started while a model is loaded or a job planned; see `jobs.run`. No
+        more of them once a stop is requested."""
+        return Standby(self.decoding_processes, stop)
 
     @property
     def decoding_processes(self) -> int:

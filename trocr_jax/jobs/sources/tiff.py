@@ -15,6 +15,9 @@ from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.paths import check_paths, shards
 
+_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""TIFF 6.0 and BigTIFF, in both orders of bytes."""
+
 
 @dataclass(frozen=True)
 class Tiff:
@@ -38,6 +41,9 @@ class Tiff:
                     _pages(content)  # the first page of a damaged file does not stand for all of it
                 image = Image.open(content, formats=("TIFF",))
             except UnidentifiedImageError:
+                if content.getvalue()[:4] in _BEGINNINGS:
+                    why = "is damaged, or a TIFF of a kind that Pillow cannot read; copy it again, or save it as LZW"
+                    raise ImageError(f"{name}: {why}") from None
                 raise ImageError(f"{name}: is no TIFF file, or damaged; copy it again, or leave it out") from None
             image.seek(page)
             return image
