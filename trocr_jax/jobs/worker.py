@@ -56,10 +56,8 @@ class Resources:
         if self.decoders is not None and self.decoders < 1:
             raise JobError(f"decoders is {self.decoders}: give at least one process to decode images")
         if self.decoders is not None and self.decoders > MOST_DECODERS:
-            raise JobError(
-                f"decoders is {self.decoders}: give at most {MOST_DECODERS}; each is a process with its memory, and one "
-                "for each core is enough for local images"
-            )
+            why = "each is a process with its memory, and one for each core is enough for local images"
+            raise JobError(f"decoders is {self.decoders}: give at most {MOST_DECODERS}; {why}")
         seconds = {"decode_seconds": self.limits.seconds, "lease_timeout": self.lease_timeout, "hang": self.hang}
         for name, value in seconds.items():
             if not 0 < value < LONGEST:
