@@ -298,6 +298,15 @@ def test_a_disk_that_fills_up_is_named_and_damages_nothing(tmp_path: Path) -> No
     assert "ERROR:absl" not in done.stderr  # what Orbax logs of each of its threads
 
 
+def test_an_error_that_orbax_raises_twice_is_told_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again() -> None:
+        raise OSError("of its store of metadata, when it is closed")
+
+    with pytest.raises(CheckpointError, match="told"), Checkpoints(copy, run=RUN) as checkpoints:
+        monkeypatch.setattr(checkpoints._orbax, "close", again)
+        raise CheckpointError("told")
+
+
 def test_too_little_room_is_said_before_anything_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(copy)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))

@@ -67,7 +67,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._orbax.close()
+            with suppress(Exception):  # of a write that failed, which has been told of
+                self._orbax.close()
             logging.getLogger("absl").setLevel(self._level)
 
     def save(self, state: TrainState) -> None:

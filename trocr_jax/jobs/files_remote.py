@@ -127,7 +127,7 @@ def _pages_of_s3(system: Any, bucket: str, prefix: str, delimiter: str) -> Itera
 
 
 def _pages_of_gcs(system: Any, bucket: str, prefix: str, delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
-    asked = {"prefix": prefix, "delimiter": delimiter, "fields": "prefixes,items/name,nextPageToken"}
+    asked = {"prefix": prefix or None, "delimiter": delimiter, "fields": "prefixes,items/name,nextPageToken"}
     token: str | None = ""
     while token is not None:
         try:
