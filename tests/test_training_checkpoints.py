@@ -302,8 +302,9 @@ def test_an_error_that_orbax_raises_twice_is_told_once(copy: Path, monkeypatch: 
     def again() -> None:
         raise OSError("of its store of metadata, when it is closed")
 
-    with pytest.raises(CheckpointError, match="told"), Checkpoints(copy, run=RUN) as checkpoints:
-        monkeypatch.setattr(checkpoints._orbax, "close", again)
+    checkpoints = Checkpoints(copy, run=RUN)
+    monkeypatch.setattr(checkpoints._orbax, "close", again)
+    with pytest.raises(CheckpointError, match="told"), checkpoints:
         raise CheckpointError("told")
 
 
