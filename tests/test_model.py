@@ -358,7 +358,7 @@ def test_pixels_are_a_batch_of_images(read: Any, shape: tuple[int, ...]) -> None
 
 def test_integers_are_no_pixels_without_what_scales_them() -> None:
     model = trocr_jax.TrOCR(FAMILIES["base, large"])
-    with pytest.raises(ImageError, match=r"pixels are uint8: .*give integers together with the image_processor"):
+    with pytest.raises(ImageError, match=r"pixels are uint8: .*give uint8 together with the image_processor"):
         trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3), jnp.uint8), trocr_jax.DecodeConfig(max_new_tokens=5))
 
 

@@ -89,6 +89,15 @@ def test_a_parameter_without_a_group_is_refused_by_name(params: dict[str, Any]) 
     assert "model/decoder/layers" not in str(raised.value)
 
 
+def test_a_group_without_a_parameter_and_a_training_of_nothing_are_refused(params: dict[str, Any]) -> None:
+    for groups, why in (
+        ((Group("encoder/.*", frozen=True), Group(".*")), "'encoder/.*' matches no parameter as a whole"),
+        ((Group(".*", frozen=True),), "all parameters are frozen"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            split(of(replace(RATES, groups=groups)), params)
+
+
 def test_groups_set_the_rate_the_decay_and_what_is_frozen(params: dict[str, Any]) -> None:
     groups = (
         Group(r"model/encoder/.*", frozen=True),
@@ -227,6 +236,23 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
     words = "stages[0].steps micro_batches width max_chars method schedule decay_steps b1 learning_rate layer_decay"
     for word in [*words.split(), "ema_decay", "regular expression", "dtype", "label_smoothing", "lora.rank"]:
         assert word in str(raised.value), word
+    nan = float("nan")
+    odd = replace(
+        RECIPE,
+        stages=(replace(STAGE, cross_entropy_weight=0.0, ctc_weight=0.0),),
+        optimizer=replace(RECIPE.optimizer, weight_decay=nan, groups=(Group(".*", rate=nan), Group(".+", rate=-1.0))),
+        lora=Lora(rank=1, alpha=0.0),
+    )
+    with pytest.raises(ConfigError) as raised:
+        check(odd)
+    for words in (
+        "cross_entropy_weight is 0.0 and",
+        "weight_decay",
+        "'.*' is nan",
+        "'.+' is -1.0",
+        "lora.alpha is 0.0",
+    ):
+        assert words in str(raised.value), words
     with pytest.raises(ConfigError, match="stages is empty"):
         check(replace(RECIPE, stages=()))
     with pytest.raises(ConfigError, match="neither an encoder nor a decoder"):

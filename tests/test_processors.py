@@ -243,6 +243,50 @@ def test_mistakes_are_said_of_the_processor(mistake: str, weight: Any, message: 
         )
 
 
+def test_a_score_that_is_nan_is_not_chosen() -> None:
+    step, cache = toy.toy(np.zeros((1, toy.VOCABULARY, toy.VOCABULARY)), 3)
+    odd = chain(lambda scores, context: scores.at[..., 4:].set(jnp.nan).at[..., 3].set(1.0))
+    drawn = sample(step, cache, batch=1, max_new_tokens=3, special=toy.SPECIAL, processor=odd)
+    two = jnp.repeat(cache, 2, axis=1)
+    beams = beam_search(step, two, batch=1, num_beams=2, max_new_tokens=3, special=toy.SPECIAL, processor=odd)
+    for found in (drawn, beams):
+        assert found.token_ids[0, 0].tolist() == [3, 3, 3]
+        assert np.isfinite(found.scores[0, 0])
+
+
+def test_searches_check_what_they_are_asked() -> None:
+    def search(batch: int = 2, cache: Any = (), early_stopping: Any = False) -> None:
+        beam_search(
+            lambda *given: given,
+            cache,
+            batch=batch,
+            num_beams=2,
+            max_new_tokens=3,
+            special=toy.SPECIAL,
+            early_stopping=early_stopping,
+        )
+
+    with pytest.raises(DecodeError, match="room for 2 tokens"):
+        search(cache=SimpleNamespace(length=2))
+    with pytest.raises(DecodeError, match="room for 2 tokens"):
+        sample(lambda *given: given, SimpleNamespace(length=2), batch=2, max_new_tokens=3, special=toy.SPECIAL)
+    with pytest.raises(DecodeError, match="batch is 0"):
+        search(batch=0)
+    with pytest.raises(DecodeError, match="early_stopping is 'x'"):
+        search(early_stopping="x")
+    step, cache = toy.toy(np.zeros((2, toy.VOCABULARY, toy.VOCABULARY)), 3)
+    with pytest.raises(DecodeError, match=r"gives .*, not scores"):
+        sample(step, cache, batch=2, max_new_tokens=3, special=toy.SPECIAL, processor=lambda s, context: s[..., :3])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"), [((DecodeConfig,), "holds the class Dec"), ((3,), "holds a int"), (3, "is a int")]
+)
+def test_what_is_no_processor_is_said(given: Any, why: str) -> None:
+    with pytest.raises(DecodeError, match=f"processors {why}"):
+        DecodeConfig(processors=given)
+
+
 def test_a_check_of_values_sees_no_tracer() -> None:
     @pytree
     @dataclass(frozen=True, slots=True)

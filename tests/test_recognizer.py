@@ -205,6 +205,15 @@ def test_what_several_groups_of_beams_find_counts_once():
     read = partial(recognition, found, ["a", "b", "a"], None, choose="score")
     assert [one.probability for one in read(drawn=False).alternatives] == pytest.approx([25 / 41, 16 / 41])
     assert [one.probability for one in read(drawn=True).alternatives] == pytest.approx([2 / 3, 1 / 3])
+    penalised = Decoded._make((arrays | {"token_log_probs": log_probs - 9})[name] for name in Decoded._fields)
+    assert recognition(penalised, ["a", "b", "a"], None, choose="score", drawn=False).alternatives[0].probability == (
+        pytest.approx(25 / 41)
+    )
+    nothing = np.array([[-np.inf, 0], [0, 0], [-np.inf, 0]], np.float32)  # no token was left for two of the draws
+    arrays |= {"token_log_probs": nothing, "scores": nothing.sum(-1)}
+    dead = Decoded._make(arrays[name] for name in Decoded._fields)
+    (only,) = recognition(dead, ["a", "b", "a"], None, choose="mbr", drawn=True).alternatives
+    assert (only.text, only.probability) == ("b", 1.0)
 
 
 @pytest.mark.parametrize("decode", [BEAMS, DRAWS], ids=["beams", "draws"])

@@ -61,16 +61,24 @@ def rate(path: str, *, group: Group, config: TrOCRConfig, layer_decay: float) ->
 def split(recipe: Recipe, params: Any) -> tuple[Any, Any]:
     """Parameters as (trained, left alone): two trees of their structure with none where the other has the array.
 
-    Adapters leave the model alone that they stand beside. Raises ConfigError if a parameter matches no group.
+    Adapters leave the model alone that they stand beside. Raises ConfigError if a parameter matches no group, a group
+    no parameter, or nothing is left to train.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     groups = assign(paths, recipe.optimizer.groups)
+    for group in recipe.optimizer.groups:
+        if not any(re.fullmatch(group.pattern, path) for path in paths):
+            raise ConfigError(
+                f"optimizer.groups: {group.pattern!r} matches no parameter as a whole; the first is {paths[0]!r}"
+            )
 
     def is_frozen(path: tuple[Any, ...]) -> bool:
         name = path_name(path)
         return groups[name].frozen or (recipe.lora is not None and name.startswith("model/"))
 
     trained = jax.tree_util.tree_map_with_path(lambda path, x: None if is_frozen(path) else x, params)
+    if not jax.tree.leaves(trained):
+        raise ConfigError("optimizer.groups: all parameters are frozen; leave some to train")
     frozen = jax.tree_util.tree_map_with_path(lambda path, x: x if is_frozen(path) else None, params)
     return trained, frozen
 

@@ -98,7 +98,9 @@ def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> lis
     found: list[Line] = []
     for part in data.held_out:
         source = _part(part, folder, limit, seed=recipe.seed, held_out=True)
-        found += [source[index] for index in range(min(recipe.eval_lines, len(source)))]
+        if (count := min(recipe.eval_lines, len(source))) < len(source) and not isinstance(part, Rendered):
+            tell(f"the first {count} of {len(source)} held-out lines are read (eval_lines of the recipe)")
+        found += [source[index] for index in range(count)]
     return found
 
 

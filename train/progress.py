@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import signal
 import threading
@@ -20,10 +19,11 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from train.board import Board
 from train.flops import peak, step_flops
 from train.recipe import Recipe, Stage, spans
 from train.worst import Misread, grid, write
-from trocr_jax.errors import CheckpointError, ConfigError, OutputError
+from trocr_jax.errors import CheckpointError, OutputError
 from trocr_jax.say import tell
 
 PROFILED = 5  # steps, when a profile is asked for by a signal
@@ -38,11 +38,11 @@ class Progress:
         self._recipe, self._folder, self._profile = recipe, folder, profile
         self._speaks = jax.process_index() == 0
         self._log: TextIO | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         if self._speaks:
             if tensorboard:
                 with writing(folder / "tensorboard"):
-                    self._board = _board(folder / "tensorboard")
+                    self._board = Board(folder / "tensorboard")
             with writing(folder / "log.jsonl"):
                 self._log = _open_log(folder / "log.jsonl")
                 _hold(self._log)
@@ -121,7 +121,8 @@ class Progress:
             write(lines, path)
         self._say(f"step {step}  worst lines in {path}.png")
         if self._board is not None:
-            self._board.add_image("worst", np.asarray(grid(lines)), step, dataformats="HWC")
+            with writing(self._folder / "tensorboard"):
+                self._board.picture("worst", np.asarray(grid(lines)), step)
 
     def compiled(self, step: int, seconds: float) -> None:
         """A step of a new shape has been compiled."""
@@ -146,23 +147,12 @@ class Progress:
             with writing(Path(self._log.name)):
                 print(json.dumps(row | {"time": round(time.time())}), file=self._log, flush=True)
         if self._board is not None:
-            for name, value in row.items():
-                if name != "step" and math.isfinite(value):
-                    self._board.add_scalar(name, value, int(row["step"]))
+            with writing(self._folder / "tensorboard"):
+                self._board.scalars({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
     def _say(self, text: str) -> None:
         if self._speaks:
             tell(text)
-
-
-def _board(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "tensorboard: tensorboardX is not installed: pip install -e '.[tensorboard]'; log.jsonl has the figures too"
-        ) from error
-    return SummaryWriter(str(folder))
 
 
 @contextmanager

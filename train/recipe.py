@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -237,6 +238,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.lora is not None:
         if recipe.lora.rank < 1:
             yield f"lora.rank is {recipe.lora.rank}; give at least 1"
+        if not 0 < recipe.lora.alpha < math.inf:
+            yield f"lora.alpha is {recipe.lora.alpha}; give a positive number"
         if not isinstance(recipe.start_from, str):
             yield (
                 "lora freezes the model, and start_from names no whole one: what is new would stay as it is drawn; "
@@ -262,13 +265,15 @@ def _optimizer_problems(recipe: Recipe) -> Iterator[str]:
         if value is not None and not 0 <= value < 1:
             yield f"optimizer.{name} is {value}; give a number in [0, 1)"
     for name in ("warmup_steps", "warmup_from", "decay_steps", "eps", "weight_decay"):
-        if getattr(o, name) < 0:
+        if not 0 <= getattr(o, name) < math.inf:
             yield f"optimizer.{name} is {getattr(o, name)}; give at least 0"
     for name in ("learning_rate", "layer_decay", "clip_norm"):
         value = getattr(o, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             yield f"optimizer.{name} is {value}; give a positive number"
     for group in o.groups:
+        if not 0 <= group.rate < math.inf:
+            yield f"optimizer.groups: rate of {group.pattern!r} is {group.rate}; give at least 0"
         yield from _pattern_problems("optimizer.groups", group.pattern)
 
 
@@ -277,6 +282,11 @@ def _stage_problems(recipe: Recipe, stage: Stage) -> Iterator[str]:
     for name in ("steps", "batch_size", "micro_batches", "max_chars"):
         if getattr(stage, name) < 1:
             yield f"{name} is {getattr(stage, name)}; give at least 1"
+    weights = stage.cross_entropy_weight, stage.ctc_weight
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        yield (
+            f"cross_entropy_weight is {weights[0]} and ctc_weight {weights[1]}; give at least 0, and one of them more"
+        )
     if stage.micro_batches > 0 and stage.batch_size % stage.micro_batches:
         yield f"batch_size {stage.batch_size} is not divisible by micro_batches {stage.micro_batches}"
     if stage.width % encoder.patch_size[1] or not 0 < stage.width <= encoder.image_size[1]:

@@ -54,6 +54,11 @@ class Cache(NamedTuple):
     layers: tuple[KeyValue, ...]  # [B, N, L K, H] each: at place l of row k stands what is number l K + k
     rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, in which of the K rows its own past stands
 
+    @property
+    def length(self) -> int:
+        """Tokens of a hypothesis that it holds."""
+        return self.rows.shape[2]
+
     def reordered(self, indices: jax.Array) -> Cache:
         """Hypotheses indices [B, J], of which there may be no more than before."""
         if indices.shape[1] > self.rows.shape[1]:

@@ -82,11 +82,13 @@ class Encoder(nnx.Module):
         return x if self.norm is None else self.norm(x, dtype=dtype)
 
     def _grid(self, pixels: jax.Array) -> tuple[int, int]:
+        if pixels.ndim != 4:
+            raise ImageError(f"pixels are {list(pixels.shape)}: give [B, H, W, {self.config.num_channels}]")
         (_, height, width, channels), (ph, pw) = pixels.shape, self.config.patch_size
         if not jnp.issubdtype(pixels.dtype, jnp.floating):
             raise ImageError(
-                f"pixels are {pixels.dtype}: the model reads floats in [-1, 1]; give integers together with the "
-                "image_processor that scales them"
+                f"pixels are {pixels.dtype}: the model reads floats in [-1, 1]; give uint8 together with the "
+                "image_processor that scales it"
             )
         if channels != self.config.num_channels:
             raise ImageError(f"pixels have {channels} channels; the model reads {self.config.num_channels}")

@@ -143,7 +143,10 @@ def prime(
     dtype: DTypeLike | None = None,
     image_processor: ImageProcessor | None = None,
 ) -> Primed:
-    """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`."""
+    """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`.
+
+    Raises ImageError for pixels that are not [B, H, W, 3]."""
+    _check(pixels)
     dtype = compute_dtype(dtype)
     memory, keys = read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
     cross = model.prime(widened(memory, dtype=dtype), dtype=dtype)

@@ -171,7 +171,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
         array = _from_16_bits(array)
-    elif array.dtype.kind == "f":
+    elif array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
         if not (array.min() >= 0 and array.max() <= 1):  # also false for NaN
             raise ImageError(f"{name}: float arrays must lie in 0..1; scale it, or pass uint8")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +181,11 @@ class Recognizer:
         sizes = bucket_sizes(self.devices * each if batch_size is None else _whole(batch_size), self.devices)
         pixels = normalised(images)
         if pixels is not None:
+            if (size := pixels.shape[1:3]) != self.image_processor.size:
+                _say_once(
+                    "pixels are {} x {} (height x width) and the image processor makes {} x {}: positions are"
+                    " interpolated, which costs accuracy".format(*size, *self.image_processor.size)
+                )
             starts = range(0, len(pixels), sizes[-1])
             given = (Batch.of_pixels(list(pixels[start : start + sizes[-1]])) for start in starts)
             shape = (pixels.shape[2], pixels.shape[1])
@@ -379,6 +384,11 @@ def _check_size(folder: Path, size: tuple[int, int], encoder: EncoderConfig) -> 
         f"{two} and the model's positions (config.json) are of {encoder.image_size[0]} x {encoder.image_size[1]}: they"
         " are interpolated, which costs accuracy; set one size if the files do not belong together"
     )
+
+
+@cache
+def _say_once(message: str) -> None:
+    say(message)
 
 
 def _whole(batch_size: Any) -> int:

@@ -131,10 +131,13 @@ def recognition(
     listed: tuple[Alternative, ...] = (Alternative(texts[0], float(found.scores[0]), 1.0),)
     if len(texts) > 1:
         order = np.argsort(-np.asarray(found.scores), kind="stable").tolist()
-        weights = [0.0] * len(texts) if drawn else found.token_log_probs.sum(axis=-1).tolist()
-        if not drawn:  # places of beams that found fewer texts, and what several groups of beams have found
+        weights = [0.0] * len(texts) if drawn else found.model_log_probs.sum(axis=-1).tolist()
+        # Not of beams that found fewer texts, nor of draws for which no token was left.
+        there = (found.token_log_probs.sum(axis=-1) > -math.inf).tolist()
+        order = [i for i in order if there[i]] or order[:1]
+        if not drawn:  # what several groups of beams have found
             first = {tuple(found.token_ids[i].tolist()): i for i in reversed(order)}
-            order = [i for i in order if weights[i] > -math.inf and i in first.values()] or order[:1]
+            order = [i for i in order if i in first.values()]
         listed = alternatives(
             [texts[i] for i in order], [float(found.scores[i]) for i in order], [weights[i] for i in order]
         )

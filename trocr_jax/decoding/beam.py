@@ -93,7 +93,10 @@ def beam_search_loop(
     keys: jax.Array | None,
 ) -> Search:
     """The loop of `beam_search`, not yet run."""
-    check_lengths(max_new_tokens, num_return_sequences, num_beams)
+    check_lengths(
+        max_new_tokens, num_return_sequences, num_beams, batch=batch, early_stopping=early_stopping, cache=cache
+    )
+    processor = processors.chained(processor)
     ending, in_time = Ending(special.end, max_new_tokens, length_penalty, early_stopping), ends_in_time(processor)
     start = jnp.full((batch, num_beams, 1), special.start, jnp.int32)
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trocr_jax.decoding.checks import check_whole
-from trocr_jax.decoding.types import Decoded, cut_off, lengths
+from trocr_jax.decoding.checks import check_room, check_whole
+from trocr_jax.decoding.types import Cache, Decoded, cut_off, lengths
 from trocr_jax.errors import DecodeError
 
 EarlyStopping = bool | Literal["never"]
@@ -46,9 +46,16 @@ class Ending(NamedTuple):
     early_stopping: EarlyStopping
 
 
-def check_lengths(max_new_tokens: int, count: int, beams: int) -> None:
-    """Raises DecodeError unless there is a token, and `beams` hypotheses of an image give `count` texts."""
-    check_whole("max_new_tokens", max_new_tokens, 1)
+def check_lengths(
+    max_new_tokens: int, count: int, beams: int, *, batch: int, early_stopping: EarlyStopping, cache: Cache
+) -> None:
+    """Raises DecodeError unless there are an image and a token, the cache holds so many, and `beams` hypotheses of an
+    image give `count` texts."""
+    check_room(cache, max_new_tokens)
+    check_whole("batch", batch, 1)
+    check_whole("num_beams", beams, 1)
+    if early_stopping not in (True, False, "never"):
+        raise DecodeError(f'early_stopping is {early_stopping!r}: give True, False or "never"')
     if not 1 <= count <= beams:
         raise DecodeError(f"num_return_sequences is {count}: {beams} beams give at least 1 text and at most {beams}")
 

@@ -18,6 +18,17 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
 
 
+def check_room(cache: Any, max_new_tokens: int) -> None:
+    """There is a token, and a cache that says its `length` holds so many: what is written behind it would stand in the
+    place of the last."""
+    check_whole("max_new_tokens", max_new_tokens, 1)
+    if (length := getattr(cache, "length", max_new_tokens)) < max_new_tokens:
+        raise DecodeError(
+            f"max_new_tokens is {max_new_tokens}, and the cache has room for {length} tokens: make it with as many "
+            "(init_cache)"
+        )
+
+
 def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
     """A finite number for which `holds` is true; `words` say which."""
     number = isinstance(value, _REAL) and not isinstance(value, bool) and math.isfinite(value)

@@ -155,8 +155,13 @@ class DecodeConfig:
         freeze("suppress_tokens", token_ids)
         freeze("begin_suppress_tokens", token_ids)
         freeze("exponential_decay_length_penalty", decay)
-        if not isinstance(self.processors, list | tuple) or not all(callable(p) for p in self.processors):
-            raise DecodeError(f"processors is {self.processors!r}: give a tuple of functions of scores and context")
+        if not isinstance(self.processors, list | tuple):
+            kind = type(self.processors).__name__
+            raise DecodeError(f"processors is a {kind}: give a tuple of functions of scores and context, (it,) of one")
+        for p in self.processors:
+            if isinstance(p, type) or not callable(p):
+                what = f"the class {p.__name__}" if isinstance(p, type) else f"a {type(p).__name__}"
+                raise DecodeError(f"processors holds {what}: give functions of scores and context")
         object.__setattr__(self, "processors", tuple(self.processors))
 
     def _check_together(self) -> None:

@@ -96,7 +96,10 @@ def diverse_beam_search_loop(
     processor: Processor,
 ) -> Search:
     """The loop of `diverse_beam_search`, not yet run."""
-    check_lengths(max_new_tokens, num_return_sequences, num_beams)
+    check_lengths(
+        max_new_tokens, num_return_sequences, num_beams, batch=batch, early_stopping=early_stopping, cache=cache
+    )
+    processor = processors.chained(processor)
     if num_beam_groups < 1 or num_beams % num_beam_groups:
         raise DecodeError(f"num_beam_groups is {num_beam_groups}: {num_beams} beams cannot be divided evenly")
     ending, in_time = Ending(special.end, max_new_tokens, length_penalty, early_stopping), ends_in_time(processor)

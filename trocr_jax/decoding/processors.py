@@ -23,7 +23,7 @@ from trocr_jax.errors import DecodeError
 @pytree
 @dataclass(frozen=True)
 class Chain:
-    """One processor after the other; its state is the tuple of theirs."""
+    """One processor after the other; its state is the tuple of theirs. A score that they leave NaN is -inf."""
 
     processors: tuple[Processor, ...] = ()
 
@@ -49,7 +49,7 @@ class Chain:
                 found = f"{changed.dtype}{changed.shape}" if hasattr(changed, "shape") else type(changed).__name__
                 raise DecodeError(f"{_name(processor)}: gives {found}, not scores [B, K, V], floats{scores.shape}")
             scores = changed
-        return scores
+        return jnp.where(jnp.isnan(scores), -jnp.inf, scores) if self.processors else scores  # as of 0 times -inf
 
 
 @pytree
@@ -74,6 +74,10 @@ def chain(*processors: Processor) -> Chain:
     """The processors in the order given. Raises DecodeError for one that is neither a pytree nor hashable, and for a
     pytree with leaves that are no numbers."""
     return Chain(tuple(_as_pytree(p) if jax.tree_util.all_leaves([p]) else _checked(p) for p in processors))
+
+
+def chained(processor: Processor) -> Chain:
+    return processor if isinstance(processor, Chain) else chain(processor)
 
 
 def _checked(processor: Processor) -> Processor:

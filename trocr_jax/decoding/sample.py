@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
-from trocr_jax.decoding.checks import check_whole
+from trocr_jax.decoding.checks import check_room, check_whole
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.types import (
     Cache,
@@ -105,8 +105,10 @@ def sample_search(
     processor: Processor,
 ) -> Search:
     """The loop of `sample`, not yet run."""
-    check_whole("max_new_tokens", max_new_tokens, 1)
+    check_room(cache, max_new_tokens)
+    check_whole("batch", batch, 1)
     check_whole("samples", samples, 1)
+    processor = processors.chained(processor)
     shape, in_time = (batch, samples), processors.ends_in_time(processor)
     start = jnp.full((*shape, 1), special.start, jnp.int32)
 
