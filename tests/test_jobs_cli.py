@@ -134,7 +134,10 @@ def test_a_port_or_a_folder_that_cannot_be_used_is_named(tmp_path, model, capsys
     (tmp_path / "job" / "plan.json").unlink()
     (tmp_path / "job" / "plan.json").mkdir()
     assert main(["jobs", "status", str(tmp_path / "job")]) == 2
-    assert f"{tmp_path / 'job'}: the job cannot be read (Is a directory)" in capsys.readouterr().err
+    where = f"{tmp_path / 'job'}: the job cannot be read (Is a directory: {tmp_path / 'job' / 'plan.json'})"
+    assert where in capsys.readouterr().err
+    assert run(model, tmp_path / "lines", tmp_path / "job", command="retry-failed") == 2
+    assert "plan.json" in capsys.readouterr().err
 
 
 def start(script: str, *arguments: object, stdout: bool = False) -> subprocess.Popen[str]:

@@ -96,7 +96,7 @@ def test_if_one_cannot_be_started_the_pool_tells_of_it(monkeypatch):
     with (
         Standby(2) as standby,
         DecodePool(Numbers(), SIZE, workers=1, limits=Limits(), standby=standby) as pool,
-        pytest.raises(OSError, match="no process more"),
+        pytest.raises(JobError, match="a process to decode images does not start: no process more"),
     ):
         numbers_of(pool, 1)
 

@@ -75,6 +75,11 @@ def test_of_two_that_create_an_object_one_does(url):
         store.read("parts/b")
 
 
+def test_a_bucket_that_is_not_there_is_said_to_be(url):
+    with pytest.raises(FileNotFoundError, match=r"(?i)bucket|no such"):
+        open_store(f"{url}nowhere/job").create("plan.json", b"1")
+
+
 def test_a_job_in_a_store_is_that_of_a_folder(system, url, tmp_path: Path):
     paths = save_lines(tmp_path / "lines", 6)
     for path in paths:

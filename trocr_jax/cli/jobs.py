@@ -12,6 +12,7 @@ from trocr_jax.cli import printing
 from trocr_jax.cli.jobs_merge import merge
 from trocr_jax.cli.jobs_options import Merge, Status, Verify
 from trocr_jax.errors import OutputError, TrOCRError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.job_status import JobStatus
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.say import say
@@ -24,7 +25,7 @@ def look(command: Merge | Status | Verify) -> int:
     except (TrOCRError, BrokenPipeError):
         raise
     except OSError as error:
-        raise OutputError(f"{command.job}: the job cannot be read ({error.strerror or error})") from error
+        raise OutputError(f"{command.job}: the job cannot be read ({files.with_name(error)})") from error
 
 
 def _look(command: Merge | Status | Verify) -> int:

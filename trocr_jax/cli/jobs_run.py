@@ -50,7 +50,8 @@ def run(command: Run, stop: Stop) -> int:
     if isinstance(command, RetryFailed):
         if command.plan_only:
             raise JobError("--plan-only is for `jobs run`: lines are read once more of a job that is planned")
-        Job.open(command.output)
+        with writing(command.output):
+            Job.open(command.output)
     try:
         ran = (_run_on_ray if command.engine == "ray" else _run_here)(command, stop)
     except Stopped:
@@ -63,11 +64,12 @@ def run(command: Run, stop: Stop) -> int:
             print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
     if ran.counts is None:
         why = "stopped" if stop.requested.is_set() else NOTHING_LEFT[command.engine]
-        say(f"{command.output}: {why}; {_left(command, ran.job)}")
-        if stop.requested.is_set():
-            return command.resources.stopped_status
-        # Units that other hosts read may be left here; actors wait for those too.
-        return FAILED if command.engine == "ray" and len(ran.job.done()) < len(ran.job.units) else 0
+        with writing(command.output):
+            say(f"{command.output}: {why}; {_left(command, ran.job)}")
+            if stop.requested.is_set():
+                return command.resources.stopped_status
+            # Units that other hosts read may be left here; actors wait for those too.
+            return FAILED if command.engine == "ray" and len(ran.job.done()) < len(ran.job.units) else 0
     say(f"{command.output}: complete. {counted(ran.counts)}")
     return 1 if ran.counts.ok < ran.counts.lines else 0
 
@@ -205,7 +207,8 @@ def _columns(command: Run) -> Iterator[str]:
 
 
 def _say_planned(command: Run, job: Job) -> None:
-    say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
+    with writing(command.output):
+        say(f"{command.output}: {job.plan.lines} lines in {len(job.units)} units, {len(job.done())} of them committed")
 
 
 def _say_what_is_left(command: Run) -> None:

@@ -77,7 +77,8 @@ def chain(*processors: Processor) -> Chain:
 
 
 def chained(processor: Processor) -> Chain:
-    return processor if isinstance(processor, Chain) else chain(processor)
+    """One that says what is wrong with what `processor` gives."""
+    return processor if isinstance(processor, Chain) else Chain((processor,))
 
 
 def _checked(processor: Processor) -> Processor:

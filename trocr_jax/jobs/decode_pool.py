@@ -193,7 +193,14 @@ class DecodePool:
                     raise self._broken
                 if self._closed:
                     raise ProcessDied("the pool is closed")
-                process = (self._standby.take() if self._standby is not None else None) or DecodeProcess()
+                try:
+                    process = (self._standby.take() if self._standby is not None else None) or DecodeProcess()
+                except OSError as error:  # the system starts no more of them
+                    failures += 1
+                    if failures == 2:
+                        self._broken = JobError(f"a process to decode images does not start: {error.strerror or error}")
+                        raise self._broken from error
+                    continue
                 self._processes.add(process)
             try:
                 process.begin(self._decode, self._size, self._limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import io
+import logging
 import os
 import re
 import stat
@@ -32,6 +33,7 @@ def file_system(url: str) -> Any:
     if "::" in url.partition("[")[0]:  # in brackets stands an address of IPv6
         why = "chained URLs are not supported; give the last one, an archive by its own name"
         raise FileNotFoundError(errno.ENOENT, why, url)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of every error that it raises
     try:
         return fsspec.core.url_to_fs(url)[0]
     except ImportError as error:
@@ -221,6 +223,12 @@ def _why(error: Exception, path: str) -> str:
     cause = error.__cause__ if str(error) == path and error.__cause__ is not None else error
     text = str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
     return " ".join(text.split())
+
+
+def with_name(error: OSError) -> str:
+    """What the system says, and of which file."""
+    said = error.strerror or str(error)
+    return f"{said}: {error.filename}" if isinstance(error.filename, str) else said
 
 
 def join(folder: str, path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from trocr_jax import checkpoint
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import JobError, OutputError, TrOCRError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.attempts import Attempts
 from trocr_jax.jobs.decode_standby import Standby
 from trocr_jax.jobs.decode_worker import Decode
@@ -202,6 +203,6 @@ def writing(folder: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{folder}: the job cannot be written or read ({error.strerror or error}); what is committed is safe: "
+            f"{folder}: the job cannot be written or read ({files.with_name(error)}); what is committed is safe: "
             "correct the cause and run the same command again"
         ) from error

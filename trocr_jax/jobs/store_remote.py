@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -108,7 +109,13 @@ class RemoteStore:
 
     def _ask(self, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
         with network(self.root):
-            return ask(*args, **options)
+            try:
+                return ask(*args, **options)
+            except FileNotFoundError as error:
+                if error.errno is None:  # of GCS, whose message is the address that was asked
+                    why = "there is no such bucket or object"
+                    raise FileNotFoundError(errno.ENOENT, why, self.root) from error
+                raise
 
     def _url(self, name: str) -> str:
         if ".." in name:
