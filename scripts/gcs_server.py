@@ -8,17 +8,17 @@ testbench instead (github.com/googleapis/storage-testbench) if `STORAGE_EMULATOR
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from scripts.served import served
 
 PAGE = 1000
 """Names in an answer to a list, as Google's."""
@@ -107,24 +107,13 @@ def _described(bucket: str, key: str, content: bytes) -> dict[str, Any]:
     return {"kind": "storage#object", "bucket": bucket, "name": key, "size": str(len(content)), "md5Hash": digest}
 
 
-@contextmanager
-def gcs_server(buckets: Sequence[str]) -> Iterator[str]:
+def gcs_server(buckets: Sequence[str]) -> AbstractContextManager[str]:
     """The URL of a server with these buckets, in a process of its own. While the block runs, gcsfs finds it by the
-    environment, in processes that are started or forked too, unless gcsfs was imported before."""
-    command = [sys.executable, __file__, *buckets]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # clients are killed
-    assert server.stdout is not None
-    before = dict(os.environ)
-    try:
-        url = server.stdout.readline().decode().strip()
-        os.environ |= {"STORAGE_EMULATOR_HOST": url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
-        yield url
-    finally:
-        os.environ.clear()
-        os.environ |= before
-        server.kill()
-        server.wait()
-        server.stdout.close()
+    environment, unless it was imported before."""
+    return served(
+        ["-m", "scripts.gcs_server", *buckets],
+        lambda url: {"STORAGE_EMULATOR_HOST": url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"},
+    )
 
 
 def main(buckets: Sequence[str]) -> None:

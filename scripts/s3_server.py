@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from scripts.served import served
 
 _SERVER = """
 import sys, time
@@ -23,21 +22,7 @@ time.sleep(1e6)
 _KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
 
-@contextmanager
-def s3_server(buckets: Sequence[str]) -> Iterator[str]:
+def s3_server(buckets: Sequence[str]) -> AbstractContextManager[str]:
     """The URL of a server with these buckets, in a process of its own. While the block runs, s3fs finds it by the
-    environment, in processes that are started or forked too, unless fsspec was imported before."""
-    command = [sys.executable, "-c", _SERVER, *buckets]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | _KEYS)
-    assert server.stdout is not None
-    before = dict(os.environ)
-    try:
-        url = server.stdout.readline().decode().strip()
-        os.environ |= {**_KEYS, "FSSPEC_S3_ENDPOINT_URL": url}
-        yield url
-    finally:
-        os.environ.clear()
-        os.environ |= before
-        server.kill()
-        server.wait()
-        server.stdout.close()
+    environment, unless fsspec was imported before."""
+    return served(["-c", _SERVER, *buckets], lambda url: {**_KEYS, "FSSPEC_S3_ENDPOINT_URL": url}, given=_KEYS)

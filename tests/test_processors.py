@@ -267,9 +267,9 @@ def test_searches_check_what_they_are_asked() -> None:
         )
 
     with pytest.raises(DecodeError, match="room for 2 tokens"):
-        search(cache=SimpleNamespace(length=2))
+        search(cache=SimpleNamespace(max_new_tokens=2))
     with pytest.raises(DecodeError, match="room for 2 tokens"):
-        sample(lambda *given: given, SimpleNamespace(length=2), batch=2, max_new_tokens=3, special=toy.SPECIAL)
+        sample(lambda *given: given, SimpleNamespace(max_new_tokens=2), batch=2, max_new_tokens=3, special=toy.SPECIAL)
     with pytest.raises(DecodeError, match="batch is 0"):
         search(batch=0)
     with pytest.raises(DecodeError, match="early_stopping is 'x'"):

@@ -55,8 +55,8 @@ class Cache(NamedTuple):
     rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, in which of the K rows its own past stands
 
     @property
-    def length(self) -> int:
-        """Tokens of a hypothesis that it holds."""
+    def max_new_tokens(self) -> int:
+        """Tokens of a hypothesis that it has room for; searches look whether that is enough."""
         return self.rows.shape[2]
 
     def reordered(self, indices: jax.Array) -> Cache:

@@ -19,12 +19,13 @@ def check_whole(name: str, value: Any, least: int) -> None:
 
 
 def check_room(cache: Any, max_new_tokens: int) -> None:
-    """There is a token, and a cache that says its `length` holds so many: what is written behind it would stand in the
-    place of the last."""
+    """There is a token, and a cache that says its own `max_new_tokens` has room for so many: what is written behind
+    would stand in the place of the last."""
     check_whole("max_new_tokens", max_new_tokens, 1)
-    if (length := getattr(cache, "length", max_new_tokens)) < max_new_tokens:
+    room = getattr(cache, "max_new_tokens", None)
+    if isinstance(room, int) and room < max_new_tokens:
         raise DecodeError(
-            f"max_new_tokens is {max_new_tokens}, and the cache has room for {length} tokens: make it with as many "
+            f"max_new_tokens is {max_new_tokens}, and the cache has room for {room} tokens: make it with as many "
             "(init_cache)"
         )
 
