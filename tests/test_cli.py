@@ -124,6 +124,21 @@ def test_paths_from_stdin(model, lines, texts, capfd, monkeypatch):
     assert capfd.readouterr().out.splitlines() == [*texts[:4], texts[5]]
 
 
+def test_an_image_on_stdin_is_no_list_of_paths(model, lines, texts, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(lines[0]) + b"\n\xff\xd8\0\nmore\n")))
+    assert main(["transcribe", "-", "--model", model]) == 1
+    output, messages = capfd.readouterr()
+    assert output == f"{texts[0]}\n\n"
+    assert "-: stdin holds what is no path; give paths on it, one a line" in messages
+
+
+def test_urls_are_for_jobs(model, capfd):
+    assert main(["transcribe", "s3://lines/*.png", "gs://lines/1.png", "--model", model]) == 1
+    messages = capfd.readouterr().err
+    assert "s3://lines/*.png: no file matches this pattern; only `trocr-jax jobs run` reads URLs" in messages
+    assert "gs://lines/1.png: no such file; only `trocr-jax jobs run` reads URLs" in messages
+
+
 def test_a_closed_stdin_matters_only_where_it_is_read(model, lines, texts, capfd, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["transcribe", str(lines[0]), "-", "--model", model]) == 1

@@ -382,6 +382,15 @@ def test_what_is_drawn_for_a_line_depends_on_its_pixels_and_the_seed_alone() -> 
     assert (read(images, seed=1, **SAMPLES).token_ids != together).any(axis=(1, 2)).all()
 
 
+def test_images_that_differ_have_keys_that_differ() -> None:
+    images = np.full((20, 8, 64, 3), 255, np.uint8)  # two dark dots each, as far left of the middle as right of it
+    for i, image in enumerate(images, 1):
+        image[4, [32 - i, 32 + i]] = 0
+    for some in (images, images.astype(np.float32) / 255):
+        keys = np.asarray(jax.random.key_data(generation.line_keys(jnp.asarray(some), np.uint32(0))))
+        assert len(np.unique(keys, axis=0)) == len(images)
+
+
 def test_draws_of_beams_belong_to_the_line_too() -> None:
     images, options = pixels(6), {"do_sample": True, "num_beams": 3}
     together = np.asarray(read(images, **options).token_ids)

@@ -310,6 +310,16 @@ def test_damaged_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
         NGram.from_arpa(path, TOKENS)
 
 
+def test_a_fusion_of_what_is_no_model_or_no_number_is_refused(tmp_path: Path) -> None:
+    lm = NGram.from_arpa(write(tmp_path / "lm.arpa", random_model(0, 1, WORDS, unknown=False)), TOKENS)
+    for weight in ("0.5", None, math.nan, True):
+        with pytest.raises(DecodeError, match=r"weight is .*: give a finite number"):
+            ShallowFusion(lm, weight=weight)  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match=r"lm is 'lm\.arpa': give a language model, as NGram\.from_arpa"):
+        ShallowFusion("lm.arpa")  # type: ignore[arg-type]
+    assert ShallowFusion(lm, weight=np.int64(1)).weight == ShallowFusion(lm, weight=jnp.float32(1)).weight == 1
+
+
 def test_a_model_of_other_words_is_refused_with_some_of_them(tmp_path: Path) -> None:
     words = ["<s>", "</s>", "<unk>", "a", *(f"word{i}" for i in range(7))]
     path = write(tmp_path / "lm.arpa", {(word,): (-1.0, 0.0) for word in words})

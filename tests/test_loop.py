@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from trocr_jax.decoding.loop import last
 from trocr_jax.decoding.processors import identity
 from trocr_jax.decoding.sample import greedy, sample_search
 from trocr_jax.decoding.types import Search
+from trocr_jax.errors import DecodeError
 from trocr_jax.generation import prime, stream
 
 LENGTH = 12
@@ -109,6 +111,13 @@ def test_a_stream_ends_with_what_generate_returns_and_compiles_nothing_on_the_wa
     else:  # a finished text is only ever replaced by a better one
         scores = np.stack([found.scores for found in seen])
         assert (np.diff(scores, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "1"])
+def test_seeds_are_checked(model: trocr_jax.TrOCR, seed: Any) -> None:
+    for begin in (lambda: prime(model, pixels(0), seed=seed), lambda: trocr_jax.DecodeConfig(seed=seed)):
+        with pytest.raises(DecodeError, match=r"seed is .*: give a whole number"):
+            begin()
 
 
 def test_a_search_of_ones_own_reads_what_generate_reads(model: trocr_jax.TrOCR) -> None:

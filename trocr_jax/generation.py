@@ -15,6 +15,7 @@ from trocr_jax.attention_cross import Absorbed, Cross, OnePass, on_hopper
 from trocr_jax.attention_rows import Int8Rows, Kept, round_rows, widened
 from trocr_jax.decoder import Cache
 from trocr_jax.decoding.beam import beam_search_loop
+from trocr_jax.decoding.checks import check_seed
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.diverse import diverse_beam_search_loop
 from trocr_jax.decoding.loop import run
@@ -145,8 +146,11 @@ def prime(
 ) -> Primed:
     """Encodes images and primes cross-attention, for a search of one's own. Arguments as for `generate`.
 
-    Raises ImageError for pixels that are not [B, H, W, 3]."""
+    Raises ImageError for pixels that are not [B, H, W, 3], DecodeError for a seed that is no whole number from 0 to
+    2**32 - 1."""
     _check(pixels)
+    if not isinstance(seed, jax.Array):
+        check_seed(seed)
     dtype = compute_dtype(dtype)
     memory, keys = read(model, pixels, jnp.asarray(seed, jnp.uint32), dtype, image_processor)
     cross = model.prime(widened(memory, dtype=dtype), dtype=dtype)
@@ -173,10 +177,11 @@ def line_keys(pixels: jax.Array, seed: jax.Array | np.uint32) -> jax.Array:
     else:
         bits = jax.lax.bitcast_convert_type(pixels.astype(jnp.float32), jnp.uint32)
     bits = bits.reshape(bits.shape[0], -1)
-    # Odd multipliers that differ from place to place (Knuth's multiplicative hash); sums of integers have no order.
-    places = jnp.arange(bits.shape[1], dtype=jnp.uint32) * np.uint32(2654435761) | np.uint32(1)
-    bits = (bits ^ (bits >> 15)) * np.uint32(2246822519)
-    hashes = (bits * places[None, :]).sum(axis=1, dtype=jnp.uint32)
+    # Each value together with its place, mixed by the finalizer of MurmurHash3; sums of integers have no order.
+    bits += jnp.arange(bits.shape[1], dtype=jnp.uint32)[None, :] * np.uint32(2654435761)
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+    hashes = (bits ^ (bits >> 16)).sum(axis=1, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
 
 

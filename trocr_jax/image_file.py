@@ -55,7 +55,8 @@ def decoding(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file; check the path") from None
+        do = "only `trocr-jax jobs run` reads URLs" if "://" in name else "check the path"
+        raise ImageError(f"{name}: no such file; {do}") from None
     except PermissionError:
         raise ImageError(f"{name}: reading is not permitted; check the permissions of the file and folder") from None
     except UnidentifiedImageError:

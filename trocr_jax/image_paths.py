@@ -44,7 +44,8 @@ def expand(arguments: Iterable[str], stdin: IO[bytes]) -> Iterator[Input]:
             nothing = Input(argument, f"{argument}: no image files in this folder or below ({_EXAMPLES})")
             found = _walk(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            nothing = Input(argument, f"{argument}: no file matches this pattern")
+            do = "; only `trocr-jax jobs run` reads URLs" if "://" in argument else ""
+            nothing = Input(argument, f"{argument}: no file matches this pattern{do}")
             found = _matches(argument)
         else:
             yield Input(argument)
@@ -59,6 +60,9 @@ _EXAMPLES = "names that end in .png, .jpg, .tif, .webp and the like"
 def _listed(stdin: IO[bytes]) -> Iterator[Input]:
     try:
         for line in stdin:
+            if b"\0" in line:
+                yield Input("-", "-: stdin holds what is no path; give paths on it, one a line, not an image itself")
+                return
             if path := line.rstrip(b"\r\n"):
                 yield Input(os.fsdecode(path))
     except OSError as error:

@@ -18,6 +18,12 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
 
 
+def check_seed(seed: Any) -> None:
+    check_whole("seed", seed, 0)
+    if seed >= 1 << 32:
+        raise DecodeError(f"seed is {seed}: give a whole number below 2**32")
+
+
 def check_room(cache: Any, max_new_tokens: int) -> None:
     """There is a token, and a cache that says its own `max_new_tokens` has room for so many: what is written behind
     would stand in the place of the last."""

@@ -12,6 +12,7 @@ import numpy as np
 from trocr_jax.decoding.checks import (
     biases,
     check_real,
+    check_seed,
     check_whole,
     decay,
     sequences,
@@ -136,8 +137,7 @@ class DecodeConfig:
                 raise DecodeError(f"constraint is {self.constraint!r}: give Regex(…), Characters(…) or another of them")
         if self.cache_dtype not in (None, "int8"):
             raise DecodeError(f'cache_dtype is {self.cache_dtype!r}: give "int8", or leave it out for the compute type')
-        if self.seed >= 1 << 32:
-            raise DecodeError(f"seed is {self.seed}: give a whole number below 2**32")
+        check_seed(self.seed)
         self._freeze_token_ids()
         self._check_together()
 
@@ -225,7 +225,6 @@ _LEAST = {
     "min_length": 0,
     "no_repeat_ngram_size": 0,
     "top_k": 0,
-    "seed": 0,
 }
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "length_penalty": (lambda x: True, "a number"),

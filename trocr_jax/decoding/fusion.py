@@ -8,9 +8,11 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from trocr_jax.decoding.checks import check_real
 from trocr_jax.decoding.ngram import NGram as NGram
 from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Context
+from trocr_jax.errors import DecodeError
 
 
 @pytree
@@ -21,6 +23,7 @@ class ShallowFusion:
     All logarithms are natural. A language model prefers short texts; the bonus makes up for it. In greedy search and
     in sampling the scores are logits, whose distance from log-probabilities is the same for all tokens of a hypothesis:
     it changes neither what is chosen nor the log-probabilities that are reported. Another weight compiles nothing.
+    Raises DecodeError for a weight or bonus that is no finite number or array, and what is no language model.
     """
 
     lm: NGram
@@ -28,9 +31,13 @@ class ShallowFusion:
     length_bonus: ArrayLike = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("weight", "length_bonus"):  # a whole number is of another type, which would be compiled anew
-            if isinstance(value := getattr(self, name), int | np.number):
-                object.__setattr__(self, name, float(value))
+        if not hasattr(self.lm, "add_to"):
+            raise DecodeError(f"lm is {self.lm!r}: give a language model, as NGram.from_arpa(path, tokens) reads it")
+        for name in ("weight", "length_bonus"):
+            value = getattr(self, name)
+            if not isinstance(value, jax.Array | np.ndarray):
+                check_real(name, value, lambda x: True, "a finite number")
+                object.__setattr__(self, name, float(value))  # of a whole number too: another type compiles anew
 
     def init(self, batch: int, beams: int) -> jax.Array:
         return self.lm.init(batch, beams)
