@@ -517,8 +517,14 @@ def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkey
     checkpoint.save(model, folder)
     (folder / "note.txt").write_text("beside the model")
     assert_same_model(model, checkpoint.load(folder))
+    with pytest.raises(CheckpointError, match=r"holds note\.txt, which is no part of a checkpoint"):
+        checkpoint.save(model, folder)
+    (folder / "note.txt").rename(tmp_path / "note.txt")
+    (folder / "compiled-0123456789ab").mkdir()
+    (folder / "tokenizer.json").write_text("{}")
     checkpoint.save(model, folder)
-    assert not (folder / "note.txt").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["MANIFEST.json", "config.json", "params"]
+    (tmp_path / "note.txt").unlink()
     with monkeypatch.context() as patch:
         patch.setattr("trocr_jax.checkpoint.native._hashes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(CheckpointError, match=r"cannot be written \(disk full\)"):
@@ -526,11 +532,14 @@ def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkey
     assert_same_model(model, checkpoint.load(folder))
     assert sorted(tmp_path.iterdir()) == [folder]
     foreign = tmp_path / "photos"
-    foreign.mkdir()
+    (foreign / "params").mkdir(parents=True)
+    (foreign / "MANIFEST.json").write_text('{"a": 1}')
     (foreign / "cat.png").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="exists and is no native checkpoint"):
         checkpoint.save(model, foreign)
     assert (foreign / "cat.png").exists()
+    with pytest.raises(CheckpointError, match=r"cat\.png: exists and is no native checkpoint"):
+        checkpoint.save(model, foreign / "cat.png")
 
 
 @pytest.mark.parametrize(

@@ -141,10 +141,20 @@ def test_damage_to_a_built_data_set_is_noticed(folder: Path) -> None:
     shard = next(built.folder.glob("*.array_record-*"))
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"damaged|on disk"):
+    with pytest.raises(DataError, match=rf"{shard.name}: missing or damaged \(it is cut off\)"):
         records.open(built.folder, "train")
+    picture = content.rindex(b"\x89PNG")
+    shard.write_bytes(content[:picture] + bytes([content[picture] ^ 1]) + content[picture + 1 :])
+    opened = records.open(built.folder, "train")
+    assert all(opened.record(index).text for index in range(len(opened) - 1))
+    with pytest.raises(DataError, match=rf"record {len(opened) - 1} of train: damaged \(.*; build the data set again"):
+        opened.record(len(opened) - 1)
     shard.unlink()
-    with pytest.raises(DataError, match="files of train are missing"):
+    with pytest.raises(DataError, match=rf"{shard.name}: missing or damaged"):
+        records.open(built.folder, "train")
+    shard.write_bytes(content)
+    (features := built.folder / "features.json").rename(features.with_suffix(".gone"))
+    with pytest.raises(DataError, match="train cannot be opened"):
         records.open(built.folder, "train")
     (built.folder / "build.json").write_text("{")
     with pytest.raises(DataError, match="build the data set again"):
@@ -260,7 +270,7 @@ def test_the_command_line_builds_and_counts(folder: Path, capsys: pytest.Capture
 
 
 def test_counts_on_disk_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.data.build.record_counts", lambda *_: 4)
+    monkeypatch.setattr("train.data.build.open_split", lambda *_: range(4))
     with pytest.raises(DataError, match=r"5\} records were written and .*4\} are on disk"):
         build(Folder(source=folder / "in"), folder / "out")
     assert not list((folder / "out").rglob("*.array_record*"))

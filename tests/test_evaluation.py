@@ -18,7 +18,7 @@ from train.curves import plot_logs, read_log
 from trocr_jax import jobs
 from trocr_jax.cli import Evaluate, main, parse
 from trocr_jax.cli.evaluate import _runs
-from trocr_jax.errors import DataError, OutputError
+from trocr_jax.errors import DataError, OutputError, SourceError
 from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
 from trocr_jax.evaluation.results import open_results
@@ -190,6 +190,29 @@ def test_array_records(tmp_path):
     assert all(isinstance(s.image, bytes) for s in samples)
     (folder,) = {path.parent for path in (tmp_path / "built").rglob("dataset_info.json")}
     assert [s.row for s in samples] == [line.id for line in Tfds((str(folder),)).inputs()]  # as jobs call them
+
+
+def test_damage_to_array_records_is_named_and_costs_the_lines_in_it(tmp_path):
+    data = pytest.importorskip("train.data.build")
+    source = folder_of(tmp_path / "source", {f"{i}.png": f"line {i}" for i in range(5)})
+    from train.data.builders import Folder
+
+    built = data.build(Folder(source=source), tmp_path / "built").folder
+    (shard,) = built.glob("*.array_record-*")
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b"line 3", b"line \xff"))  # each record is compressed by itself, or not at all
+    damaged = open_samples(built)
+    assert [bad.id for bad in damaged.left_out] == ["train-000003"]
+    assert "damaged" in damaged.left_out[0].reason
+    assert [s.reference for s in damaged.samples] == [f"line {i}" for i in (0, 1, 2, 4)]
+    shard.write_bytes(content[: len(content) // 2])
+    for attempt in (lambda: open_samples(built), lambda: list(Tfds((str(built),)).inputs())):
+        with pytest.raises((DataError, SourceError), match=rf"{shard.name}: missing or damaged \(it is cut off\)"):
+            attempt()
+    shard.write_bytes(content)
+    (built / "features.json").unlink()
+    with pytest.raises(DataError, match=r"train cannot be opened .*; copy or build the data set again"):
+        open_samples(built)
 
 
 def test_results_belong_to_references_by_path_or_by_a_file_name_that_occurs_once(tmp_path):

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -19,7 +20,8 @@ from tqdm import tqdm
 
 from train.data.checks import TextLimit, image_bytes, image_refusal, normal_text
 from train.data.line import DataError
-from train.data.records import BUILD, record_counts
+from train.data.records import BUILD
+from trocr_jax.datasets.array_record import open_split
 from trocr_jax.datasets.base import Bad, Dataset, Record
 from trocr_jax.errors import TrOCRError
 
@@ -66,9 +68,9 @@ def build(dataset: Dataset, output: Path, *, limit: TextLimit | None = None) -> 
         written={name: split.written for name, split in splits.items()},
         quarantined={name: split.quarantined for name, split in splits.items()},
     )
-    if (on_disk := {name: record_counts(folder, dataset.name, name) for name in splits}) != built.written:
-        shutil.rmtree(folder)
-        raise DataError(f"{folder}: {built.written} records were written and {on_disk} are on disk; it was removed")
+    with _whole(folder):
+        if (on_disk := {name: len(open_split(folder, name)) for name in splits}) != built.written:
+            raise DataError(f"{built.written} records were written and {on_disk} are on disk")
     details = {
         "name": dataset.name,
         "source": str(dataset.source),
@@ -87,7 +89,7 @@ def _whole(folder: Path) -> Iterator[None]:
     """Or nothing is left of it."""
     try:
         yield
-    except OSError as error:
+    except (OSError, DataError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{folder}: cannot be written ({error}); it was removed") from error
 
@@ -200,7 +202,7 @@ def _write(name: str, splits: dict[str, _Split], output: Path, scratch: Path) ->
                 empty.rmdir()
         if failure := next((split.failure for split in splits.values() if split.failure), None):
             raise failure from None
-        if isinstance(error, OSError):
-            full = "; the disk is full" if error.errno == errno.ENOSPC else ""
-            raise DataError(f"{output}: cannot be written ({error}){full}") from error
+        full = os.strerror(errno.ENOSPC) in str(error)  # array_record raises RuntimeError
+        if isinstance(error, OSError) or full:
+            raise DataError(f"{output}: cannot be written ({error}){'; the disk is full' if full else ''}") from error
         raise

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
 
 from train.data.checks import TextLimit, is_grey
 from train.data.line import DataError, Line
+from trocr_jax.datasets.array_record import open_split
 from trocr_jax.datasets.base import Record
 from trocr_jax.errors import ImageError
 from trocr_jax.image_file import open_rgb
@@ -46,11 +45,15 @@ class Records:
         return fits and name is not None and name == limit.tokenizer_name
 
     def record(self, index: int) -> Record:
-        """The record as stored. Raises IndexError outside 0 to len - 1."""
+        """The record as stored. Raises IndexError outside 0 to len - 1, DataError for one that is damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: record {index} of {len(self)} of {self.split}")
-        fields = self._source[index]
-        id_, text, writer, page = (fields[name].decode() for name in ("id", "text", "writer", "page"))
+        try:
+            fields = self._source[index]
+            id_, text, writer, page = (fields[name].decode() for name in ("id", "text", "writer", "page"))
+        except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
+            where = f"{self.folder}: record {index} of {self.split}"
+            raise DataError(f"{where}: damaged ({error}); build the data set again") from None
         return Record(id_, text, fields["image"], writer=writer, page=page)
 
     @property
@@ -87,25 +90,9 @@ def open(folder: Path, split: str) -> Records:
         raise DataError(f"{found[0]}: cannot be read ({error}); build the data set again") from None
     if split not in counts:
         raise DataError(f"{folder}: no split {split!r}; it has {', '.join(counts)}")
-    on_disk = record_counts(folder, details["name"], split)
-    if on_disk != counts[split]:
+    source = open_split(folder, split)
+    if len(source) != counts[split]:
         raise DataError(
-            f"{folder}: {on_disk} records of {split} are on disk and {counts[split]} were built; build it again"
+            f"{folder}: {len(source)} records of {split} are on disk and {counts[split]} were built; build it again"
         )
-    source = tfds.builder_from_directory(str(folder)).as_data_source(split)
     return Records(folder, split, details, source)
-
-
-def record_counts(folder: Path, name: str, split: str) -> int:
-    """Records in the files of a split, by their own indices. Raises DataError for a file that is damaged or missing."""
-    total, shards = 0, sorted(folder.glob(f"{name}-{split}.array_record-*"))
-    for shard in shards:
-        try:
-            reader = ArrayRecordReader(str(shard))
-            total += reader.num_records()
-            reader.close()
-        except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
-            raise DataError(f"{shard}: damaged ({error}); build the data set again") from None
-    if not shards or int(shards[-1].name.rpartition("-of-")[2]) != len(shards):
-        raise DataError(f"{folder}: files of {split} are missing; build the data set again")
-    return total

@@ -42,14 +42,14 @@ def is_native(folder: Path) -> bool:
 
 
 def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | os.PathLike[str] | None = None) -> None:
-    """Writes a native folder, complete or not at all. An older native folder of that name is replaced.
+    """Writes a native folder, complete or not at all. An older native folder of that name is replaced, with the
+    programs that were compiled for it.
 
     `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along.
-    Raises CheckpointError if the folder cannot be written, or holds something else.
+    Raises CheckpointError if the folder cannot be written, or holds anything else.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not (folder.is_dir() and (is_native(folder) or not any(folder.iterdir()))):
-        raise CheckpointError(f"{folder}: exists and is no native checkpoint; choose another name or remove it")
+    _check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -72,6 +72,29 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
         if not folder.exists() and (partial / "old").exists():
             os.replace(partial / "old", folder)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Nothing is there, an empty folder, or a native one without a file of somebody else. Raises CheckpointError."""
+    if not folder.exists():
+        return
+    try:
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+        ours = folder.is_dir() and f'"{_FORMAT}"' in (folder / _MANIFEST).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        ours = False
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from None
+    if not there:
+        return
+    if not ours:
+        raise CheckpointError(f"{folder}: exists and is no native checkpoint; choose another name or remove it")
+    own = {_MANIFEST, "config.json", "params", *ASSETS}
+    if foreign := [name for name in there if name not in own and not name.startswith("compiled-")]:
+        raise CheckpointError(
+            f"{folder}: holds {foreign[0]}, which is no part of a checkpoint and would be lost with the one that is "
+            "there; move it away, or choose another name"
+        )
 
 
 def put_file(folder: str | os.PathLike[str], name: str, content: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trocr_jax.datasets.base import Record
+from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.errors import DataError
 
 _MARK = "dataset_info.json"
@@ -32,30 +32,58 @@ def splits(folder: Path) -> list[str]:
         raise DataError(f"{folder / _MARK}: cannot be read ({error}); build the data set again") from None
 
 
-def records(folder: Path, split: str) -> Iterator[Record]:
+def open_split(folder: Path, split: str, *, encoded: str | None = None) -> Any:
+    """The examples of a split by index; its `dataset_info` tells of the features. encoded: the feature whose pictures
+    stay as they are in their files.
+
+    Raises DataError naming what is missing or damaged: the package, the split, a file, or records in it.
+    """
+    try:
+        import tensorflow_datasets as tfds
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError:
+        raise DataError(f"{folder}: ArrayRecord files need an extra: pip install trocr-jax[train]") from None
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        source = builder.as_data_source(split, decoders={encoded: tfds.decode.SkipDecoding()} if encoded else None)
+        asked = {part.partition("[")[0].strip() for part in split.split("+")}  # "train[:10]+test"
+        infos = [info for name, info in builder.info.splits.items() if name in asked]
+        files = [file for info in infos for file in zip(info.filepaths, info.shard_lengths, strict=True)]
+    except Exception as error:  # noqa: BLE001  tfds and array_record raise errors of many kinds
+        raise DataError(f"{folder}: {split} cannot be opened ({error}); copy or build the data set again") from None
+    for path, count in files:
+        try:
+            reader = ArrayRecordReader(str(path))
+            found = reader.num_records()  # 0 of a file that is missing or damaged
+            reader.close()
+            why = f"{found} of its {count} records are there" if found != count else ""
+        except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
+            why = str(error) or "it is cut off"
+        if why:
+            raise DataError(f"{path}: missing or damaged ({why}); copy or build the data set again")
+    return source
+
+
+def records(folder: Path, split: str) -> Iterator[Record | Bad]:
     """The records of a split with the features image (an encoded picture) and text, and perhaps id, writer and page.
 
     Raises DataError naming what is missing: the package, the split, a feature, files that do not hold all records.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise DataError(f"{folder}: ArrayRecord files need an extra: pip install trocr-jax[train]") from None
-    builder = tfds.builder_from_directory(str(folder))
-    features = set(builder.info.features)
+    source = open_split(folder, split, encoded="image")
+    features = set(source.dataset_info.features)
     if not {"image", "text"} <= features:
         raise DataError(f"{folder}: its features are {', '.join(sorted(features))}; image and text are needed")
-    want = builder.info.splits[split].num_examples
-    try:
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
-        raise DataError(f"{folder}: {split} cannot be opened ({error}); build the data set again") from None
-    if len(source) != want:
-        raise DataError(f"{folder}: {len(source)} records of {split} and {want} were built; build it again")
     for index in range(len(source)):
-        fields = source[index]
-        text, id_, writer, page = (_text(fields.get(name, "")) for name in ("text", "id", "writer", "page"))
-        yield Record(id_ or f"{split}-{index:06}", text, fields["image"], writer, page, f"{folder}/{split}#{index}")
+        name = f"{split}-{index:06}"
+        try:
+            fields = source[index]
+            text, id_, writer, page = (_text(fields.get(key, "")) for key in ("text", "id", "writer", "page"))
+        except UnicodeDecodeError as error:
+            yield Bad(name, f"a text that is not UTF-8 ({error})")
+        except Exception as error:  # noqa: BLE001  array_record raises RuntimeError and ValueError
+            yield Bad(name, f"damaged ({error})")
+        else:
+            yield Record(id_ or name, text, fields["image"], writer, page, f"{folder}/{split}#{index}")
 
 
 def _text(value: Any) -> str:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from trocr_jax.errors import SourceError
+from trocr_jax.datasets.array_record import open_split
+from trocr_jax.errors import DataError, SourceError
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.images_in_parquet import image_column
 from trocr_jax.jobs.sources.paths import check_local, check_paths
@@ -63,10 +65,6 @@ def _open(folder: str, split: str) -> Any:
     if not os.path.isdir(folder):
         raise SourceError(f"{folder}: is no folder; give that of a version of a TFDS data set, with its features.json")
     try:
-        import tensorflow_datasets
-    except ImportError:
-        raise SourceError(f"{folder}: needs tensorflow-datasets: pip install trocr-jax[train]") from None
-    try:
-        return tensorflow_datasets.builder_from_directory(folder).as_data_source(split)
-    except Exception as error:
-        raise SourceError(f"{folder}: cannot be read as a data set of ArrayRecord files ({error})") from error
+        return open_split(Path(folder), split)
+    except DataError as error:
+        raise SourceError(str(error)) from error
