@@ -23,7 +23,7 @@ from trocr_jax.checkpoint.parameters import _abstract_model, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import CheckpointError, TrOCRError
+from trocr_jax.errors import CheckpointError, ConfigError, TrOCRError
 from trocr_jax.generation import generate
 from trocr_jax.model import TrOCR
 
@@ -459,7 +459,7 @@ def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):
     assert "of" not in json.loads((folder / "generation_config.json").read_text())
 
 
-def test_folders_of_fine_tuning_that_are_no_model(base, tmp_path):
+def test_folders_of_fine_tuning_that_are_no_model(base, tmp_path, capsys):
     (tmp_path / "runs" / "checkpoint-20").mkdir(parents=True)
     shutil.copy(base / "config.json", tmp_path / "runs" / "checkpoint-20")
     with pytest.raises(CheckpointError, match="holds no model, but its folders do: give one of checkpoint-20"):
@@ -467,6 +467,12 @@ def test_folders_of_fine_tuning_that_are_no_model(base, tmp_path):
     (tmp_path / "runs" / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"holds adapters of PEFT, and no model; save what its merge_and_unload"):
         checkpoint.load(tmp_path / "runs")
+    shutil.copy(base / "config.json", tmp_path / "runs")
+    with pytest.raises(CheckpointError, match=r"holds adapters of PEFT, and no model; save what its merge_and_unload"):
+        checkpoint.load(tmp_path / "runs")
+    shutil.copy(base / "model.safetensors", tmp_path / "runs")
+    checkpoint.load(tmp_path / "runs")
+    assert "adapters of PEFT lie beside the model and are not applied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("end", [6, [6]])
@@ -474,14 +480,15 @@ def test_an_end_that_only_the_generation_config_names(end, base, tmp_path):
     """As models of transformers 5 are saved whose `generation_config` was told of another tokenizer."""
     folder = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
     written = json.loads((folder / "config.json").read_text())
-    for name in ("decoder_start_token_id", "eos_token_id"):
+    for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id"):
         written.pop(name, None)
     (folder / "config.json").write_text(json.dumps(written))
     (folder / "generation_config.json").write_text(
-        json.dumps({"decoder_start_token_id": 4, "eos_token_id": end, "pad_token_id": 1})
+        json.dumps({"decoder_start_token_id": 4, "eos_token_id": end, "pad_token_id": 3, "bos_token_id": 7})
     )
     config = checkpoint.load(folder).config
     assert (config.decoder_start_token_id, config.eos_token_id) == (4, 6)
+    assert (config.pad_token_id, config.bos_token_id) == (3, 7)
     height, width = config.encoder.image_size
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -492,8 +499,47 @@ def test_an_end_that_only_the_generation_config_names(end, base, tmp_path):
     np.testing.assert_array_equal(ours.token_ids[:, 0, : theirs.shape[1]], theirs)
     (folder / "config.json").write_text(json.dumps({**written, "eos_token_id": 2}))
     assert checkpoint.load(folder).config.eos_token_id == 2
-    (folder / "generation_config.json").write_text("[]")
-    assert checkpoint.load(folder).config.decoder_start_token_id == 2
+    (folder / "generation_config.json").write_text('{"bos_token_id": 0}')  # with which `generate` begins
+    assert checkpoint.load(folder).config.decoder_start_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("[]", "generation_config.json: cannot be read .*, and config.json has no decoder_start_token_id"),
+        ("{", "generation_config.json: cannot be read .*, and config.json has no decoder_start_token_id"),
+        (
+            '{"eos_token_id": [2, 6]}',
+            r"generation_config.json: eos_token_id is \[2, 6\]; give one integer",
+        ),
+        ('{"pad_token_id": "1"}', "generation_config.json: pad_token_id is '1'; give one integer"),
+        (
+            '{"decoder_start_token_id": 99999}',
+            "generation_config.json: decoder_start_token_id is 99999",
+        ),
+    ],
+)
+def test_tokens_of_the_generation_config_that_are_none_are_refused(given, said, base, tmp_path):
+    folder = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
+    (folder / "generation_config.json").write_text(given)
+    written = json.loads((folder / "config.json").read_text())
+    own = {"decoder_start_token_id": 2, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps({**written, **own}))
+    assert checkpoint.load(folder).config.eos_token_id == 2  # what config.json has goes before
+    (folder / "config.json").write_text(json.dumps({**written, **dict.fromkeys(own)}))
+    with pytest.raises(ConfigError, match=said):
+        checkpoint.load(folder)
+
+
+def test_a_start_that_no_file_names_is_told(base, tmp_path, capsys):
+    folder = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
+    written = json.loads((folder / "config.json").read_text())
+    for part in (written, written["decoder"]):
+        part.pop("decoder_start_token_id", None)
+    (folder / "config.json").write_text(json.dumps(written))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    checkpoint.load(folder)
+    assert "neither config.json nor generation_config.json has decoder_start_token_id" in capsys.readouterr().err
 
 
 def test_assets_go_along(base, tmp_path):

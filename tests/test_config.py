@@ -125,6 +125,13 @@ def test_token_ids_from_the_top_then_the_decoder():
     assert (read.decoder_start_token_id, read.eos_token_id, read.pad_token_id, read.bos_token_id) == (0, 7, 4, 3)
 
 
+def test_null_pads_with_the_end_as_generate_does():
+    config = changed("", pad_token_id=None, eos_token_id=7)
+    assert TrOCRConfig.from_huggingface(config).pad_token_id == 1
+    config["decoder"] |= {"pad_token_id": None}
+    assert TrOCRConfig.from_huggingface(config).pad_token_id == 7
+
+
 def test_tying_is_the_decoders_choice():
     """transformers writes false at the top level whatever the decoder does."""
     assert TrOCRConfig.from_huggingface(changed("", tie_word_embeddings=False)).decoder.tie_word_embeddings
@@ -146,6 +153,10 @@ def test_tying_is_the_decoders_choice():
         (changed("encoder", head_dim=32), "encoder.head_dim is 32"),
         (changed("decoder", add_cross_attention=False), "decoder.add_cross_attention is false"),
         (changed("decoder", cross_attention_hidden_size=512), "cross_attention_hidden_size is 512"),
+        (
+            changed("decoder", num_attention_heads=3, decoder_attention_heads=4),
+            "decoder_attention_heads is .* and decoder.num_attention_heads is 3",
+        ),
         (changed("decoder", decoder_layers=100_000), "decoder.decoder_layers is 100000; at most"),
         (changed("decoder", d_model=10**12), "decoder.d_model is 1000000000000"),
         (changed("encoder", layer_norm_eps="1e-5"), "encoder.layer_norm_eps is '1e-5'"),

@@ -242,9 +242,28 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=name):
             DecodeConfig.from_generation_config(source)
     (tmp_path / "generation_config.json").write_text(json.dumps({**PUBLISHED, "num_beams": 3}), encoding="utf-8")
+    with pytest.raises(DecodeError, match=r"nowhere\.json: no such file"):
+        DecodeConfig.from_generation_config(tmp_path / "nowhere.json")
     sources: list[Path | str] = [tmp_path, str(tmp_path), tmp_path / "generation_config.json"]
     for folder in sources:
         assert DecodeConfig.from_generation_config(folder).num_beams == 3
+
+
+def test_options_of_before_there_was_a_file_of_their_own(tmp_path: Path) -> None:
+    """transformers reads them in config.json, first at its top level, then in the decoder."""
+    top = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "max_length": 16, "top_k": None, "extra": 1}
+    decoder = {"num_beams": 2, "no_repeat_ngram_size": 3, "max_length": 20, "do_sample": False, "vocab_size": 50}
+    (tmp_path / "config.json").write_text(json.dumps({**top, "decoder": decoder, "encoder": {"min_length": 9}}))
+    theirs = GenerationConfig.from_model_config({**top, "decoder": decoder})
+    found = DecodeConfig.from_generation_config(tmp_path)
+    for name in ("num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"):
+        assert getattr(found, name) == getattr(theirs, name), name
+    assert theirs.max_length is not None
+    assert found.max_new_tokens == theirs.max_length - 1
+    assert found.min_length == 0
+    (tmp_path / "config.json").write_text(json.dumps({"decoder": {"max_time": 1.0}}))
+    with pytest.raises(DecodeError, match=r"max_time is 1\.0"):
+        DecodeConfig.from_generation_config(tmp_path)
 
 
 @pytest.mark.parametrize(

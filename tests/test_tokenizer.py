@@ -333,3 +333,11 @@ def test_saved_settings_name_a_class_that_older_transformers_know(tmp_path):
 def test_alphabets_that_cannot_work(alphabet, message):
     with pytest.raises(TokenizerError, match=message):
         character_tokenizer(alphabet)
+
+
+def test_what_pads_is_no_text_whatever_it_spells() -> None:
+    tokenizer = character_tokenizer("ab")
+    a, b = tokenizer.convert_tokens_to_ids(["a", "b"])
+    rows = np.array([[[a, b, a, a], [b, a, a, a]]])
+    assert decode(tokenizer, rows, [[2, 0]]) == ["ab", ""]
+    assert decode(tokenizer, rows, [[3, 4]]) == ["aba", "baaa"]

@@ -121,6 +121,11 @@ def _read_decoder(values: Any, problems: list[str]) -> DecoderConfig | None:
         return None
     if values.get("add_cross_attention") is False:
         problems.append("decoder.add_cross_attention is false; the decoder of a TrOCR model reads the image through it")
+    for keys, _ in _DECODER.values():
+        given = {key: values[key] for key in keys.split() if values.get(key) is not None}
+        if len(given) > 1 and len({*map(shown, given.values())}) > 1:
+            both = " and ".join(f"decoder.{key} is {shown(value)}" for key, value in given.items())
+            problems.append(f"{both}, which mean the same; leave one out")
     try:
         return DecoderConfig(**_read_fields(values, _DECODER))
     except FieldErrors as error:
@@ -129,7 +134,7 @@ def _read_decoder(values: Any, problems: list[str]) -> DecoderConfig | None:
 
 
 def _read_token_ids(top: Mapping[str, Any], decoder: Any, problems: list[str]) -> dict[str, int]:
-    """Ids stand at the top level, else in the decoder; null is absent."""
+    """Ids stand at the top level, else in the decoder; null is absent, but for the one that pads."""
     decoder = decoder if isinstance(decoder, Mapping) else {}
     found = {}
     for name, default in _TOKEN_IDS.items():
@@ -139,6 +144,9 @@ def _read_token_ids(top: Mapping[str, Any], decoder: Any, problems: list[str]) -
         if not isinstance(value, int) or isinstance(value, bool):
             problems.append(f"{name} is {shown(value)}; give one integer")
         found[name] = value
+    pads = (top.get("pad_token_id"), decoder.get("pad_token_id", _TOKEN_IDS["pad_token_id"]))
+    if pads == (None, None) and decoder.get("use_learned_position_embeddings") is not False:
+        found["pad_token_id"] = found["eos_token_id"]  # as `generate` of transformers
     own = 1 if decoder.get("pad_token_id") is None else decoder["pad_token_id"]
     if decoder.get("use_learned_position_embeddings") is False and own != found["pad_token_id"]:
         problems.append(

@@ -277,7 +277,7 @@ class Recognizer:
             image_processor=self.image_processor,
             cross_attention=self.cross_attention if self.mesh is None else "products",
         ):
-            (text,) = decode_text(self.tokenizer, found.token_ids[:, 0])
+            (text,) = decode_text(self.tokenizer, found.token_ids[:, 0], found.lengths[:, 0])
             if text != shown:
                 yield text
             shown = text
@@ -347,7 +347,7 @@ class Recognizer:
                         yield next(of_images) if error is None else error
 
     def _found(self, decoded: Decoded, *, drawn: bool, choose: Choose) -> list[Recognition]:
-        texts = decode_text(self.tokenizer, decoded.token_ids)
+        texts = decode_text(self.tokenizer, decoded.token_ids, decoded.lengths)
         each = decoded.token_ids.shape[1]
         return [
             recognition(

@@ -73,14 +73,17 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: str | os.PathLi
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Any) -> list[str]:
+def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Any, lengths: Any = None) -> list[str]:
     """Text of each row of int ids [..., T], special tokens left out: equal to `batch_decode(skip_special_tokens=True)`.
 
+    lengths [...]: tokens of each row that count, all if not given. A model may pad with what its tokenizer spells.
     Leading axes are flattened in order. Spaces before punctuation are kept, unless the tokenizer's own
     tokenizer_config.json asks for `clean_up_tokenization_spaces`, as in transformers.
     """
     ids = np.asarray(token_ids)
-    rows = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1])
+    rows: Any = ids.reshape(math.prod(ids.shape[:-1]), ids.shape[-1])
+    if lengths is not None:
+        rows = [row[:length] for row, length in zip(rows, np.asarray(lengths).reshape(-1).tolist(), strict=True)]
     # Given lists, transformers looks at the type of every number. It takes [] for one empty row.
     return tokenizer.batch_decode(rows, skip_special_tokens=True) if len(rows) else []
 

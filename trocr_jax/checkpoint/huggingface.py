@@ -18,12 +18,14 @@ from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, OUTPUT_PROJECTION_KEY, 
 from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.checkpoint.unpickler import read_state_dict
-from trocr_jax.config import TrOCRConfig
-from trocr_jax.errors import CheckpointError
+from trocr_jax.config import TrOCRConfig, shown
+from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.model import TrOCR
 from trocr_jax.quantization import kind_of
+from trocr_jax.say import say
 
-_READERS: tuple[tuple[str, Callable[[Path], dict[str, StoredTensor]]], ...] = (
+_Reader = Callable[[Path], dict[str, StoredTensor]]
+_READERS: tuple[tuple[str, _Reader], ...] = (
     ("model.safetensors", read_safetensors),
     ("pytorch_model.bin", read_state_dict),
 )
@@ -42,34 +44,57 @@ def load_huggingface(folder: str | os.PathLike[str], *, dtype: DTypeLike | None 
 
 def _check_kind(folder: Path) -> None:
     """Raises CheckpointError for folders of fine-tuning that hold no model but are taken for one."""
-    if (folder / "config.json").exists():
-        return
-    if (folder / "adapter_config.json").exists():
+    adapted = (folder / "adapter_config.json").exists()
+    if adapted and not ((folder / "config.json").exists() and _weights(folder)):
         raise CheckpointError(
             f"{folder}: holds adapters of PEFT, and no model; save what its merge_and_unload() returns, and give that "
             "folder"
         )
+    if adapted:
+        say(f"{folder}: adapters of PEFT lie beside the model and are not applied; save what merge_and_unload() gives")
+    if (folder / "config.json").exists():
+        return
     if inner := sorted(path.name for path in folder.glob("checkpoint-*") if (path / "config.json").exists()):
         raise CheckpointError(f"{folder}: holds no model, but its folders do: give one of {', '.join(inner)}")
 
 
+_START = "decoder_start_token_id"
+
+
 def read_config(folder: Path) -> TrOCRConfig:
-    """The configuration in `config.json`, with the first and the last token of `generation_config.json` as far as it
-    has none at its top level: what is set on a model of transformers 5 for `generate` stands there alone, and its
-    decoder keeps its defaults. Raises ConfigError."""
+    """The configuration in `config.json`, with the special tokens of `generation_config.json` as far as it has none at
+    its top level: what is set on a model of transformers 5 for `generate` stands there alone, and its decoder keeps its
+    defaults. As there, texts whose first token that file leaves out begin with its `bos_token_id`. Raises
+    ConfigError."""
     config = TrOCRConfig.from_json(folder / "config.json")
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "generation_config.json"
+    absent = [n for n in (_START, "bos_token_id", "pad_token_id", "eos_token_id") if stated.get(n) is None]
+    ids = _ids_of_generation(path, absent) if absent and path.exists() else {}
+    if not config.decoder.learned_positions:  # which are made for the decoder's
+        ids.pop("pad_token_id", None)
+    if _START in absent and _START not in ids and stated["decoder"].get(_START) is None:
+        begin = f"texts begin with token {config.decoder_start_token_id}"
+        say(f"{folder}: neither config.json nor generation_config.json has {_START}; {begin}")
     try:
-        given = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # whoever asks for its options is told
-        return config
-    if not isinstance(given, dict):
-        return config
-    names = [name for name in ("decoder_start_token_id", "eos_token_id") if stated.get(name) is None]
-    ids: dict[str, Any] = {name: given.get(name) for name in names}
-    ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
-    found: dict[str, Any] = {name: value for name, value in ids.items() if type(value) is int}
-    return replace(config, **found)
+        return replace(config, **ids)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _ids_of_generation(path: Path, names: list[str]) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: given[name] for name in names if given.get(name) is not None}
+        if _START in names and given.get("bos_token_id") is not None:
+            found.setdefault(_START, given["bos_token_id"])
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}), and config.json has no {names[0]}") from None
+    found = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in found.items()}
+    for name, value in found.items():
+        if type(value) is not int:
+            raise ConfigError(f"{path}: {name} is {shown(value)}; give one integer, there or in config.json")
+    return found
 
 
 def from_tensors(
@@ -146,18 +171,21 @@ def save_huggingface(
     write_json(folder / "config.json", config.to_huggingface(dtype=torch_dtype))
 
 
+def _weights(folder: Path) -> tuple[Path, _Reader] | None:
+    """The file of weights, or the index of its shards, and what reads it."""
+    paths = ((folder / f"{name}{end}", reader) for name, reader in _READERS for end in ("", ".index.json"))
+    return next(((path, reader) for path, reader in paths if path.is_file()), None)
+
+
 def read_weights(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a folder by the names in its files, none read yet. Raises CheckpointError."""
-    for name, reader in _READERS:
-        if (folder / name).is_file():
-            return reader(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _read_shards(index, reader)
+    if (found := _weights(folder)) is not None:
+        path, reader = found
+        return _read_shards(path, reader) if path.suffix == ".json" else reader(path)
     others = sorted(path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".onnx", ".ckpt"))
-    found = f"; {', '.join(others)} cannot be used" if others else ""
+    other = f"; {', '.join(others)} cannot be used" if others else ""
     raise CheckpointError(
-        f"{folder}: no weights: expected model.safetensors or pytorch_model.bin, or their .index.json{found}"
+        f"{folder}: no weights: expected model.safetensors or pytorch_model.bin, or their .index.json{other}"
     )
 
 

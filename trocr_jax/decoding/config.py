@@ -99,7 +99,8 @@ class DecodeConfig:
     ) -> DecodeConfig:
         """What `generate` of transformers 5.23 does with a generation_config.json.
 
-        source: its contents, its path, or the folder of a model. `max_length` counts the start token and gives way to
+        source: its contents, its path, or the folder of a model; of one that has no such file, the options in its
+        config.json, where they stood before. `max_length` counts the start token and gives way to
         `max_new_tokens`; with neither, 20 tokens are generated. null means the default. Options of sampling and of
         diverse beams that the others leave without effect are dropped, as is all that does not change the text (cache,
         output_*). The special tokens are those of the model.

@@ -33,6 +33,7 @@ WITHOUT_EFFECT = {
     "output_scores",
     "output_logits",
     "return_dict_in_generate",
+    "return_legacy_cache",
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",
@@ -68,6 +69,7 @@ UNSUPPORTED: dict[str, Any] = {
     "dola_layers": None,
     "constraints": None,
     "force_words_ids": None,
+    "generation_kwargs": {},
 }
 
 
@@ -75,7 +77,7 @@ def read_generation_config(
     source: Mapping[str, Any] | str | os.PathLike[str], *, names: set[str], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The options of DecodeConfig, which `names` lists, that `source` and `overrides` stand for together."""
-    options = {name: value for name, value in _read(source).items() if value is not None}
+    options = {name: value for name, value in _read(source, names).items() if value is not None}
     for name, value in options.items():
         if name in UNSUPPORTED and value != UNSUPPORTED[name]:
             raise DecodeError(f"{name} is {value!r}: it would change the text and is not supported; leave it out")
@@ -108,12 +110,28 @@ def _new_tokens(options: Mapping[str, Any]) -> int:
     return length - 1
 
 
-def _read(source: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+def _read(source: Mapping[str, Any] | str | os.PathLike[str], names: set[str]) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
-    path = Path(source) / FILE if Path(source).is_dir() else Path(source)
+    path = Path(source)
+    if not path.is_dir():
+        return _object(path)
+    if (path / FILE).exists() or not (path / "config.json").exists():
+        return _object(path / FILE)
+    config = _object(path / "config.json")  # of before there was the other
+    parts = [config, config.get("decoder")]
+    known = (names - OURS) | UNSUPPORTED.keys() | {"max_length"}
+    return {
+        name: next((part[name] for part in parts if isinstance(part, Mapping) and part.get(name) is not None), None)
+        for name in known
+    }
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DecodeError(f"{path}: no such file; check the path, or give the options by themselves") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DecodeError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
