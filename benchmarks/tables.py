@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--columns", nargs="*", help="only these columns")
     parser.add_argument("--plot", type=Path, required=True, help="png, svg or pdf")
     options = parser.parse_args()
-    rows = table(options.file.read_text(encoding="utf-8"), options.heading)
+    try:
+        rows = table(options.file.read_text(encoding="utf-8"), options.heading)
+    except (DataError, OSError) as error:
+        parser.error(str(error))
     if options.columns:
         rows = {name: {c: v for c, v in row.items() if c in options.columns} for name, row in rows.items()}
     plot_bars({name: row for name, row in rows.items() if row}, options.plot)

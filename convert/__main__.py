@@ -27,11 +27,11 @@ narrow matrices, norms, biases, positions and the patch embedding stay as stored
 cannot be trained."""
 _VERIFY = """Prints the largest difference at every stage between folder A computed here and folder B computed by
 transformers with PyTorch, in f32 on random pixels and tokens.
-Exit status 1 if the logits differ by more than --atol."""
+Exit status 1 if the logits differ by more than --atol, 2 if they cannot be compared."""
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 done, 1 the model cannot be converted or differs, 2 wrong usage."""
+    """Exit status: 0 done, 1 the model cannot be converted or differs, 2 wrong usage, or `verify` cannot compare."""
     try:
         if arguments[:1] == ["verify"]:
             return _verify(arguments[1:])
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         return _convert(arguments)
     except TrOCRError as error:
         print(f"convert: {error}", file=sys.stderr)
-        return 1
+        return 2 if arguments[:1] == ["verify"] else 1
 
 
 def _convert(arguments: list[str]) -> int:

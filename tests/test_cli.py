@@ -383,8 +383,25 @@ def test_wrong_usage_is_status_2_and_says_why(arguments, named, model, capfd):
     assert messages.startswith("trocr-jax: error: ")
 
 
+def test_none_is_a_word_like_others():
+    asked = ["--prefix", "None", "--allow", "None", "--lexicon", "None", "--output", "None", "--revision", "None"]
+    command = parse(["transcribe", "a.png", *asked])
+    assert isinstance(command, Transcribe)
+    assert (command.constraint.prefix, command.constraint.allow, command.constraint.lexicon) == ("None",) * 3
+    assert (command.output, command.revision) == ("None", "None")
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["read"], ["transcribe", "a.png", "--format", "doc"], ["transcribe", "--nonsense"], ["info"]]
+    "arguments",
+    [
+        [],
+        ["read"],
+        ["transcribe", "a.png", "--format", "doc"],
+        ["transcribe", "a.png", "--format", "None"],
+        ["transcribe", "a.png", "--num-beams", "None"],
+        ["transcribe", "--nonsense"],
+        ["info"],
+    ],
 )
 def test_arguments_that_cannot_be_parsed_are_status_2(arguments, capfd):
     with pytest.raises(SystemExit) as stopped:

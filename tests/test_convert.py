@@ -203,6 +203,7 @@ def test_verify_says_what_is_missing(tmp_path, monkeypatch):
         verify(str(source), str(other), tokens=4)
     with pytest.raises(TrOCRError, match="no such folder"):
         verify(str(source), str(tmp_path / "nowhere"))
+    assert main(["verify", str(source), str(tmp_path / "nowhere")]) == 2  # 1 says that they differ
     (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(TrOCRError, match="other: transformers cannot load it"):
         verify(str(source), str(other), tokens=4)

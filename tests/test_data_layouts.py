@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ from train.data.builders import HuggingFace, Iam, MjSynth, Pages, SceneText, Sro
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.datasets.pages import parse_page
+from trocr_jax.errors import SourceError
+from trocr_jax.jobs.sources.arrow import Arrow
+
+END_OF_ARROW = b"\xff\xff\xff\xff\0\0\0\0"  # https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 
 
 def iam(root: Path) -> Iam:
@@ -244,9 +249,55 @@ def test_hugging_face_parquet_and_saved_to_disk(tmp_path: Path) -> None:
         writer.write_table(raw)
     built = build(HuggingFace(source=tmp_path / "saved", text_column="line"), tmp_path / "arrow")
     assert texts(built, "test") == ["three"]
-    write(saved / "data-00000-of-00001.arrow", b"nothing")
-    with pytest.raises(DataError, match=r"arrow: cannot be read"):
-        build(HuggingFace(source=tmp_path / "saved", text_column="line"), tmp_path / "broken")
+    for content, said in ((b"nothing", "is cut off"), (b"nothing" + END_OF_ARROW, "cannot be read")):
+        write(saved / "data-00000-of-00001.arrow", content)
+        with pytest.raises(DataError, match=rf"arrow: {said}"):
+            build(HuggingFace(source=tmp_path / "saved", text_column="line"), tmp_path / "broken")
+
+
+def test_what_hugging_face_left_out_or_left_behind(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def table(*lines: str) -> Any:
+        return pyarrow.table({"image": [picture()] * len(lines), "text": list(lines), "id": range(len(lines))})
+
+    def saved(name: str, *batches: str) -> Path:
+        path = tmp_path / "saved" / name
+        path.parent.mkdir(exist_ok=True)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table("x").schema) as stream:
+            for line in batches:
+                stream.write_table(table(line))
+        return path
+
+    for number in range(3):
+        saved(f"data-{number:05}-of-00003.arrow", "before")
+    path = saved("data-00000-of-00001.arrow", "one", "two")
+    write(tmp_path / "saved/state.json", b'{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    dataset = HuggingFace(source=tmp_path / "saved")
+    assert [record.text for record in dataset.records()["train"] if isinstance(record, Record)] == ["one", "two"]
+    content = path.read_bytes()
+    end_of_first = len(saved("data-00000-of-00001.arrow", "one").read_bytes()) - len(END_OF_ARROW)
+    for cut in (end_of_first, len(content) - 4):
+        path.write_bytes(content[:cut])
+        with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: is cut off, its end is missing"):
+            build(dataset, tmp_path / "cut")
+        with pytest.raises(SourceError, match=r"data-00000-of-00001\.arrow: is cut off, its end is missing"):
+            list(Arrow((str(tmp_path / "saved"),)).inputs())
+
+    (shards := tmp_path / "in/data").mkdir(parents=True)
+    for number in (0, 2):
+        parquet.write_table(table("a", "b"), shards / f"train-{number:05}-of-00003-abc.parquet")
+    dataset = HuggingFace(source=tmp_path / "in")
+    with pytest.raises(DataError, match=r"missing:\n  - .*data/train-00001-of-00003\.parquet\n"):
+        build(dataset, tmp_path / "out")
+    parquet.write_table(table("a"), shards / "train-00001-of-00003-abc.parquet")
+    found = [record for record in dataset.records()["train"] if isinstance(record, Record)]
+    assert [record.id for record in found] == ["0", "1", "0", "0", "1"]  # 0 is an id too
+    parquet.write_table(table("before"), shards / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"either \*-of-00001 or \*-of-00003 of .*train\*: files of two data sets"):
+        build(dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 PAGE = """<PcGts xmlns="http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15">

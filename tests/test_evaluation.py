@@ -18,6 +18,7 @@ from train.curves import plot_logs, read_log
 from trocr_jax import jobs
 from trocr_jax.cli import Evaluate, main, parse
 from trocr_jax.cli.evaluate import _runs
+from trocr_jax.datasets import Folder
 from trocr_jax.errors import DataError, OutputError, SourceError
 from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.protocols import STR_SETS, open_protocol
@@ -178,11 +179,21 @@ def test_page_xml(tmp_path):
     assert [s.row for s in samples] == [line.id for line in jobs.open_source([str(tmp_path)], "pages").inputs()]
 
 
+def test_urls_are_for_jobs_alone(tmp_path):
+    picture(tmp_path / "0.png")
+    (tmp_path / "test.tsv").write_text("0.png\tline 0\ns3://bucket/1.png\tline 1\n")
+    (bad,) = open_samples(tmp_path).left_out
+    assert bad.reason == "the picture is s3://bucket/1.png; only `trocr-jax jobs run` reads URLs; copy the files here"
+    for url in ("http://127.0.0.1/lines", "s3://bucket/lines"):
+        with pytest.raises(DataError, match="no such folder or file; only `trocr-jax jobs run` reads URLs"):
+            open_samples(Path(url))
+        with pytest.raises(DataError, match="not a folder; only `trocr-jax jobs run` reads URLs"):
+            Folder(source=Path(url)).check()
+
+
 def test_array_records(tmp_path):
     data = pytest.importorskip("train.data.build")
     source = folder_of(tmp_path / "source", {f"{i}.png": f"line {i}" for i in range(5)})
-    from train.data.builders import Folder
-
     data.build(Folder(source=source), tmp_path / "built")
     samples = open_samples(tmp_path / "built").samples
     assert sorted(s.reference for s in samples) == [f"line {i}" for i in range(5)]
@@ -195,8 +206,6 @@ def test_array_records(tmp_path):
 def test_damage_to_array_records_is_named_and_costs_the_lines_in_it(tmp_path):
     data = pytest.importorskip("train.data.build")
     source = folder_of(tmp_path / "source", {f"{i}.png": f"line {i}" for i in range(5)})
-    from train.data.builders import Folder
-
     built = data.build(Folder(source=source), tmp_path / "built").folder
     (shard,) = built.glob("*.array_record-*")
     content = shard.read_bytes()

@@ -608,6 +608,12 @@ def test_wrong_usage_is_refused(tmp_path: Path):
         open_source([str(tmp_path)], path_column="a")
     with pytest.raises(SourceError, match="no such file or folder"):
         open_source([str(tmp_path / "missing")])
+    (tmp_path / "some.tar").touch()
+    (tmp_path / "lines.csv").mkdir()
+    assert open_source([str(tmp_path), str(tmp_path / "lines.csv")]).kind == "folder"
+    with pytest.raises(JobError, match=r"some\.tar: is of the kind tar by its name, and .* of the kind folder; a job"):
+        open_source([str(tmp_path), str(tmp_path / "some.tar")])
+    assert open_source([str(tmp_path), str(tmp_path / "some.tar")], "tar").kind == "tar"
 
 
 @pytest.mark.parametrize("name", ["lines.tar.gz", "lines.arrow", "list.jsonl.gz", "lines.array_record-00000-of-00001"])

@@ -328,7 +328,11 @@ def main(arguments: list[str]) -> int:
     commands = named | {"vocabulary": vocabulary, "compile": compile_}
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m train", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+            commands,
+            prog="python -m train",
+            description="`python -m train data build NAME` writes data sets to train on.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
     except Exception as error:
         from trocr_jax.errors import TrOCRError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import tyro
 from train.data.builders import DATASETS, Dataset
 from trocr_jax.errors import DataError, TrOCRError
 
-_USAGE = f"usage: python -m train data build {{{','.join(DATASETS)}}} --source DIR --output DIR [--help]"
+_USAGE = (
+    f"usage: python -m train data build {{{','.join(DATASETS)}}} --source DIR --output DIR\n"
+    "       python -m train data build NAME --help lists the options of a data set"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +63,10 @@ def main(arguments: list[str]) -> int:
         return dataset, writing
 
     command.__annotations__.update(dataset=DATASETS[name], writing=Writing)
-    prefixes = (tyro.conf.OmitArgPrefixes,)
+    prefixes = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     program = f"python -m train data build {name}"
     dataset, writing = tyro.cli(command, args=arguments[2:], prog=program, config=prefixes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half built goes
     try:
         build(dataset, writing)
     except TrOCRError as error:

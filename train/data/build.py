@@ -186,17 +186,27 @@ class _ArrayRecords(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("the splits generate themselves")
 
 
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def _write(name: str, splits: dict[str, _Split], output: Path, scratch: Path) -> None:
     """scratch: where tensorflow-datasets would put what it downloads."""
     settings = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
     tfds.disable_progress_bar()
     made = [folder for folder in (output / name, output) if not folder.exists()]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of a download that does not happen
+        # It tells of a download that does not happen, and leaves an empty folder among the temporary ones.
+        with contextlib.redirect_stdout(io.StringIO()), _temporary(scratch):
             _ArrayRecords(name, splits, output).download_and_prepare(
                 download_dir=str(scratch / "downloads"), download_config=settings
             )
-    except Exception as error:
+    except BaseException as error:  # a stop too
         for empty in made:
             with contextlib.suppress(OSError):  # there is more in it
                 empty.rmdir()

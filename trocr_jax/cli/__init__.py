@@ -31,7 +31,8 @@ FAILED = 4
 
 _INPUTS = (
     "Image files; folders, of which every image is read, those of folders below too, sorted by name, hidden ones left "
-    "out; quoted patterns such as 'scans/*.png', where ** is any depth; - for a list of files on stdin, one a line."
+    "out; quoted patterns such as 'scans/*.png', where ** is any depth; - for a list of files on stdin, one a line. "
+    "Of a file with several pages the first is read; `jobs run --source tiff` reads all."
 )
 _JOBS = "Bulk transcription in a job folder: planned, resumable, shared by any number of processes and hosts."
 _OUTPUT = "File to write. It appears when it is complete."
@@ -58,10 +59,13 @@ class Transcribe(Reading):
     min_confidence: Annotated[float | None, argument("P", REVIEW, "(default: no column)")] = None
 
 
-_SOURCES = (
+_LINES = (
     "A folder of lines with a list of what they say (tsv, csv or jsonl), or such a list; a folder of PAGE or ALTO "
-    "files; a data set in ArrayRecord files; with --protocol the folder of a published data set; with --references the "
-    "JSONL files or job folders of finished runs, to be compared."
+    "files; a data set in ArrayRecord files"
+)
+_SOURCES = (
+    f"{_LINES}; with --protocol the folder of a published data set; with --references the JSONL files or job folders "
+    "of finished runs, to be compared."
 )
 _RUN = (
     "A run beside others, such as 'beams: --num-beams 4' or 'small: --model DIR': a name and options of transcribe. "
@@ -123,7 +127,7 @@ class Calibrate:
     The lines should be like those that will be read, and none that the model was trained on or is scored on.
     """
 
-    sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCES, "(required)")]] = ()
+    sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", f"{_LINES}.", "(required)")]] = ()
     model: Annotated[str, argument("MODEL", MODEL, "(default: tiny-printed)")] = "tiny-printed"
     revision: Annotated[str | None, argument("NAME", REVISION, "(default: main)")] = None
     output: Annotated[
@@ -279,7 +283,7 @@ def _give_up_stdout() -> None:
 def parse(args: Sequence[str]) -> Command:
     """The command that the arguments ask for. Raises SystemExit with status 2 if they cannot be parsed."""
     description = f"Reads images of text lines. trocr-jax {_version()}; --version prints that alone."
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     return tyro.cli(_Command, prog="trocr-jax", description=description, args=args, config=config)
 
 

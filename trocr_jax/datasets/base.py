@@ -12,6 +12,14 @@ from trocr_jax.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 
 
+LOCAL = "only `trocr-jax jobs run` reads URLs; copy the files here"
+
+
+def of_url(path: Path) -> bool:
+    """Whether a path was made of a URL, which loses one of its slashes."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
+
+
 @dataclass(frozen=True)
 class Record:
     """A line as found: `image` is the bytes of an encoded picture, or the file that holds them; `id` is unique in its
@@ -65,7 +73,8 @@ class Dataset(ABC):
     def check(self) -> None:
         """Raises DataError naming everything that is missing, or each count that is not the published one."""
         if not self.source.is_dir():
-            raise DataError(f"{self.source}: not a folder; put the files of {self.name} there. {self.where}")
+            do = f"put the files of {self.name} there. {self.where}"
+            raise DataError(f"{self.source}: not a folder; {LOCAL if of_url(self.source) else do}")
         if missing := self.missing():
             listed = "".join(f"\n  - {line}" for line in missing)
             raise DataError(f"{self.source}: {self.name} is not complete; missing:{listed}\n{self.where}")

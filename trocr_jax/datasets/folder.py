@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, read_text, rows_of, split_name
+from trocr_jax.datasets.base import LOCAL, Bad, Dataset, Record, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
 SUFFIXES = (".jsonl", ".tsv", ".csv")
@@ -57,6 +57,9 @@ class Folder(Dataset):
             if image is None or text is None:
                 wanted = ("picture", _IMAGE) if image is None else ("text", _TEXT)
                 yield Bad(f"{path.name}:{number}", _missing(row, *wanted))
+                continue
+            if "://" in image:
+                yield Bad(f"{path.name}:{number}", f"the picture is {image}; {LOCAL}")
                 continue
             writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
             own = row.get("id")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trocr_jax.datasets import Bad, Dataset, Folder, Pages, Record, array_record
+from trocr_jax.datasets.base import LOCAL, of_url
 from trocr_jax.errors import DataError, DecodeError
 from trocr_jax.evaluated import Sample, Samples
 
@@ -27,7 +28,8 @@ def open_samples(source: Path, *, split: str | None = None, limit: int | None = 
             raise DataError(f"{source}: a list has no splits; leave --split {split} out, or give the list's folder")
         return collect(str(source), Folder(source=source.parent).read(source), limit=limit)
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder or file; give a folder of lines with a list of what they say")
+        do = LOCAL if of_url(source) else "give a folder of lines with a list of what they say"
+        raise DataError(f"{source}: no such folder or file; {do}")
     if (built := array_record.find(source)) is not None:
         name = choose(source, {name: name for name in array_record.splits(built)}, split)[0]
         return collect(f"{source} ({name})", array_record.records(built, name), limit=limit)

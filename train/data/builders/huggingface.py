@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Dataset, Record, split_name
+from trocr_jax.datasets.saved import arrow_files, check_whole
 
 _TEXT = ("text", "transcription", "label", "ground_truth", "sentence", "words")
 _IMAGE = ("image", "img", "picture", "line_image", "image_bytes")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5}).*$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,9 @@ class HuggingFace(Dataset):
     )
 
     def missing(self) -> list[str]:
-        return [] if self._shards() else ["*.parquet, or data-*.arrow with state.json (of save_to_disk)"]
+        if not self._shards():
+            return ["*.parquet, or data-*.arrow with state.json (of save_to_disk)"]
+        return _missing_shards(self.source.rglob("*.parquet"))
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
         return {split: self._split(split, paths) for split, paths in self._shards().items()}
@@ -47,10 +50,9 @@ class HuggingFace(Dataset):
             inside = path.parent.relative_to(self.source).parts
             in_folder = bool(inside) and inside[-1] != "data" and re.fullmatch(r"\d*", stem) is not None
             found.setdefault(split_name(inside[-1] if in_folder else stem), []).append(path)
-        for path in sorted(self.source.rglob("*.arrow")):
-            if not path.name.startswith("cache-"):  # left behind by dataset.map
-                inside = path.parent.relative_to(self.source).parts
-                found.setdefault(split_name(inside[-1]) if inside else "train", []).append(path)
+        for path in map(Path, arrow_files(str(self.source))):
+            inside = path.parent.relative_to(self.source).parts
+            found.setdefault(split_name(inside[-1]) if inside else "train", []).append(path)
         return found
 
     def _split(self, split: str, paths: list[Path]) -> Iterator[Record | Bad]:
@@ -69,7 +71,9 @@ class HuggingFace(Dataset):
                         yield Bad(name, f"{path.name}: {what}")
                         continue
                     writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
-                    yield Record(str(row.get("id") or name), row[text], found, writer=writer, page=page)
+                    own = row.get("id")
+                    id_ = name if own is None or own == "" else str(own)
+                    yield Record(id_, row[text], found, writer=writer, page=page)
 
     def _column(self, path: Path, names: list[str], kind: str) -> str:
         wanted = self.image_column if kind == "image" else self.text_column
@@ -80,6 +84,24 @@ class HuggingFace(Dataset):
                 f"{path}: no column {' or '.join(map(repr, usual))} among {names}; name it with --{kind}-column"
             )
         return found
+
+
+def _missing_shards(paths: Iterable[Path]) -> list[str]:
+    """What lacks of the files that count themselves, train-00000-of-00002.parquet, a line each."""
+    found: dict[Path, dict[int, set[int]]] = {}  # what they count -> how many there are -> those that are there
+    for path in paths:
+        if number := _SHARD.search(path.stem):
+            counted = found.setdefault(path.with_name(path.stem[: number.start()]), {})
+            counted.setdefault(int(number[2]), set()).add(int(number[1]))
+    lacking = list[str]()
+    for what, counted in sorted(found.items()):
+        if len(counted) > 1:
+            totals = " or ".join(f"*-of-{total:05}" for total in sorted(counted))
+            lacking.append(f"either {totals} of {what}*: files of two data sets are there; remove those of one")
+        else:
+            ((total, there),) = counted.items()
+            lacking += [f"{what}-{n:05}-of-{total:05}.parquet" for n in range(total) if n not in there]
+    return lacking
 
 
 def _batches(path: Path) -> Iterator[Any]:
@@ -93,6 +115,7 @@ def _batches(path: Path) -> Iterator[Any]:
             with pyarrow.parquet.ParquetFile(path) as file:
                 yield from file.iter_batches(batch_size=256)
         else:  # `datasets` writes the streaming format
+            check_whole(str(path))
             with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
                 yield from reader
     except (pyarrow.ArrowException, OSError) as error:

@@ -74,7 +74,7 @@ def open_source(arguments: Sequence[str], kind: str | None = None, **options: An
     """
     if not arguments:
         raise JobError("no source: give folders, patterns, a manifest or archives (see --help)")
-    kind = _kind(arguments[0]) if kind is None else kind
+    kind = _kind_of_all(arguments) if kind is None else kind
     given = {name: value for name, value in options.items() if value is not None}
     return _make({"kind": kind, "paths": tuple(arguments), **given})
 
@@ -103,6 +103,19 @@ def _make(fields: dict[str, Any]) -> Source:
             f"{', '.join(options) or 'none'}"
         )
     return cast(Source, made(**fields))
+
+
+def _kind_of_all(arguments: Sequence[str]) -> str:
+    """That of the first. Raises JobError for another one whose name says that it is of another kind."""
+    kind = _kind(arguments[0])
+    for argument in arguments[1:]:
+        other = _SUFFIXES.get(os.path.splitext(argument)[1].lower(), kind)
+        if other != kind and not files.is_folder(argument):
+            raise JobError(
+                f"{argument}: is of the kind {other} by its name, and {arguments[0]} of the kind {kind}; a job reads "
+                "sources of one kind: leave one out, or say with --source what they are"
+            )
+    return kind
 
 
 def _kind(argument: str) -> str:

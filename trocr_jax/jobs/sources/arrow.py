@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, ClassVar
 
-from trocr_jax.errors import SourceError
+from trocr_jax.datasets.saved import arrow_files, check_whole
+from trocr_jax.errors import DataError, SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.images_in_parquet import check_column, encoded, image_column
@@ -29,11 +28,8 @@ class Arrow:
     def inputs(self) -> Iterator[Input]:
         check_local(self.paths, "copy it here, or save it as Parquet (Dataset.to_parquet), which is read by URL")
         for folder in self.paths:
-            found = list[str]()
-            of_splits = [path for split in _splits(folder) for path in _arrows(split)]
-            for parent, paths in groupby(of_splits, os.path.dirname):
-                names = _saved(parent)
-                found += [path for path in paths if names is None or os.path.basename(path) in names]
+            with files.listing(folder), _as_source():
+                found = arrow_files(folder)
             if not found:
                 raise SourceError(f"{folder}: no .arrow files; give a folder that save_to_disk wrote")
             for path in found:
@@ -55,42 +51,12 @@ class Arrow:
         check_paths(self.paths)
 
 
-def _arrows(folder: str) -> list[str]:
-    paths = (path for path in files.below(folder) if path.endswith(".arrow"))
-    return sorted(path for path in paths if not os.path.basename(path).startswith("cache-"))
-
-
-def _splits(folder: str) -> list[str]:
-    """The folders of a data set's splits that its dataset_dict.json names, itself where there is none: others may have
-    been left from before. Raises SourceError if one of them is missing."""
-    listed = os.path.join(folder, "dataset_dict.json")
+@contextmanager
+def _as_source() -> Iterator[None]:
     try:
-        with open(listed, encoding="utf-8") as file:
-            splits = [os.path.join(folder, name) for name in json.load(file)["splits"]]
-    except FileNotFoundError:
-        return [folder]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{listed}: cannot be read ({error}); save the data set again") from error
-    if missing := [split for split in splits if not os.path.isdir(split)]:
-        raise SourceError(f"{missing[0]}: is missing, which dataset_dict.json names; save the data set again")
-    return sorted(splits)
-
-
-def _saved(folder: str) -> set[str] | None:
-    """The names of a folder's files that its state.json names, None where it names none: a data set that was saved
-    there before may have left others. Raises SourceError if one of them is missing."""
-    try:
-        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
-            if (listed := json.load(file).get("_data_files")) is None:
-                return None
-        names = {one["filename"] for one in listed}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{folder}/state.json: cannot be read ({error}); save the data set again") from error
-    if missing := sorted(name for name in names if not os.path.exists(os.path.join(folder, name))):
-        raise SourceError(f"{folder}/{missing[0]}: is missing, which state.json names; save the data set again")
-    return names
+        yield
+    except DataError as error:
+        raise SourceError(str(error)) from error
 
 
 @lru_cache(4)
@@ -99,6 +65,8 @@ def _open(path: str) -> Any:
         import pyarrow
     except ImportError:
         raise SourceError(f"{path}: Arrow files need pyarrow: pip install trocr-jax[parquet]") from None
+    with _as_source():
+        check_whole(path)
     try:
         return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()  # mapped, not loaded
     except pyarrow.ArrowInvalid as error:
