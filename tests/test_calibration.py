@@ -152,14 +152,24 @@ def test_every_confidence_of_a_recognition_is_mapped():
 
 
 def test_what_counts_as_right():
-    assert kept_characters("modern", "modem") == [True, True, True, True, False]
+    assert kept_characters("modern", "modem") == [0, 1, 2, 3, None]
     found = judge(["the cat sat", "x"], [recognition("the cut sat"), recognition("x")])
     assert found.line.right == [False, True]
     assert found.line.log_probs[1] == pytest.approx(2 * math.log(0.5))
     assert found.word.right == [True, False, True, True]
     assert found.word.log_probs[0] == pytest.approx(3 * math.log(0.5))
     assert found.character.right.count(False) == 1
-    assert judge(["ab c"], [recognition("a b c")]).word.right == [False, False, True]  # "a" and "b" are no words of it
+    for reference, text, right in (
+        ("ab c", "a b c", [False, False, True]),  # "a" and "b" are no words of it
+        ("say hello now", "say helo now", [True, False, True]),
+        ("Xfoo bar", "foo bar", [False, True]),
+        ("foo bars", "foo bar", [True, False]),
+        ("to morrow", "tomorrow", [False]),
+        ("say hello there now", "say hello now", [True, True, True]),
+        ("one, two", "one two", [False, True]),
+        ("", "x", [False]),
+    ):
+        assert judge([reference], [recognition(text)]).word.right == right, (reference, text)
 
 
 def test_a_file_reads_back_and_a_damaged_one_is_named(tmp_path):

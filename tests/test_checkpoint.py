@@ -23,7 +23,7 @@ from trocr_jax.checkpoint.parameters import _abstract_model, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import CheckpointError, ConfigError, TrOCRError
+from trocr_jax.errors import CheckpointError, ConfigError, DecodeError, TrOCRError
 from trocr_jax.generation import generate
 from trocr_jax.model import TrOCR
 
@@ -535,7 +535,8 @@ def test_a_start_that_no_file_names_is_told(base, tmp_path, capsys):
     folder = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
     written = json.loads((folder / "config.json").read_text())
     for part in (written, written["decoder"]):
-        part.pop("decoder_start_token_id", None)
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            part.pop(name, None)
     (folder / "config.json").write_text(json.dumps(written))
     (folder / "generation_config.json").unlink(missing_ok=True)
     checkpoint.load(folder)
@@ -556,6 +557,27 @@ def test_assets_go_along(base, tmp_path):
     assert not (tmp_path / "native" / "private.txt").exists()
     checkpoint.save_huggingface(model, tmp_path / "bare")
     assert json.loads((tmp_path / "bare" / "generation_config.json").read_text())["decoder_start_token_id"] == 2
+
+
+def test_options_of_a_config_json_go_along(base, tmp_path):
+    source = copy_of(base, tmp_path / "model", lambda new: shutil.copy(base / "model.safetensors", new))
+    (source / "generation_config.json").unlink(missing_ok=True)
+    with pytest.raises(DecodeError, match=r"generation_config\.json: no such file"):
+        DecodeConfig.from_generation_config(source)
+    written = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**written, "num_beams": 4, "max_length": 16, "bos_token_id": 3}))
+    model = checkpoint.load(source)
+    checkpoint.save(model, tmp_path / "native", assets=source)
+    checkpoint.save_huggingface(model, tmp_path / "back", assets=tmp_path / "native")
+    for folder in (source, tmp_path / "native", tmp_path / "back"):
+        found = DecodeConfig.from_generation_config(folder)
+        assert (found.num_beams, found.max_new_tokens) == (4, 15)
+    ids = json.loads((tmp_path / "back" / "generation_config.json").read_text())
+    assert ids["decoder_start_token_id"] == model.config.decoder_start_token_id
+    for part in (written, written["decoder"]):
+        part.pop("decoder_start_token_id", None)
+    (source / "config.json").write_text(json.dumps({**written, "bos_token_id": 3}))
+    assert checkpoint.load(source).config.decoder_start_token_id == 3  # as of transformers
 
 
 def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkeypatch):
@@ -581,7 +603,7 @@ def test_native_folder_is_replaced_whole_and_nothing_else(base, tmp_path, monkey
     (foreign / "params").mkdir(parents=True)
     (foreign / "MANIFEST.json").write_text('{"a": 1}')
     (foreign / "cat.png").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="exists and is no native checkpoint"):
+    with pytest.raises(CheckpointError, match="is a damaged native checkpoint, or none; choose another name or remove"):
         checkpoint.save(model, foreign)
     assert (foreign / "cat.png").exists()
     with pytest.raises(CheckpointError, match=r"cat\.png: exists and is no native checkpoint"):

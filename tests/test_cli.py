@@ -129,7 +129,7 @@ def test_an_image_on_stdin_is_no_list_of_paths(model, lines, texts, capfd, monke
     assert main(["transcribe", "-", "--model", model]) == 1
     output, messages = capfd.readouterr()
     assert output == f"{texts[0]}\n\n"
-    assert "-: stdin holds what is no path; give paths on it, one a line" in messages
+    assert "-: stdin holds a NUL; give paths one a line" in messages
 
 
 def test_urls_are_for_jobs(model, capfd):

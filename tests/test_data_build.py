@@ -154,7 +154,7 @@ def test_damage_to_a_built_data_set_is_noticed(folder: Path) -> None:
         records.open(built.folder, "train")
     shard.write_bytes(content)
     (features := built.folder / "features.json").rename(features.with_suffix(".gone"))
-    with pytest.raises(DataError, match="train cannot be opened"):
+    with pytest.raises(DataError, match="cannot be opened"):
         records.open(built.folder, "train")
     (built.folder / "build.json").write_text("{")
     with pytest.raises(DataError, match="build the data set again"):

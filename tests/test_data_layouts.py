@@ -285,18 +285,35 @@ def test_what_hugging_face_left_out_or_left_behind(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=r"data-00000-of-00001\.arrow: is cut off, its end is missing"):
             list(Arrow((str(tmp_path / "saved"),)).inputs())
 
+    path.unlink()  # the only one that state.json names
+    for left in (tmp_path / "saved").glob("*.arrow"):
+        left.unlink()
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: is missing, which state\.json names"):
+        build(dataset, tmp_path / "lost")
+    (tmp_path / "saved/state.json").unlink()
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table("x").schema) as writer:
+        writer.write_table(table("one"))
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: is in Arrow's file format; save it with"):
+        build(dataset, tmp_path / "format")
+
     (shards := tmp_path / "in/data").mkdir(parents=True)
     for number in (0, 2):
         parquet.write_table(table("a", "b"), shards / f"train-{number:05}-of-00003-abc.parquet")
     dataset = HuggingFace(source=tmp_path / "in")
-    with pytest.raises(DataError, match=r"missing:\n  - .*data/train-00001-of-00003\.parquet\n"):
+    with pytest.raises(DataError, match=r"missing:\n  - .*data/train-00001-of-00003\.parquet, or --partial\n"):
         build(dataset, tmp_path / "out")
     parquet.write_table(table("a"), shards / "train-00001-of-00003-abc.parquet")
     found = [record for record in dataset.records()["train"] if isinstance(record, Record)]
     assert [record.id for record in found] == ["0", "1", "0", "0", "1"]  # 0 is an id too
-    parquet.write_table(table("before"), shards / "train-00000-of-00001.parquet")
-    with pytest.raises(DataError, match=r"either \*-of-00001 or \*-of-00003 of .*train\*: files of two data sets"):
-        build(dataset, tmp_path / "out")
+    (shards / "train-00001-of-00003-abc.parquet").unlink()
+    part = HuggingFace(source=tmp_path / "in", partial=True)
+    part.check()
+    assert len(list(part.records()["train"])) == 4
+    for other in ("train-00000-of-00003-def.parquet", "train-00000-of-00003.parquet", "train-00000-of-00001.parquet"):
+        parquet.write_table(table("before"), shards / other)
+        with pytest.raises(DataError, match=rf"which of two data sets .*train\* is, of .*{other}"):
+            build(part, tmp_path / "out")
+        (shards / other).unlink()
     assert not (tmp_path / "out").exists()
 
 

@@ -218,9 +218,14 @@ def test_damage_to_array_records_is_named_and_costs_the_lines_in_it(tmp_path):
     for attempt in (lambda: open_samples(built), lambda: list(Tfds((str(built),)).inputs())):
         with pytest.raises((DataError, SourceError), match=rf"{shard.name}: missing or damaged \(it is cut off\)"):
             attempt()
+    for split in ("train", "all", "train[:2]"):
+        with pytest.raises(SourceError, match=rf"{shard.name}: missing or damaged"):
+            list(Tfds((str(built),), split=split).inputs())
+    with pytest.raises(SourceError, match=r"no split 'nope' \(.*\); it has train"):
+        list(Tfds((str(built),), split="nope").inputs())
     shard.write_bytes(content)
     (built / "features.json").unlink()
-    with pytest.raises(DataError, match=r"train cannot be opened .*; copy or build the data set again"):
+    with pytest.raises(DataError, match=r"1.0.0: cannot be opened .*; copy or build the data set again"):
         open_samples(built)
 
 

@@ -61,7 +61,7 @@ def _listed(stdin: IO[bytes]) -> Iterator[Input]:
     try:
         for line in stdin:
             if b"\0" in line:
-                yield Input("-", "-: stdin holds what is no path; give paths on it, one a line, not an image itself")
+                yield Input("-", "-: stdin holds a NUL; give paths one a line (find without -print0), no image itself")
                 return
             if path := line.rstrip(b"\r\n"):
                 yield Input(os.fsdecode(path))

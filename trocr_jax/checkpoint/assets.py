@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from trocr_jax.config import TrOCRConfig
+from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.config_huggingface import options_before
 from trocr_jax.errors import CheckpointError
 
-CALIBRATION = "calibration.json"
+CALIBRATION, GENERATION = "calibration.json", "generation_config.json"
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -24,7 +28,7 @@ TOKENIZER = (
     "tokenizer.model",
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-ASSETS = (*TOKENIZER, *PROCESSOR, "generation_config.json", CALIBRATION)
+ASSETS = (*TOKENIZER, *PROCESSOR, GENERATION, CALIBRATION)
 
 
 def copy_assets(source: Path, folder: Path) -> list[str]:
@@ -41,6 +45,17 @@ def copy_assets(source: Path, folder: Path) -> list[str]:
                 raise CheckpointError(f"{folder / name}: cannot be written ({error})") from None
             copied.append(name)
     return copied
+
+
+def token_ids(config: TrOCRConfig) -> dict[str, int]:
+    """The special tokens of a model, as generation_config.json has them."""
+    names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(config, name) for name in names}
+
+
+def older_options(source: Path) -> dict[str, Any]:
+    """What a folder without a generation_config.json has of it in its config.json."""
+    return options_before(source, {field.name for field in fields(DecodeConfig)})
 
 
 def remove(path: Path) -> None:

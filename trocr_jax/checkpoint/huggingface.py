@@ -13,7 +13,17 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from trocr_jax.checkpoint.assets import CALIBRATION, PROCESSOR, TOKENIZER, copy_assets, remove, write_json
+from trocr_jax.checkpoint.assets import (
+    CALIBRATION,
+    GENERATION,
+    PROCESSOR,
+    TOKENIZER,
+    copy_assets,
+    older_options,
+    remove,
+    token_ids,
+    write_json,
+)
 from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, OUTPUT_PROJECTION_KEY, canonical_key, stored_name
 from trocr_jax.checkpoint.parameters import StoredTensor, Target, build, parameters, report
 from trocr_jax.checkpoint.safetensors_file import read_safetensors, write_safetensors
@@ -64,13 +74,17 @@ _START = "decoder_start_token_id"
 def read_config(folder: Path) -> TrOCRConfig:
     """The configuration in `config.json`, with the special tokens of `generation_config.json` as far as it has none at
     its top level: what is set on a model of transformers 5 for `generate` stands there alone, and its decoder keeps its
-    defaults. As there, texts whose first token that file leaves out begin with its `bos_token_id`. Raises
-    ConfigError."""
+    defaults. As there, texts whose first token no file names begin with `bos_token_id`, of that file if it is there.
+    Raises ConfigError."""
     config = TrOCRConfig.from_json(folder / "config.json")
     stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    path = folder / "generation_config.json"
+    path = folder / GENERATION
     absent = [n for n in (_START, "bos_token_id", "pad_token_id", "eos_token_id") if stated.get(n) is None]
-    ids = _ids_of_generation(path, absent) if absent and path.exists() else {}
+    ids: dict[str, Any] = {}
+    if absent and path.exists():
+        ids = _ids_of_generation(path, absent)
+    elif _START in absent and stated["decoder"].get(_START) is None and _has_bos(stated):
+        ids = {_START: config.bos_token_id}
     if not config.decoder.learned_positions:  # which are made for the decoder's
         ids.pop("pad_token_id", None)
     if _START in absent and _START not in ids and stated["decoder"].get(_START) is None:
@@ -80,6 +94,10 @@ def read_config(folder: Path) -> TrOCRConfig:
         return replace(config, **ids)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _has_bos(stated: Mapping[str, Any]) -> bool:
+    return any(part.get("bos_token_id") is not None for part in (stated, stated["decoder"]))
 
 
 def _ids_of_generation(path: Path, names: list[str]) -> dict[str, Any]:
@@ -164,9 +182,8 @@ def save_huggingface(
                 remove(folder / name)
     if CALIBRATION not in copied:
         remove(folder / CALIBRATION)
-    if "generation_config.json" not in copied:
-        names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
-        write_json(folder / "generation_config.json", {name: getattr(config, name) for name in names})
+    if GENERATION not in copied:
+        write_json(folder / GENERATION, token_ids(config) | ({} if assets is None else older_options(Path(assets))))
     torch_dtype = torch_dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
     write_json(folder / "config.json", config.to_huggingface(dtype=torch_dtype))
 

@@ -23,7 +23,15 @@ import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_quantized import DTYPES
-from trocr_jax.checkpoint.assets import ASSETS, CALIBRATION, copy_assets
+from trocr_jax.checkpoint.assets import (
+    ASSETS,
+    CALIBRATION,
+    GENERATION,
+    copy_assets,
+    older_options,
+    token_ids,
+    write_json,
+)
 from trocr_jax.checkpoint.parameters import Rounded, StoredTensor, Target, build, parameters, report
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
@@ -61,7 +69,9 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
         _write_parameters(written / "params", model)
         (written / "config.json").write_text(model.config.to_json(), encoding="utf-8")
         if assets is not None:
-            copy_assets(Path(assets), written)
+            copied = copy_assets(Path(assets), written)
+            if GENERATION not in copied and (options := older_options(Path(assets))):
+                write_json(written / GENERATION, token_ids(model.config) | options)
         (written / _MANIFEST).write_text(_manifest_text(_hashes(written, _files(written))), encoding="utf-8")
         if folder.exists():
             os.replace(folder, partial / "old")
@@ -88,7 +98,8 @@ def _check_replaceable(folder: Path) -> None:
     if not there:
         return
     if not ours:
-        raise CheckpointError(f"{folder}: exists and is no native checkpoint; choose another name or remove it")
+        what = "is a damaged native checkpoint, or none" if is_native(folder) else "exists and is no native checkpoint"
+        raise CheckpointError(f"{folder}: {what}; choose another name or remove it")
     own = {_MANIFEST, "config.json", "params", *ASSETS}
     if foreign := [name for name in there if name not in own and not name.startswith("compiled-")]:
         raise CheckpointError(

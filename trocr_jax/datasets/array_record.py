@@ -45,13 +45,21 @@ def open_split(folder: Path, split: str, *, encoded: str | None = None) -> Any:
         raise DataError(f"{folder}: ArrayRecord files need an extra: pip install trocr-jax[train]") from None
     try:
         builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # noqa: BLE001  of many kinds
+        raise DataError(f"{folder}: cannot be opened ({error}); copy or build the data set again") from None
+    try:
+        read = {each.filename for each in builder.info.splits[split].file_instructions}
+    except Exception as error:  # noqa: BLE001  of many kinds
+        raise DataError(f"{folder}: no split {split!r} ({error}); it has {', '.join(builder.info.splits)}") from None
+    try:
         source = builder.as_data_source(split, decoders={encoded: tfds.decode.SkipDecoding()} if encoded else None)
-        asked = {part.partition("[")[0].strip() for part in split.split("+")}  # "train[:10]+test"
-        infos = [info for name, info in builder.info.splits.items() if name in asked]
+        infos = builder.info.splits.values()
         files = [file for info in infos for file in zip(info.filepaths, info.shard_lengths, strict=True)]
-    except Exception as error:  # noqa: BLE001  tfds and array_record raise errors of many kinds
+    except Exception as error:  # noqa: BLE001  of many kinds
         raise DataError(f"{folder}: {split} cannot be opened ({error}); copy or build the data set again") from None
     for path, count in files:
+        if str(path) not in read:
+            continue
         try:
             reader = ArrayRecordReader(str(path))
             found = reader.num_records()  # 0 of a file that is missing or damaged

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from itertools import groupby
 
 from trocr_jax.errors import DataError
 from trocr_jax.image_paths import hidden
 
+_FILE = b"ARROW1"  # how the other format of Arrow begins
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow: a message without a length
 
 
@@ -17,31 +17,34 @@ def arrow_files(folder: str) -> list[str]:
     """The .arrow files of a data set or of all its splits, sorted by split and name. Others in the folder were left
     from a data set that was saved there before. Raises DataError if one that is named is missing, OSError."""
     found: list[str] = []
-    of_splits = [path for split in _splits(folder) for path in _below(split)]
-    for parent, paths in groupby(of_splits, os.path.dirname):
-        names = _saved(parent)
-        found += [path for path in paths if names is None or os.path.basename(path) in names]
+    for split in _splits(folder):
+        for parent, there in sorted(_below(split)):
+            names = _saved(parent)
+            found += [os.path.join(parent, name) for name in sorted(there) if names is None or name in names]
     return found
 
 
 def check_whole(path: str) -> None:
     """Raises DataError for a stream of Arrow without its end, as of a copy that was cut off between two batches."""
     with open(path, "rb") as file:
+        begins = file.read(len(_FILE))
         file.seek(max(file.seek(0, os.SEEK_END) - len(_END), 0))
+        if begins == _FILE:
+            raise DataError(f"{path}: is in Arrow's file format; save it with save_to_disk, or as Parquet")
         if file.read() != _END:
             raise DataError(f"{path}: is cut off, its end is missing; copy or save it again")
 
 
-def _below(folder: str) -> Iterator[str]:
+def _below(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder in it, itself too, and the names of its .arrow files."""
+
     def refuse(error: OSError) -> None:
         raise error
 
-    found = list[str]()
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not hidden(name)]
         arrows = (name for name in names if name.endswith(".arrow") and not name.startswith("cache-"))  # of map
-        found += [os.path.join(parent, name) for name in arrows if not hidden(name)]
-    yield from sorted(found)
+        yield parent, [name for name in arrows if not hidden(name)]
 
 
 def _splits(folder: str) -> list[str]:

@@ -116,22 +116,27 @@ def _read(source: Mapping[str, Any] | str | os.PathLike[str], names: set[str]) -
     path = Path(source)
     if not path.is_dir():
         return _object(path)
-    if (path / FILE).exists() or not (path / "config.json").exists():
-        return _object(path / FILE)
-    config = _object(path / "config.json")  # of before there was the other
-    parts = [config, config.get("decoder")]
+    before = {} if (path / FILE).exists() else options_before(path, names)
+    return before or _object(path / FILE)
+
+
+def options_before(folder: Path, names: set[str]) -> dict[str, Any]:
+    """The options that stood in a model's config.json before there was a file for them; first those at its top level,
+    then those of its decoder."""
+    if not (folder / "config.json").is_file():
+        return {}
+    config = _object(folder / "config.json")
+    parts = [part for part in (config, config.get("decoder")) if isinstance(part, Mapping)]
     known = (names - OURS) | UNSUPPORTED.keys() | {"max_length"}
-    return {
-        name: next((part[name] for part in parts if isinstance(part, Mapping) and part.get(name) is not None), None)
-        for name in known
-    }
+    found = {name: next((part[name] for part in parts if part.get(name) is not None), None) for name in sorted(known)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DecodeError(f"{path}: no such file; check the path, or give the options by themselves") from None
+        raise DecodeError(f"{path}: no such file; check the path, or give the options themselves") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DecodeError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import jax
@@ -23,7 +24,7 @@ class ShallowFusion:
     All logarithms are natural. A language model prefers short texts; the bonus makes up for it. In greedy search and
     in sampling the scores are logits, whose distance from log-probabilities is the same for all tokens of a hypothesis:
     it changes neither what is chosen nor the log-probabilities that are reported. Another weight compiles nothing.
-    Raises DecodeError for a weight or bonus that is no finite number or array, and what is no language model.
+    Raises DecodeError for a weight or bonus that is no finite number or array, and for a path in place of the model.
     """
 
     lm: NGram
@@ -31,11 +32,11 @@ class ShallowFusion:
     length_bonus: ArrayLike = 0.0
 
     def __post_init__(self) -> None:
-        if not hasattr(self.lm, "add_to"):
+        if isinstance(self.lm, str | os.PathLike):
             raise DecodeError(f"lm is {self.lm!r}: give a language model, as NGram.from_arpa(path, tokens) reads it")
         for name in ("weight", "length_bonus"):
             value = getattr(self, name)
-            if not isinstance(value, jax.Array | np.ndarray):
+            if not (value is None or isinstance(value, jax.Array | np.ndarray)):  # None: an axis of jax.vmap
                 check_real(name, value, lambda x: True, "a finite number")
                 object.__setattr__(self, name, float(value))  # of a whole number too: another type compiles anew
 

@@ -31,20 +31,20 @@ class Judged(NamedTuple):
 
 
 def judge(references: Sequence[str], results: Iterable[Recognition]) -> Judged:
-    """What was right in texts that were read. A word is right if all its characters stand in the reference, in place,
-    and so do the spaces or ends around it; a character, if a shortest alignment keeps it."""
+    """What was right in texts that were read. A character is right if a shortest alignment keeps it; a word, if it is
+    one of the reference, whole and in its place."""
     found = Judged(*(Evidence([], []) for _ in range(3)))
     for reference, result in zip(references, results, strict=True):
         found.line.log_probs.append(math.fsum(result.model_log_probs))
         found.line.right.append(result.text == reference)
-        kept = kept_characters(reference, result.text)
+        places = kept_characters(reference, result.text)
         own = result.own_characters
-        for character, good in zip(own, kept, strict=True):
+        for character, place in zip(own, places, strict=True):
             found.character.log_probs.append(_log(character.confidence))
-            found.character.right.append(good)
+            found.character.right.append(place is not None)
         for start, stop in word_spans(result.text):
             found.word.log_probs.append(math.fsum(_log(c.confidence) for c in own[start:stop]))
-            found.word.right.append(all(kept[max(start - 1, 0) : stop + 1]))
+            found.word.right.append(_is_word(reference, places[start:stop]))
     return found
 
 
@@ -66,9 +66,21 @@ def check_enough(lines: int) -> None:
         raise DataError(f"{lines} lines are too few to fit confidences on; give {FEWEST} or more")
 
 
-def kept_characters(reference: str, text: str) -> list[bool]:
-    """For each character of `text` whether a shortest alignment finds it in the reference."""
-    return [edit.equal for edit in edits(reference, text) for _ in edit.hypothesis]
+def kept_characters(reference: str, text: str) -> list[int | None]:
+    """For each character of `text` where a shortest alignment finds it in the reference, None where it does not."""
+    found, at = list[int | None](), 0
+    for edit in edits(reference, text):
+        found += range(at, at + len(edit.hypothesis)) if edit.equal else [None] * len(edit.hypothesis)
+        at += len(edit.reference)
+    return found
+
+
+def _is_word(reference: str, places: Sequence[int | None]) -> bool:
+    """Whether these are the places of a whole word of the reference, with spaces or ends around it."""
+    first = places[0]
+    if first is None or list(places) != list(range(first, first + len(places))):
+        return False
+    return not (reference[first - 1 : first] + reference[first + len(places) :][:1]).strip()
 
 
 def _log(probability: float) -> float:

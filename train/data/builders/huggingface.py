@@ -37,7 +37,7 @@ class HuggingFace(Dataset):
     def missing(self) -> list[str]:
         if not self._shards():
             return ["*.parquet, or data-*.arrow with state.json (of save_to_disk)"]
-        return _missing_shards(self.source.rglob("*.parquet"))
+        return _missing_shards(sorted(self.source.rglob("*.parquet")), partial=self.partial)
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
         return {split: self._split(split, paths) for split, paths in self._shards().items()}
@@ -86,21 +86,25 @@ class HuggingFace(Dataset):
         return found
 
 
-def _missing_shards(paths: Iterable[Path]) -> list[str]:
-    """What lacks of the files that count themselves, train-00000-of-00002.parquet, a line each."""
-    found: dict[Path, dict[int, set[int]]] = {}  # what they count -> how many there are -> those that are there
+def _missing_shards(paths: Iterable[Path], *, partial: bool) -> list[str]:
+    """What lacks of the files that count themselves, train-00000-of-00002.parquet, and which of them are of two data
+    sets, a line each. A file may have a hash behind its numbers."""
+    found: dict[Path, dict[tuple[int, int], list[str]]] = {}  # what they count -> (total, number) -> names
     for path in paths:
         if number := _SHARD.search(path.stem):
             counted = found.setdefault(path.with_name(path.stem[: number.start()]), {})
-            counted.setdefault(int(number[2]), set()).add(int(number[1]))
+            counted.setdefault((int(number[2]), int(number[1])), []).append(path.name)
     lacking = list[str]()
-    for what, counted in sorted(found.items()):
-        if len(counted) > 1:
-            totals = " or ".join(f"*-of-{total:05}" for total in sorted(counted))
-            lacking.append(f"either {totals} of {what}*: files of two data sets are there; remove those of one")
-        else:
-            ((total, there),) = counted.items()
-            lacking += [f"{what}-{n:05}-of-{total:05}.parquet" for n in range(total) if n not in there]
+    for what, counted in found.items():
+        totals, numbers = {total for total, _ in counted}, {number for _, number in counted}
+        if len(totals) > 1 or any(len(names) > 1 for names in counted.values()):
+            names = sorted(name for each in counted.values() for name in each)
+            lacking.append(f"which of two data sets {what}* is, of {', '.join(names[:4])}: remove those of the other")
+        elif not partial:
+            (total,) = totals
+            first = 0 if 0 in numbers or total not in numbers else 1
+            absent = [n for n in range(first, first + total) if n not in numbers]
+            lacking += [f"{what}-{n:05}-of-{total:05}.parquet, or --partial" for n in absent]
     return lacking
 
 
