@@ -285,6 +285,16 @@ def test_batches_that_cannot_be_read(model: Path) -> None:
     large = Batch.of_pixels([np.zeros((*recognizer.image_processor.size, 3), np.uint8)] * 3)
     with pytest.raises(DecodeError, match="holds 3 images and the batch size is 2"):
         list(recognizer.read_batches([large], None, 2))
+    one, other = large.pixels[0], large.pixels[0][:, :-1]
+    for series, said in (
+        ([Batch([None], [one, one])], "pixels of 2 images and None in 1 places of errors"),
+        ([Batch([None, None], [one])], "pixels of 1 images and None in 2 places of errors"),
+        (Batch([None], [one]), "a list where a Batch belongs"),
+        ([[one]], "a list where a Batch belongs"),
+        ([Batch([None, None], [one, other])], "images of shapes .* and .*: give those of one shape"),
+    ):
+        with pytest.raises(DecodeError, match=said):
+            list(recognizer.read_batches(series, None, 2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["nonsense", "int32", bool, object()])

@@ -280,6 +280,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_lines_are_read(tmp_pat
         said = capsys.readouterr().err
         assert f"{output}: cannot be written ({output.parent} {why}" in said
         assert "name another file by --output" in said
+    assert main(["calibrate", "samples", "--output", "-"]) == 2
+    assert "--output -: a calibration is a file beside a model; give its name" in capsys.readouterr().err
     assert main(["calibrate", "samples", "--output", str(tmp_path)]) == 2
     assert f"{tmp_path}: is a folder; give the name of a file" in capsys.readouterr().err
 

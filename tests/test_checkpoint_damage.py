@@ -313,6 +313,19 @@ def test_tensor_outside_its_storage(numbers, tmp_path):
         read_state_dict(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\3\4" + bytes(99), "is cut off; copy or download"),
+        (b"<html>404</html>", "holds no PyTorch weights; copy or"),
+    ],
+)
+def test_what_is_no_whole_torch_file(content, said, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"pytorch_model\.bin: {said}"):
+        read_state_dict(tmp_path / "pytorch_model.bin")
+
+
 def test_damaged_bytes_of_a_torch_file(tmp_path):
     """The archive's own checksums cover the tensors."""
     path = tmp_path / "pytorch_model.bin"

@@ -168,6 +168,13 @@ def test_the_image_of_the_caller_is_left_alone():
     assert rgb.tobytes() == noise(4, 9, 3).tobytes()
 
 
+def test_a_view_with_gaps() -> None:
+    data = io.BytesIO()
+    Image.fromarray(noise(4, 9, 3)).save(data, "PNG")
+    doubled = bytes(value for byte in data.getvalue() for value in (byte, 0))
+    assert image_file.open_rgb(memoryview(doubled)[::2]).tobytes() == noise(4, 9, 3).tobytes()
+
+
 def test_paths_that_are_not_image_files(tmp_path):
     missing, empty, text = tmp_path / "missing.png", tmp_path / "empty.png", tmp_path / "notes.txt"
     empty.touch()

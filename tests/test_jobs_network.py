@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import tarfile
 import threading
 import time
@@ -51,6 +52,45 @@ class Gone:
             raise NoAnswer(int(status) if status.isdecimal() else None)
 
         return ask if not name.startswith("_") and name != "invalidate_cache" else lambda *args: None
+
+
+def test_what_a_server_could_not_give_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trocr_jax.jobs.decode_worker.PAUSES", (0.01, 0.02))
+    (picture := io.BytesIO()).write(b"P5 4 4 255 \n"[:11] + bytes(16))
+
+    class Server:
+        kind = "manifest"
+
+        def __init__(self, *answers: Any) -> None:
+            self.answers = iter(answers)
+
+        def read(self, place: Any) -> Any:
+            answer = next(self.answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def check(self) -> None: ...
+
+    def decoder(*answers: Any) -> Decoder:
+        return Decoder(Server(*answers), ImageProcessor())  # type: ignore[arg-type]
+
+    def late() -> bytes:  # as a function that reads
+        raise OSError(5, "Internal Server Error")
+
+    failed, good = OSError(5, "Internal Server Error"), picture.getvalue()
+    assert decoder(failed, good)("1", "http://a/1").pixels.shape == (224, 224, 3)
+    assert decoder(late, failed, good)("1", "http://a/1").pixels.shape == (224, 224, 3)
+    with pytest.raises(SourceError, match="nternal Server Error"):
+        decoder(failed, failed, failed, good)("1", "http://a/1")
+    with pytest.raises(SourceError):  # a disk is not asked again
+        decoder(failed, good)("1", "/a/1")
+    with pytest.raises(ImageError):
+        decoder(FileNotFoundError(2, "No such file"), good)("1", "http://a/1")
+    signal.setitimer(signal.ITIMER_REAL, 0.03)  # no time to ask again
+    with pytest.raises(SourceError):
+        decoder(failed, failed, good)("1", "http://a/1")
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.fixture

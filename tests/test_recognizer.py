@@ -36,7 +36,7 @@ from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ConfigError, DecodeError, ImageError
 from trocr_jax.generation import generate
 from trocr_jax.recognizer import Recognition, Recognizer
-from trocr_jax.recognizer_batches import bucket_sizes
+from trocr_jax.recognizer_batches import _close, bucket_sizes, closing_pool
 from trocr_jax.recognizer_lanes import WINDOW
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import recognition
@@ -564,3 +564,23 @@ print(next(outcomes).text)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout
     assert done.stderr == ""
+
+
+def test_a_thread_reads_on_when_the_main_one_has_ended(tmp_path):
+    program = """
+import threading, time
+from trocr_jax import Recognizer
+recognizer = Recognizer.from_pretrained("tiny-printed")
+def read():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(len([one.text for one in recognizer.read(["samples/line_1.png"] * 40, batch_size=4)]))
+threading.Thread(target=read).start()
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "40\n", "")
+
+
+def test_a_pool_is_closed_in_silence_by_a_thread_of_its_own():
+    with closing_pool(1, "lane") as pool:  # where the iterator that it belongs to is collected
+        assert pool.submit(_close, pool).exception(60) is None

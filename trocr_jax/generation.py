@@ -44,7 +44,8 @@ def generate(
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     Where they lie shared out over an axis of a mesh, each share is read by itself; parameters may lie shared out over
-    other axes (`sharding.generation_shardings`). An array of numpy may be filled again as soon as this returns.
+    other axes (`sharding.generation_shardings`). A `jax.shard_map` around this takes check_vma=False. An array of numpy
+    may be filled again as soon as this returns.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
     cross_attention: of a decoder step, "products" of XLA, or a "kernel" that reads the memory once (`kernels`), on a
     TPU or in bf16 on an H100 or H200: the same but for rounding. "auto" takes the kernel on one of those GPUs where it

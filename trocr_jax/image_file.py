@@ -103,7 +103,7 @@ def _open(source: ImageSource, name: str, max_pixels: int) -> Image.Image:
         with open(source, "rb") as file:
             return _decode(file, name, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), name, max_pixels)
+        return _decode(io.BytesIO(bytes(source)), name, max_pixels)  # a view may have gaps
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
         return _load(_from_array(as_array(source), name), name, max_pixels)
     if hasattr(source, "read"):

@@ -38,6 +38,7 @@ from trocr_jax.recognizer_batches import (
     closing_pool,
     is_image,
     normalised,
+    submit,
     then_raise,
     until_error,
 )
@@ -332,7 +333,8 @@ class Recognizer:
                 for one in found:
                     results = [] if one.decoded is None else self._found(one.decoded, drawn=drawn, choose=choose)
                     if image_sizes is not None:
-                        looked = pool.submit(  # where programs are started
+                        looked = submit(  # where programs are started
+                            pool,
                             attentions,
                             self.model,
                             one.pixels,

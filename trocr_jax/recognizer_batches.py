@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -84,7 +84,7 @@ def _decoded(
     try:
         for image in until_error(images, raised):
             if isinstance(image, str | os.PathLike | bytes):
-                pending.append(pool.submit(_pixels, image, processor))
+                pending.append(submit(pool, _pixels, image, processor))
             else:  # may change when the next one is asked for: a frame of a file, a buffer used again
                 pending.append(Future())
                 pending[-1].set_result(_pixels(image, processor))
@@ -96,7 +96,25 @@ def _decoded(
             raise error
     finally:
         if not finalizing():
-            pool.shutdown(cancel_futures=True)
+            _close(pool)
+
+
+def submit(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+    """To the pool; done here if it takes no more, as none does once the main thread has ended."""
+    try:
+        return pool.submit(function, *arguments, **named)
+    except RuntimeError:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
+            future.set_exception(error)
+        return future
+
+
+def _close(pool: ThreadPoolExecutor) -> None:
+    with suppress(RuntimeError):  # this may be one of its threads, in which an iterator that was left is collected
+        pool.shutdown(cancel_futures=True)
 
 
 def _pixels(image: ImageSource | ImageError, processor: ImageProcessor) -> np.ndarray | ImageError:
@@ -140,7 +158,7 @@ def closing_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         if not finalizing():
-            pool.shutdown(cancel_futures=True)
+            _close(pool)
 
 
 def _ndim(images: Any) -> int | None:

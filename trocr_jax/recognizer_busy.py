@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from trocr_jax.recognizer_batches import submit
+
 
 class Busy:
     """Counts the seconds in which there was a program whose results were not there yet."""
@@ -33,7 +35,7 @@ class Busy:
         if self._watcher is None:
             self._end()
         else:
-            self._watcher.submit(self._watch, found)
+            submit(self._watcher, self._watch, found)
         return found
 
     def _watch(self, found: Any) -> None:

@@ -25,7 +25,7 @@ from trocr_jax.generation_stages import Encoded, encode, together
 from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
-from trocr_jax.recognizer_batches import closing_pool, threads
+from trocr_jax.recognizer_batches import closing_pool, submit, threads
 from trocr_jax.recognizer_lanes import Programs, Send
 from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings, replicated
 
@@ -94,7 +94,7 @@ class Devices:
             yield lambda filled: partial(put, filled)
             return
         with closing_pool(1, "send") as pool:
-            yield lambda filled: pool.submit(put, filled).result
+            yield lambda filled: submit(pool, put, filled).result
 
     @contextmanager
     def watching(self) -> Iterator[ThreadPoolExecutor | None]:

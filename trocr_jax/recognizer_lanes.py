@@ -23,7 +23,7 @@ import numpy as np
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation_stages import Encoded
-from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_batches import Batch, submit
 from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_lengths import LengthGuess
 
@@ -97,6 +97,18 @@ class Work:
         self.busy += seconds
 
 
+def _check(batch: Any) -> None:
+    """Raises DecodeError for what is no Batch, or would lose lines."""
+    if not isinstance(batch, Batch):
+        raise DecodeError(f"a {type(batch).__name__} where a Batch belongs: give a series of Batch(errors, pixels)")
+    wanted = sum(error is None for error in batch.errors)
+    if wanted != len(batch.pixels):
+        raise DecodeError(f"a Batch has pixels of {len(batch.pixels)} images and None in {wanted} places of errors")
+    if len(shapes := {np.shape(each) for each in batch.pixels}) > 1:
+        one, other, *_ = sorted(shapes)
+        raise DecodeError(f"a Batch has images of shapes {list(one)} and {list(other)}: give those of one shape")
+
+
 class Lanes:
     """See above. Made for one series of batches."""
 
@@ -137,6 +149,7 @@ class Lanes:
     def read(self, series: Iterable[Batch]) -> Generator[Found, None, None]:
         """In order. An empty Batch has what waits brought forward, and the oldest fetched."""
         for batch in series:
+            _check(batch)
             if not batch.errors:
                 self._close()
                 self._search(0)
@@ -208,10 +221,10 @@ class Lanes:
         """program(first(), *others) on a lane, its time counted; the first time here, uncounted, since two lanes would
         compile the same program."""
         if name in self._compiled:
-            return self._pool.submit(lambda: self._busy.run(program, first(), *others))
+            return submit(self._pool, lambda: self._busy.run(program, first(), *others))
         future: Future[Any] = Future()
         if self._lanes == 1:  # of several devices, to which one thread alone gives programs
-            future = self._pool.submit(lambda: program(first(), *others))
+            future = submit(self._pool, lambda: program(first(), *others))
             future.result()
         else:
             future.set_result(program(first(), *others))

@@ -164,6 +164,12 @@ def _load(path: Path, unknown: Callable[[str], type]) -> Any:
     try:
         if zipfile.is_zipfile(path):
             return _load_zip(path, unknown)
+        with path.open("rb") as file:
+            begins = file.read(4)
+        if begins == b"PK\3\4":
+            raise CheckpointError(f"{path}: is cut off; copy or download it again")
+        if begins[:1] != pickle.PROTO:
+            raise CheckpointError(f"{path}: holds no PyTorch weights; copy or download it again")
         return _load_legacy(path, unknown)
     except CheckpointError:
         raise

@@ -69,6 +69,8 @@ def calibrate(command: Calibrate) -> int:
 
 def _check_place(path: Path) -> None:
     """Before anything is read: raises OutputError if no file can be made there."""
+    if str(path) == "-":
+        raise OutputError("--output -: a calibration is a file beside a model; give its name")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file to --output")
     folder = path.absolute().parent

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ OF_A_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
 """Errors that a file has whatever becomes of its source: a name that is too long, a circle of links, a socket; and, of
 libraries that read it and not of the system, damage."""
+PAUSES = (0.5, 2.0)
+"""Seconds before what stands behind a URL and could not be read is asked for again."""
 NOT_TO_BLAME = ("tfds", "rows")
 """Sources that are not to blame for what is not read in time: one that decodes images while it reads them, and rows of
 somebody's pipeline, which goes on without one."""
@@ -93,12 +96,11 @@ class Decoder:
     def __call__(self, id: str, place: Any) -> Decoded:
         """Raises ImageError for this image, SourceError if the source as a whole has gone."""
         try:
-            found = self.source.read(place)
-            image = found() if callable(found) else found
+            image = self._read(place)
         except SourceError:
             raise
         except OSError as error:
-            if isinstance(error, OF_A_FILE) or error.errno in OF_ITSELF:
+            if _is_of_itself(error):
                 self.source.check()
                 raise ImageError(f"{named(id, place)}: {why(error)}") from error
             raise SourceError(f"{named(id, place)}: {why(error)}; see to the source and run the job again") from error
@@ -110,10 +112,25 @@ class Decoder:
         pixels = self.processor.fit(picture, id)
         return Decoded(pixels, _strokes(pixels))
 
+    def _read(self, place: Any) -> Any:
+        """What stands behind a URL is asked for again: one answer says little of a server."""
+        for pause in PAUSES if _is_by_url(place) else ():
+            try:
+                found = self.source.read(place)
+                return found() if callable(found) else found
+            except SourceError:
+                raise
+            except OSError as error:
+                left = signal.getitimer(signal.ITIMER_REAL)[0]  # of the time for this image, 0 without a limit
+                if _is_of_itself(error) or 0 < left < 2 * pause:
+                    raise
+            time.sleep(pause)
+        found = self.source.read(place)
+        return found() if callable(found) else found
+
     def is_far(self, place: Any) -> bool:
         """Whether the image there and others are read side by side."""
-        first = place[0] if isinstance(place, list | tuple) and place else place
-        return self.source.kind in SIDE_BY_SIDE and isinstance(first, str) and is_url(first)
+        return self.source.kind in SIDE_BY_SIDE and _is_by_url(place)
 
 
 class _Ahead:
@@ -177,6 +194,15 @@ def _own(decoder: Decode) -> Decoder | None:
     from trocr_jax.jobs import decode_worker  # this is __main__, and what was unpickled is of that module
 
     return decoder if isinstance(decoder, decode_worker.Decoder) else None
+
+
+def _is_of_itself(error: OSError) -> bool:
+    return isinstance(error, OF_A_FILE) or error.errno in OF_ITSELF
+
+
+def _is_by_url(place: Any) -> bool:
+    first = place[0] if isinstance(place, list | tuple) and place else place
+    return isinstance(first, str) and is_url(first)
 
 
 def named(id: str, place: Any) -> str:
