@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import save_lines
+from tests.tiny import save_lines, save_tiny
+from trocr_jax.cli import main
 from trocr_jax.errors import ImageError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import open_source
@@ -25,8 +27,26 @@ pytest.importorskip("aiohttp")
 
 
 class Quiet(SimpleHTTPRequestHandler):
+    """A path with `broken-` in it is never given: an error of the server, an answer that breaks off, or a circle."""
+
     def log_message(self, *args: object) -> None:
         pass
+
+    def do_GET(self) -> None:
+        name = self.path.rpartition("/")[2]
+        if name.startswith("broken-500"):
+            self.send_error(500)
+        elif name.startswith("broken-off"):
+            self.send_response(200)
+            self.send_header("Content-Length", "9999")
+            self.end_headers()
+            self.wfile.write(b"\x89PNG")
+        elif name.startswith("broken-circle"):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+        else:
+            super().do_GET()
 
 
 @pytest.fixture
@@ -60,6 +80,20 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(server: str) -> None:
     with pytest.raises(ImageError) as raised:
         Decoder(Manifest((f"{server}/list.jsonl",)), _processor())("row 17", url)
     assert str(raised.value) == f"row 17 ({url}): {os.strerror(2).lower()}"
+
+
+def test_a_job_goes_on_where_a_server_breaks_off_for_some_of_its_images(server: str, tmp_path: Path) -> None:
+    """Also where such a line is the first of its unit, or the last that is left."""
+    good = [f"{server}/lines/{path.name}" for path in save_lines(tmp_path / "lines", 4)]
+    bad = [f"{server}/broken-{what}.png" for what in ("500", "off", "circle")]
+    rows = [bad[0], *good[:2], bad[1], *good[2:], bad[2]]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"path": path}) + "\n" for path in rows))
+    output = tmp_path / "job"
+    command = ["jobs", "run", f"{server}/list.jsonl", "--output", str(output), "--unit-size", "3", "--decoders", "1"]
+    assert main([*command, "--model", str(save_tiny(tmp_path / "model")), "--max-new-tokens", "8"]) == 1
+    read = [json.loads(line) for part in sorted(output.glob("parts/*.jsonl")) for line in part.read_text().splitlines()]
+    status = {row["id"]: row["status"] for row in read}
+    assert status == {path: "failed" if path in bad else "ok" for path in rows}
 
 
 def _processor() -> ImageProcessor:

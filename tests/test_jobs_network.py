@@ -87,6 +87,19 @@ def test_what_a_server_could_not_give_once_is_asked_for_again(monkeypatch: pytes
         decoder(failed, good)("1", "/a/1")
     with pytest.raises(ImageError):
         decoder(FileNotFoundError(2, "No such file"), good)("1", "http://a/1")
+    one = decoder(good, failed, failed, failed, good)  # the server gives another one: this image has failed
+    one("1", "http://a/1")
+    with pytest.raises(ImageError, match=r"2 \(http://a/2\): Internal Server Error"):
+        one("2", "http://a/2")
+    for other in ("http://b/2", "http://a/1"):  # of another server, or the same image
+        one = decoder(good, failed, failed, failed, good)
+        one("1", "http://a/1")
+        with pytest.raises(SourceError):
+            one("2", other)
+    one = decoder(good, *[failed] * 4, good)  # no more does it give that one now
+    one("1", "http://a/1")
+    with pytest.raises(SourceError):
+        one("2", "http://a/2")
     signal.setitimer(signal.ITIMER_REAL, 0.03)  # no time to ask again
     with pytest.raises(SourceError):
         decoder(failed, failed, good)("1", "http://a/1")

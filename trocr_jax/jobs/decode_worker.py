@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -40,6 +40,8 @@ OF_ITSELF = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, None)
 libraries that read it and not of the system, damage."""
 PAUSES = (0.5, 2.0)
 """Seconds before what stands behind a URL and could not be read is asked for again."""
+OTHERS = 4
+"""Images of a server that are asked for at most where it does not give one."""
 NOT_TO_BLAME = ("tfds", "rows")
 """Sources that are not to blame for what is not read in time: one that decodes images while it reads them, and rows of
 somebody's pipeline, which goes on without one."""
@@ -88,10 +90,14 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """What a worker does with an image. Picklable."""
+    """What a worker does with an image. Picklable.
+
+    others: places of other images, to ask whether a server is to blame; those that come with an image, and one that has
+    been read."""
 
     source: Source
     processor: ImageProcessor
+    others: deque[Any] = field(default_factory=lambda: deque(maxlen=OTHERS), compare=False, repr=False)
 
     def __call__(self, id: str, place: Any) -> Decoded:
         """Raises ImageError for this image, SourceError if the source as a whole has gone."""
@@ -100,7 +106,7 @@ class Decoder:
         except SourceError:
             raise
         except OSError as error:
-            if _is_of_itself(error):
+            if _is_of_itself(error) or self._others_can_be_read(place):
                 self.source.check()
                 raise ImageError(f"{named(id, place)}: {why(error)}") from error
             raise SourceError(f"{named(id, place)}: {why(error)}; see to the source and run the job again") from error
@@ -109,12 +115,14 @@ class Decoder:
         except ImageError as error:
             what, _, reason = str(error).partition(": ")  # bytes have no name
             raise type(error)(f"{id}: {reason}" if what.startswith("<") else str(error)) from error
+        if server(place) is not None:
+            self.others.appendleft(place)
         pixels = self.processor.fit(picture, id)
         return Decoded(pixels, _strokes(pixels))
 
     def _read(self, place: Any) -> Any:
         """What stands behind a URL is asked for again: one answer says little of a server."""
-        for pause in PAUSES if _is_by_url(place) else ():
+        for pause in () if server(place) is None else PAUSES:
             try:
                 found = self.source.read(place)
                 return found() if callable(found) else found
@@ -128,9 +136,19 @@ class Decoder:
         found = self.source.read(place)
         return found() if callable(found) else found
 
+    def _others_can_be_read(self, place: Any) -> bool:
+        """Whether the server of an image that it does not give gives another one."""
+        own = server(place)
+        for other in [other for other in self.others if own is not None and other != place and server(other) == own]:
+            with suppress(Exception):
+                found = self.source.read(other)
+                _ = found() if callable(found) else found
+                return True
+        return False
+
     def is_far(self, place: Any) -> bool:
         """Whether the image there and others are read side by side."""
-        return self.source.kind in SIDE_BY_SIDE and _is_by_url(place)
+        return self.source.kind in SIDE_BY_SIDE and server(place) is not None
 
 
 class _Ahead:
@@ -200,9 +218,13 @@ def _is_of_itself(error: OSError) -> bool:
     return isinstance(error, OF_A_FILE) or error.errno in OF_ITSELF
 
 
-def _is_by_url(place: Any) -> bool:
+def server(place: Any) -> str | None:
+    """Of an image behind a URL, the part of it that names the server or bucket; None for one that is none."""
     first = place[0] if isinstance(place, list | tuple) and place else place
-    return isinstance(first, str) and is_url(first)
+    if not isinstance(first, str) or not is_url(first):
+        return None
+    scheme, _, rest = first.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
 
 
 def named(id: str, place: Any) -> str:
@@ -249,6 +271,7 @@ def serve(wire: Wire, memory: int, stderr: int) -> None:
         asked = wire.receive()
         if ahead is not None:
             ahead.begin([place for _, place in asked])
+            cast(Decoder, decoder).others.extendleft(place for _, place in asked[1:OTHERS])
         for number, (id, place) in enumerate(asked):
             shared.in_hand[0] = number
             signal.setitimer(signal.ITIMER_REAL, limits.seconds)  # the kernel ends the process, whatever it is doing
