@@ -12,7 +12,7 @@ from trocr_jax.errors import JobError
 from trocr_jax.jobs.claims import Claims
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_standby import Standby
-from trocr_jax.jobs.decode_worker import Decode, Decoder, Limits
+from trocr_jax.jobs.decode_worker import OTHERS, Decode, Decoder, Limits, server
 from trocr_jax.jobs.events import Events
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.leases import TIMEOUT, Leases
@@ -150,6 +150,17 @@ class Worker:
         self.events.write(event, unit=task.unit, first=task.lines[0], lines=len(task.lines), **values)
 
 
+def _some_places(job: Job) -> list[Any]:
+    """An image in the middle of some of the units, if they come by URL: see `Decoder.others`."""
+    found = list[Any]()
+    for unit in range(0, len(job.units), max(len(job.units) // OTHERS, 1))[:OTHERS]:
+        with suppress(JobError, OSError):  # of units that cannot be read, which is told of when they are
+            found += [one.place for one in job.inputs(Task(unit, [job.units[unit].lines // 2]))]
+        if not found or server(found[0]) is None:
+            return []
+    return found
+
+
 @contextmanager
 def open_worker(
     job: Job,
@@ -165,6 +176,7 @@ def open_worker(
     as of `jobs.run`."""
     if decoder is None:
         decoder = Decoder(from_description(job.plan.configuration["source"]), recognizer.image_processor)
+        decoder.others.extend(_some_places(job))
     size, number, limits = recognizer.image_processor.size, resources.decoding_processes, resources.limits
     with (
         Leases(job, timeout=resources.lease_timeout) as leases,
