@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -175,8 +176,8 @@ def open_worker(
     """A worker with its decoders and leases. decoder: what decodes images, in place of the usual; picklable. standby:
     as of `jobs.run`."""
     if decoder is None:
-        decoder = Decoder(from_description(job.plan.configuration["source"]), recognizer.image_processor)
-        decoder.others.extend(_some_places(job))
+        source, others = from_description(job.plan.configuration["source"]), deque(_some_places(job), maxlen=OTHERS)
+        decoder = Decoder(source, recognizer.image_processor, others)
     size, number, limits = recognizer.image_processor.size, resources.decoding_processes, resources.limits
     with (
         Leases(job, timeout=resources.lease_timeout) as leases,
