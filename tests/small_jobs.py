@@ -12,7 +12,10 @@ from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.jobs.decode_worker import Limits
-from trocr_jax.jobs.job import Job
+from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.planning import make_plan
+from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.store import LocalStore
 from trocr_jax.recognizer import Recognizer
 
 DECODE = DecodeConfig(max_new_tokens=12)
@@ -51,3 +54,15 @@ def rows(job: Job) -> list[dict[str, Any]]:
 
 def rows_of(job: Job, unit: int) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in job.read_part(unit).splitlines()]
+
+
+def bare(folder: Path, lines: int = 8, unit: int = 4) -> Job:
+    """A job for which no model is needed: its lines are called "0", "1", ..."""
+    store = LocalStore(str(folder))
+    configuration = {"batch_size": 2, "columns": ["id", "status"], "model": {"sha256": ""}}
+    return Job(store, make_plan(store, configuration, [Input(str(number), None) for number in range(lines)], unit))
+
+
+def commit(job: Job, task: Task) -> None:
+    """Every line of it is read."""
+    assert job.commit(task, [{"id": input.id, "status": "ok"} for input in job.inputs(task)])

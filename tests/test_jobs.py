@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import orjson
 import pytest
 
 from tests.decoders import BrokenDecoder
-from tests.small_jobs import DECODE, RESOURCES, plan, rows, run
+from tests.small_jobs import CHOICES, DECODE, RESOURCES, plan, rows, run
 from tests.small_jobs import lines as lines
 from tests.small_jobs import model as model
 from tests.small_jobs import recognizer as recognizer
@@ -28,6 +29,8 @@ from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.finish import finish
 from trocr_jax.jobs.job import Job, Task
+from trocr_jax.jobs.rows import COLUMNS, Failure, encode
+from trocr_jax.jobs.rows import row as row_of
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import LocalStore
 from trocr_jax.recognizer import Recognizer
@@ -423,3 +426,27 @@ def test_resources_that_mean_nothing_are_refused(values):
 def test_columns_without_which_a_job_cannot_end_are_asked_for():
     with pytest.raises(JobError, match="status: has to be a column"):
         jobs.Choices(columns=("id", "text"))
+
+
+def test_whatever_has_a_say_in_the_rows_is_compared(tmp_path, lines, recognizer, model, monkeypatch):
+    folder = tmp_path / "job"
+    planned = plan(lines, folder, recognizer, model)
+    columns = jobs.Choices(columns=("id", "status"))
+    with pytest.raises(JobError, match=r"columns: \["):
+        plan(lines, folder, recognizer, model, choices=columns)
+    with pytest.raises(JobError, match="batch_size: 4 in the plan, 5 now"):
+        plan(lines, folder, recognizer, model, choices=jobs.Choices(batch_size=5))
+    with pytest.raises(JobError, match='dtype: "float32" in the plan, "bfloat16" now'):
+        plan(lines, folder, Recognizer.from_pretrained(model, dtype=jnp.bfloat16), model)
+    with pytest.raises(JobError, match=r"source\.paths: "):
+        plan(lines / "line-000.png", folder, recognizer, model)
+    with monkeypatch.context() as patch:
+        patch.setattr("trocr_jax.jobs.host.software", lambda: {"jax": "0"})
+        with pytest.raises(JobError, match=r'software\.jax: ".*" in the plan, "0" now'):
+            plan(lines, folder, recognizer, model)
+    assert plan(lines, folder, recognizer, model, choices=CHOICES).plan == planned.plan
+
+
+def test_an_error_may_name_what_is_no_unicode():
+    found = row_of("a\udcff", Failure("failed", "a\udcff: not an image"), model="", configuration="", columns=COLUMNS)
+    assert orjson.loads(encode([found]))["error"] == "a\\udcff: not an image"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ import pytest
 
 from tests.decoders import SIZE, Decoding, Given, Numbers, Stopped, ToBeMade
 from tests.poison import Poison
-from trocr_jax.errors import SourceError
+from trocr_jax.errors import JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import decode_process
-from trocr_jax.jobs.decode_pool import DecodePool, Images
+from trocr_jax.jobs.decode_pool import STARTS, DecodePool, Images
+from trocr_jax.jobs.decode_process import DecodeProcess, ProcessDied
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.rows import Failure
 from trocr_jax.jobs.sources import Input
@@ -212,3 +215,44 @@ def test_a_message_that_comes_in_pieces_outlasts_a_timeout():
     assert wire.receive(1.0) == wire.receive(1.0) == ["x" * 1000]
     for end in (ours, theirs, whole, other):
         end.close()
+
+
+def test_a_process_that_waits_for_images_is_not_ended_by_time_or_a_signal_for_all():
+    with DecodePool(Numbers(), SIZE, workers=1, limits=Limits(seconds=0.5)) as pool:
+        pool.submit([Input("plain-0", None)], never).result()
+        (process,) = pool._processes
+        for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal, or a scheduler, sends them
+            os.kill(process._process.pid, number)
+        time.sleep(0.8)
+        pool.submit([Input("plain-1", None)], never).result()
+        assert pool._processes == {process}
+
+
+def test_processes_that_something_kills_at_their_start_end_the_job(monkeypatch):
+    tries: list[int] = []
+
+    def begin(process: DecodeProcess, *given: Any) -> None:
+        tries.append(1)
+        raise ProcessDied("decoding ended the process by signal 9 (SIGKILL)")
+
+    monkeypatch.setattr(DecodeProcess, "begin", begin)
+    with DecodePool(Numbers(), SIZE, workers=1, limits=Limits()) as pool:
+        found = pool.submit([Input("plain-0", None)])
+        assert found.wait(60)
+        with pytest.raises(JobError, match=r"does not start: .*SIGKILL"):
+            found.result()
+        assert len(tries) == STARTS
+        with pytest.raises(JobError, match="does not start"):
+            pool.submit([Input("plain-0", None)]).result()
+        assert len(tries) == STARTS
+        assert not pool._processes
+
+
+def test_memory_that_is_shared_has_room_for_few_large_images():
+    process = DecodeProcess()
+    try:
+        process.begin(Numbers(), (1000, 1000), Limits())
+        assert process.slots == 1
+        process.decode([Input("plain-3", None)], deque())
+    finally:
+        process.close()

@@ -25,3 +25,12 @@ def test_counters_that_arrive_late_do_not_count() -> None:
     before = gauge.counters()
     gauge.line(4)
     assert Gauge.later(before, gauge.counters()) == Gauge.later(gauge.counters(), before) == gauge.counters()
+
+
+def test_what_was_read_for_nothing():
+    gauge = Gauge(4)
+    for tokens in (3, 5, 4, None):
+        gauge.line(tokens)
+    gauge.steps = 5  # of a batch of 4
+    stats = gauge.stats()
+    assert (stats["padding_waste"], stats["steps_per_line"], stats["error_rate"]) == (0.4, 6.67, 0.25)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import signal
 import subprocess
@@ -331,3 +332,66 @@ def test_amounts_that_ray_refuses():
         ray_plan.plan(nothing, Actors(resources={"TPU": 1.5}))
     with pytest.raises(JobError, match="give CPUs, GPUs and resources of 0 or more"):
         Actors(cpus=float("nan"))
+
+
+def test_whom_the_bell_counts(monkeypatch):
+    from trocr_jax.jobs.ray_bell import SILENT, Bell
+
+    bell, now = Bell(), time.monotonic()
+    assert not bell.rung("a", loading=True, units=0)
+    bell.rung("b", loading=False, units=2)
+    bell.rung("b", loading=False, units=0)
+    assert [(sign.busy, sign.has_read) for sign in bell.heard().values()] == [(True, False), (False, True)]
+    assert bell.ring() == ["a", "b"]
+    assert bell.rung("a", loading=False, units=0), "it is to stop"
+    bell.end("a")
+    bell.failed("c", "it failed")
+    assert bell.ring() == ["b"]
+    monkeypatch.setattr(time, "monotonic", lambda: now + SILENT + 60)
+    assert bell.ring() == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"least": 0},
+        {"least": 3, "most": 2},
+        {"cpus": -1.0},
+        {"gpus": math.inf},
+        {"resources": {"TPU": math.nan}},
+        {"resources": {"CPU": 1.0}},
+        {"room_seconds": 0.0},
+    ],
+)
+def test_pools_that_mean_nothing_are_refused(values):
+    from trocr_jax.jobs.ray_room import Actors
+
+    with pytest.raises(JobError):
+        Actors(**values)
+
+
+def test_no_sign_of_life_and_nothing_to_do(monkeypatch):
+    from trocr_jax.jobs import ray_signs
+    from trocr_jax.jobs.ray_bell import Sign
+    from trocr_jax.jobs.ray_room import Actors
+
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("ray.nodes", list)
+    said: list[str] = []
+    signs = ray_signs.Signs(None, Actors(room_seconds=100.0), 60.0, said.append)
+    now += 50
+    assert not signs.check()
+    assert not signs.check()
+    assert len(said) == 1
+    assert "waiting for room" in said[0]
+    signs.take({"a": Sign(0.0, False, True, 40.0)})
+    assert not signs.idle()
+    now += 20
+    signs.take({"a": Sign(0.0, False, True, 60.0)})
+    assert signs.idle()
+    signs.moved()
+    assert not signs.idle()
+    now += 101
+    with pytest.raises(JobError, match="within 100 s"):
+        signs.check()

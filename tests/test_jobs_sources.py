@@ -31,7 +31,9 @@ from trocr_jax.jobs import files
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source, tfds
+from trocr_jax.jobs.sources.manifest import Manifest
 from trocr_jax.jobs.sources.paths import shards
+from trocr_jax.jobs.sources.tiff import _kept
 
 COUNT = 5
 PROCESSOR = ImageProcessor(height=16, width=64, keep_aspect_ratio=True)
@@ -622,3 +624,42 @@ def test_files_that_are_no_images_by_their_name(name, tmp_path):
     with pytest.raises(SourceError, match="its name does not say what it is; give --source"):
         open_source([str(tmp_path / name)])
     assert len(list(open_source([str(tmp_path / name)], "folder").inputs())) == 1
+
+
+def test_plans_of_before_have_no_checksums_and_go_on(lines: list[Path], tmp_path: Path):
+    with tarfile.open(tmp_path / "lines.tar", "w") as tar:
+        tar.add(lines[0], "a.png")
+    source = open_source([str(tmp_path / "lines.tar")])
+    (line,) = source.inputs()
+    assert source.read(line.place[:3]) == lines[0].read_bytes()
+
+
+def test_a_list_may_begin_with_a_mark_and_have_empty_rows(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"path": "1.png"}\n\n{"path": "2.png"}\n')
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfpath,id\r\n1.png,1\r\n\r\n2.png,2\r\n")
+    for name in ("a.jsonl", "a.csv"):
+        places = [line.place for line in Manifest((str(tmp_path / name),)).inputs()]
+        assert places == [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
+
+
+def test_rows_of_a_parquet_file_are_counted_through_its_groups(lines: list[Path], tmp_path: Path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [path.read_bytes() for path in lines[:3]]
+    parquet.write_table(pa.table({"image": images}), path := str(tmp_path / "a.parquet"), row_group_size=2)
+    source = open_source([path])
+    found = list(source.inputs())
+    assert [line.id for line in found] == [f"{path}#{number}" for number in range(3)]
+    assert [source.read(line.place) for line in found] == images
+
+
+def test_one_tiff_is_held_at_a_time(lines: list[Path], tmp_path: Path):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        Image.open(lines[0]).convert("L").save(tmp_path / f"{name}.tif")
+    source = open_source([str(tmp_path)], "tiff")
+    for line in source.inputs():
+        source.read(line.place)
+    assert list(_kept) == [str(tmp_path / "b.tif")]

@@ -19,7 +19,7 @@ from trocr_jax.errors import DataError, ImageError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.pages_filled import _place
 from trocr_jax.jobs.sources import Source, open_source
-from trocr_jax.jobs.sources.pages import Pages, _page, _urls
+from trocr_jax.jobs.sources.pages import Pages, _page, _urls, is_there
 
 PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
 ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
@@ -360,3 +360,8 @@ def test_only_pages_can_be_filled_in(tmp_path, capsys):
     options = ["--format", "pages", "--output", str(tmp_path / "out"), "--incomplete"]
     assert main(["jobs", "merge", job, *options]) == 2
     assert "its source is folder; only pages (PAGE XML, ALTO) can be filled in" in capsys.readouterr().err
+
+
+def test_a_line_that_is_not_there_any_more():
+    assert not is_there(["a.xml", 1], [])
+    assert not is_there(["a.xml", 1, "12345678"], [])

@@ -25,6 +25,9 @@ def merge(job: Job, command: Merge) -> int:
             f"{command.job}: is not complete, {what}; `jobs run` goes on with it, --incomplete merges what there is"
         )
     job.checksums = None if success is None or left else success["sha256"]
+    columns = list(job.plan.configuration["columns"])
+    if command.min_confidence is not None and "confidence" not in columns:
+        raise JobError(f"{command.job}: its rows have no column confidence; merge it without --min-confidence")
     if command.format == "pages":
         return _pages(job, command, units)
     format = command.format or (format_of(command.output) if command.output else "jsonl")
@@ -37,7 +40,7 @@ def merge(job: Job, command: Merge) -> int:
             for unit in units:
                 write(job.part(unit))
     else:
-        columns = job.plan.configuration["columns"] + ["review"] * (command.min_confidence is not None)
+        columns += ["review"] * (command.min_confidence is not None)
         with open_values(command.output, format, columns) as put:
             for unit in units:
                 for row in job.rows(unit):

@@ -123,7 +123,8 @@ class Leases:
 
     def _renew(self) -> None:
         while not self._ended.wait(self._timeout / 5):
-            self.renew()
+            with suppress(Exception):  # whatever a file system raises: no lease would be renewed any more
+                self.renew()
 
     def _keeps(self, unit: int) -> bool:
         """Whether a lease that is held still is this process's: while that was suspended another may have taken it."""

@@ -32,12 +32,14 @@ def filled_pages(job: Job, folder: Path, *, units: Iterable[int]) -> Iterator[Fi
     """The pages of which these units have lines, one after another, and of a job with all its units those that have no
     lines. A copy has the place below `folder` that its file has below the folder that holds all of them.
 
-    Raises JobError if the source of the job is another than pages, or `folder` lies in a folder of it or holds pages of
-    it, which copies could take the place of; SourceError if the source has gone.
+    Raises JobError if the source of the job is another than pages, its rows have no texts, or `folder` lies in a folder
+    of it or holds pages of it, which copies could take the place of; SourceError if the source has gone.
     """
     source = from_description(job.plan.configuration["source"])
     if not isinstance(source, Pages):
         raise JobError(f"{job.store.root}: its source is {source.kind}; only pages (PAGE XML, ALTO) can be filled in")
+    if "text" not in job.plan.configuration["columns"]:
+        raise JobError(f"{job.store.root}: its rows have no column text; pages can be filled in by a job that has it")
     target, units = folder.resolve(), list(units)
     places = {path: _place(path) for path in source.files()}
     folders = [place for place in map(_place, source.paths) if os.path.isdir(place)]
@@ -106,7 +108,7 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
 def _text(row: Row) -> LineText | None:
     if row["text"] is None:
         return None
-    return LineText(row["text"], row["confidence"], [word["confidence"] for word in row.get("words") or ()])
+    return LineText(row["text"], row.get("confidence"), [word["confidence"] for word in row.get("words") or ()])
 
 
 def _outlines(lines: list[Line]) -> dict[int, list[Point]]:

@@ -89,11 +89,11 @@ class LocalStore:
     """A folder of a file system that has rename and, if two writers are never to succeed, hard links."""
 
     log_seconds = 0.0
+    _number = itertools.count()  # of all of a process, which may have several for one folder
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._folder = Path(root)
-        self._number = itertools.count()
 
     def read(self, name: str) -> bytes:
         for tries in range(1, STALE + 1):
@@ -116,7 +116,7 @@ class LocalStore:
             try:
                 placed = self._place(temporary, path)
                 if placed and durable:
-                    _sync_folder(path.parent)
+                    sync_folder(path.parent)
                 return placed
             except FileNotFoundError:  # swept: the job is complete, or the clock of another host is hours ahead
                 continue
@@ -132,6 +132,8 @@ class LocalStore:
             temporary = self._write(content, durable=durable)
             try:
                 os.replace(temporary, path)
+                if durable:
+                    sync_folder(path.parent)
                 return
             except FileNotFoundError:  # swept, as in `create`
                 continue
@@ -152,7 +154,7 @@ class LocalStore:
         with open(file, "rb") as content:
             os.fsync(content.fileno())
         os.replace(file, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -216,7 +218,8 @@ class LocalStore:
         return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """The names in it are on the disk."""
     if os.name == "posix":
         number = os.open(folder, os.O_RDONLY)
         try:

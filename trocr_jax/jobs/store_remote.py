@@ -65,7 +65,11 @@ class RemoteStore:
 
     def append(self, name: str, content: bytes) -> None:
         # Objects do not grow: what this process has written of the piece so far is written again.
-        number, before = self._appended.get(name, (0, b""))
+        if name not in self._appended:  # pieces of another store in this process may be there
+            folder, _, first = name.rpartition("/")
+            there = [piece for piece in self.names(folder) if piece == first or piece.startswith(f"{first}.")]
+            self._appended[name] = len(there), b""
+        number, before = self._appended[name]
         if len(before) >= PIECE:
             number, before = number + 1, b""
         self.replace(f"{name}.{number:06}" if number else name, before + content)
@@ -116,6 +120,8 @@ class RemoteStore:
                     why = "there is no such bucket or object"
                     raise FileNotFoundError(errno.ENOENT, why, self.root) from error
                 raise
+            except ValueError as error:  # of GCS, for a request that it calls bad
+                raise OSError(errno.EIO, str(error)) from error
 
     def _url(self, name: str) -> str:
         if ".." in name:
