@@ -28,7 +28,7 @@ from tests.small_models import FAMILIES, save_transformers, transformers_model
 from tests.tiny import tiny_model
 from tests.toy import END, SPECIAL, START, VOCABULARY, toy
 from trocr_jax import DecodeConfig, attention_cross, checkpoint, generation, generation_plan
-from trocr_jax.decoding import Context, Decoded, beam_search, sample
+from trocr_jax.decoding import Context, Decoded, Special, beam_search, processors, sample
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.errors import DecodeError
 from trocr_jax.model import TrOCR
@@ -372,3 +372,23 @@ def test_beams_are_drawn_as_those_of_transformers(tmp_path: Path) -> None:
     assert np.mean(ours.scores) == pytest.approx(
         float(scores.mean()), abs=4 * float(scores.std()) * math.sqrt(2 / count)
     )
+
+
+def test_a_copy_of_a_beam_does_not_end_a_second_time():
+    def step(tokens, cache, position):
+        return jnp.zeros((*tokens.shape, 4), jnp.float32), cache
+
+    only_end = processors.chain(processors.SuppressTokens(np.array([0, 1, 3])), processors.ForcedBos(3))
+    found = beam_search(
+        step,
+        (),
+        batch=1,
+        num_beams=2,
+        num_return_sequences=2,
+        max_new_tokens=3,
+        special=Special(start=0, end=2, pad=1),
+        processor=only_end,
+    )
+    assert found.token_ids[0, 0].tolist() == [3, 2, 1]
+    assert np.isneginf(found.token_log_probs[0, 1]).all()
+    assert (found.beam_indices[0, 1] == -1).all()

@@ -16,7 +16,7 @@ from trocr_jax import checkpoint
 from trocr_jax.calibration import FILE, Calibration, Isotonic, Temperature, fit
 from trocr_jax.cli import main
 from trocr_jax.errors import CheckpointError, DataError
-from trocr_jax.evaluation.fitting import calibrate, judge, kept_characters
+from trocr_jax.evaluation.fitting import _is_word, calibrate, judge, kept_characters
 from trocr_jax.metrics import (
     calibration_error_by_chance,
     debiased_calibration_error,
@@ -289,3 +289,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_lines_are_read(tmp_pat
 def test_a_limit_below_one_is_refused(tmp_path, capsys):
     assert main(["calibrate", str(tmp_path), "--limit", "0"]) == 2
     assert "--limit is 0: give a number of lines" in capsys.readouterr().err
+
+
+def test_a_word_whose_letters_stand_apart_is_not_right():
+    assert _is_word("ab c", [0, 1])
+    assert not _is_word("ax b", [0, 3])  # read as "ab": its letters are there, and a space where it would end

@@ -12,6 +12,7 @@ import struct
 import zipfile
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -22,7 +23,7 @@ from convert.fairseq import load_fairseq
 from scripts.fuzz_checkpoints import attempt, make_folder
 from tests.small_models import FAMILIES, save_transformers
 from trocr_jax import checkpoint
-from trocr_jax.checkpoint.parameters import parameters
+from trocr_jax.checkpoint.parameters import count_not_finite, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors
 from trocr_jax.checkpoint.unpickler import read_fairseq_model, read_state_dict
 from trocr_jax.errors import CheckpointError, TrOCRError
@@ -420,3 +421,7 @@ def test_a_value_that_a_type_has_no_room_for(tmp_path):
     assert checkpoint.load(tmp_path / "model", dtype="bfloat16")
     with pytest.raises(CheckpointError, match=r"encoder\.norm\.bias holds 1 values too large for float16"):
         checkpoint.load(tmp_path / "model", dtype="float16")
+
+
+def test_both_nans_of_float8_are_counted():
+    assert count_not_finite(np.array([np.nan, -np.nan, 1.0], ml_dtypes.float8_e4m3fn)) == 2

@@ -286,3 +286,19 @@ def test_a_quotation_mark_that_is_never_closed_is_told(tmp_path):
     (tmp_path / "train.csv").write_text('image,text\n1.png,"Yes, he said\n2.png,plain\n', encoding="utf-8")
     with pytest.raises(DataError, match="cannot be divided into columns"):
         list(Folder(source=tmp_path).records()["train"])
+
+
+def test_other_texts_have_another_fingerprint(tmp_path: Path) -> None:
+    """Of as many records with the same pictures, and as many characters: also where one moves to its neighbour."""
+    found = set[str]()
+    for number, said in enumerate(("ab\tc", "ac\tb", "a\tbc")):
+        source = tmp_path / str(number)
+        for name in ("1.png", "2.png"):
+            write(source / name, picture())
+        write(
+            source / "train.tsv",
+            "".join(f"{name}.png\t{text}\n" for name, text in zip("12", said.split("\t"), strict=True)),
+        )
+        built = build(Folder(source=source), tmp_path / f"built-{number}")
+        found.add(json.loads((built.folder / records.BUILD).read_text())["splits"]["train"]["sha256"])
+    assert len(found) == 3

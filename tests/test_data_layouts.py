@@ -16,6 +16,7 @@ from train.data.build import build
 from train.data.builders import HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Record
+from trocr_jax.datasets.crop import cut_line, cut_word
 from trocr_jax.datasets.pages import parse_page
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources.arrow import Arrow
@@ -424,3 +425,40 @@ def test_lines_with_baselines_alone_are_cut_by_their_distance(tmp_path: Path) ->
     source = records.open(build(Pages(source=tmp_path), tmp_path / "out").folder, "train")
     rows = source[0].image[:, 50, 0]
     assert (rows[0], rows[-1]) == (10, 52)  # 0.75 of 40 above, 0.3 below
+
+
+def quarters() -> Image.Image:
+    """Grey levels 0 and 80 above, 160 and 240 below."""
+    return Image.fromarray(np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((20, 40), np.uint8)))
+
+
+def test_a_word_that_is_written_askew_is_upright() -> None:
+    for corners in (
+        [(2, 2), (76, 5), (75, 38), (1, 35)],
+        [(78, 38), (2, 38), (2, 2), (78, 2)],  # upside down
+    ):
+        image = np.asarray(cut_word(quarters(), corners).image).astype(int)
+        seen = [image[y, x] for y in (4, -5) for x in (4, -5)]
+        turned = [0, 80, 160, 240] if corners[0] == (2, 2) else [240, 160, 80, 0]
+        assert np.abs(np.array(seen) - turned).max() < 20
+
+
+def test_an_outline_that_begins_before_the_page_is_where_it_is() -> None:
+    page = np.full((40, 80, 3), 30, np.uint8)
+    page[10, 15] = 200  # beside the outline, which is at 10 there
+    cut = np.asarray(cut_line(Image.fromarray(page), [(-10, 0), (30, 0), (-10, 20)]).image)
+    assert cut.shape == (21, 31, 3)
+    assert (cut == 30).all()
+
+
+def test_the_counts_of_iam_are_those_of_the_copy_that_agrees_most(tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    ids = [f"{chr(97 + n // 10000)}{n // 100 % 100:02}-{n // 100 % 1000:03}-{n % 100:02}" for n in range(6482)]
+    (tmp_path / "splits/tr.lst").write_text("\n".join(ids))
+    assert Iam(source=tmp_path, only=("train",)).published() == {"lines of train": (6482, 6482)}
+
+
+def test_a_published_set_is_known_wherever_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "evaluation/IIIT5k_3000").mkdir(parents=True)
+    (tmp_path / "evaluation/IIIT5k_3000/gt.txt").write_text("1.png a\n")
+    assert list(SceneText(source=tmp_path).records()) == ["iiit5k_3000"]

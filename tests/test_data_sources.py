@@ -7,6 +7,7 @@ import pickle
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from train.data.builders import Folder
 from train.data.checks import TextLimit
 from train.data.encode import Tokens, check_vocabulary, pixels
 from train.data.line import ENDLESS, DataError, Line
-from train.data.sources import Pictures, Selected, Stream, open_folder, within
+from train.data.sources import Pictures, Selected, Stream, Synthetic, open_folder, within
 from train.input import IGNORED, Examples
 from train.manifest import differences
 from trocr_jax.checkpoint import resolve
@@ -303,3 +304,39 @@ def test_an_encoder_that_was_used_is_the_same_in_another_process() -> None:
     tokens = Tokens(character_tokenizer("ab</s>"))
     found = tokens("a</s>b")  # spelt, not the end of the text
     assert pickle.loads(pickle.dumps(tokens))("a</s>b") == found == [4, 6, 7, 8, 9, 5]
+
+
+def test_sources_of_one_length_have_orders_of_their_own() -> None:
+    stream = Stream([(Numbers("a", 20), 1.0), (Numbers("b", 20), 1.0)], seed=5)
+    lines = [stream[i].text for i in range(40)]
+    a, b = ([line[1:] for line in lines if line[0] == name] for name in "ab")
+    assert sorted(a) == sorted(b)
+    assert a != b
+
+
+def test_everything_that_decides_the_lines_is_in_the_fingerprint() -> None:
+    face = SimpleNamespace(path="/fonts/a.ttf", weight=1.0, characters=frozenset("ab"))
+    corpus = SimpleNamespace(sentences={"en": ("a b c",)}, words={"en": ("a",)})
+    renderer: Any = SimpleNamespace(faces=(face,), corpus=corpus, style="printed", seed=0, split="train")
+
+    def printed(max_chars: int = 8, limit: TextLimit | None = None, **changes: Any) -> dict[str, Any]:
+        return Synthetic(SimpleNamespace(**vars(renderer) | changes), max_chars, limit).fingerprint()  # type: ignore[arg-type]
+
+    others = [
+        printed(9),
+        printed(limit=TextLimit(8)),
+        printed(limit=TextLimit(9)),
+        printed(seed=1),
+        printed(split="heldout"),
+        printed(style="receipt"),
+        printed(style="handwritten"),
+        printed(faces=(SimpleNamespace(**vars(face) | {"weight": 2.0}),)),
+        printed(corpus=SimpleNamespace(**vars(corpus) | {"words": {"en": ("b",)}})),
+    ]
+    every = [printed(), *others]
+    assert all(a != b for number, a in enumerate(every) for b in every[:number])
+    stream = Stream([(Numbers("a", 9), 1.0)], seed=1)
+    assert stream.fingerprint() != Stream(stream.parts, seed=1, augmentation="paper").fingerprint()
+    some = np.arange(3)
+    assert Selected(Numbers("a", 9), some).fingerprint() != Selected(Numbers("a", 10), some).fingerprint()
+    assert Selected(Numbers("a", 9), some).fingerprint() != Selected(Numbers("a", 9), some + 1).fingerprint()

@@ -477,3 +477,24 @@ def test_greedy_is_the_limit_of_sampling() -> None:
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     drawn = categorical(keys)(log_probs * 1e6, jnp.int32(0))
     assert (drawn == greedy(log_probs, jnp.int32(0))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_penalty": 10**400}, "length_penalty is 1000"),
+        ({"length_penalty": 1e39}, r"length_penalty is 1e\+39: give a number of at most 3.4e\+38"),
+        ({"sequence_bias": {(1,): 1e39}}, "sequence_bias is"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty is 1e-46: give a number above 0"),
+        ({"do_sample": True, "top_k": 3 * 10**9}, r"top_k is 3000000000: give a whole number below 2\*\*31"),
+        (
+            {"exponential_decay_length_penalty": (3 * 10**9, 1.1)},
+            "exponential_decay_length_penalty is 3000000000: give",
+        ),
+        ({"do_sample": True, "seed": 2**32}, r"seed is 4294967296: give a whole number below 2\*\*32"),
+    ],
+)
+def test_numbers_that_a_device_does_not_hold_are_refused(options, message):
+    with pytest.raises(DecodeError, match=message):
+        DecodeConfig(**options)
+    DecodeConfig(do_sample=True, seed=2**32 - 1, length_penalty=3e38)

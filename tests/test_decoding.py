@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toy import END, PAD, SPECIAL, START, VOCABULARY, toy
-from trocr_jax.decoding import DecodeConfig, Decoded, beam_search, sample
+from trocr_jax.decoding import DecodeConfig, Decoded, Special, beam_search, processors, sample
 from trocr_jax.decoding.loop import Loop
 from trocr_jax.errors import DecodeError
 
@@ -113,3 +113,18 @@ def test_several_samples_of_an_image_each_have_a_row() -> None:
 def test_options_out_of_range_are_refused_by_name(options: dict) -> None:
     with pytest.raises(DecodeError, match=next(iter(options))):
         DecodeConfig(**options)
+
+
+def test_a_text_for_which_no_token_is_left_scores_minus_infinity():
+    def step(tokens, cache, position):
+        return jnp.zeros((*tokens.shape, 4), jnp.float32), cache
+
+    found = sample(
+        step,
+        (),
+        batch=1,
+        max_new_tokens=2,
+        special=Special(start=0, end=2, pad=1),
+        processor=processors.SuppressTokens(np.arange(4)),
+    )
+    assert found.token_log_probs[0, 0, 0] == found.scores[0, 0] == -np.inf

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -552,3 +553,96 @@ def test_wrong_usage_is_named(arguments, message, tmp_path, capsys):
     assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "out").exists() == ("batch_size" in message)  # which the model is asked for
+
+
+def test_what_is_left_to_review_by_hand():
+    samples = Samples("five", [Sample(str(n), "abcd", None) for n in range(5)])
+    outcomes = [
+        Outcome("abcd", confidence=0.5),
+        Outcome("abcD", confidence=0.5),  # kept: as sure as is asked for
+        Outcome("x", confidence=0.4),
+        Outcome("y", confidence=0.3),
+        Outcome("", error="gone"),
+    ]
+    run = evaluate(samples, [Reading("run", outcomes, None)], min_confidence=0.5, resamples=10)["runs"][0]
+    expected = {"min_confidence": 0.5, "lines_to_review": 3, "wrong_lines_kept": 1, "cer_kept": 1 / 8}
+    assert run["confidence"]["review"] == expected
+
+
+def test_every_score_is_of_its_own_definition():
+    samples = Samples("one", [Sample("0", "A b\u0020\u0020c", None), Sample("1", "e\u0301 x", None)])
+    outcomes = [Outcome(" A b\tc "), Outcome("\u00e9 X")]
+    plain, form = (
+        evaluate(samples, [Reading("run", outcomes, None)], unicode_form=form, resamples=10)["runs"][0]["scores"]
+        for form in (None, "NFC")
+    )
+    found = {name: plain[name]["value"] for name in ("cer", "cer_jiwer", "wer", "wer_jiwer")}
+    # " A b<tab>c " for "A b  c": 4 edits, 2 without the ends; one word less for jiwer, to whom a tab is no space
+    assert found == pytest.approx({"cer": 7 / 10, "cer_jiwer": 5 / 10, "wer": 2 / 5, "wer_jiwer": 4 / 5})
+    assert {name: form[name]["value"] for name in found} == pytest.approx(
+        {"cer": 5 / 9, "cer_jiwer": 3 / 9, "wer": 1 / 5, "wer_jiwer": 3 / 5}
+    )
+
+
+def test_every_two_runs_are_compared():
+    samples = Samples("two", [Sample("0", "a", None), Sample("1", "b", None)])
+    readings = [Reading(name, [Outcome("a"), Outcome(name)], None) for name in "xyb"]
+    pairs = [(c["first"], c["second"]) for c in evaluate(samples, readings, resamples=10)["comparisons"]]
+    assert pairs == [pair for pair in (("x", "y"), ("x", "b"), ("y", "b")) for _ in range(2)]
+
+
+def test_results_of_double_file_names_are_nobodys(tmp_path):
+    from pathlib import Path
+
+    from trocr_jax.errors import DataError
+    from trocr_jax.evaluation.results import match
+
+    samples = [Sample("a/1.png", "x", Path("a/1.png")), Sample("2.png", "x", Path("b/2.png"))]
+    rows = [{"id": "p/1.png", "text": "p"}, {"id": "q/1.png", "text": "q"}, {"id": "r/2.png", "text": "r"}]
+    with pytest.raises(DataError, match=r"1 of 2 references have no row in it:\n  - a/1.png"):
+        match(rows, samples, Path("rows.jsonl"))
+    samples = [Sample("a/1.png", "x", Path("a/1.png")), Sample("b/1.png", "x", Path("b/1.png"))]
+    with pytest.raises(DataError, match=r"2 of 2 references have no row in it"):
+        match(rows[:1], samples, Path("rows.jsonl"))
+
+
+def test_lengths_are_those_of_the_unicode_form():
+    samples = Samples("one", [Sample("0", unicodedata.normalize("NFD", "\u00e9" * 10), None)])
+    run = evaluate(samples, [Reading("run", [Outcome("x")], None)], unicode_form="NFC", resamples=10)["runs"][0]
+    assert [(b["from"], b["to"]) for b in run["errors_by_length"]] == [(10, 10)]
+
+
+def test_a_path_counts_before_a_file_name():
+    from pathlib import Path
+
+    from trocr_jax.evaluation.results import match
+
+    rows = [{"id": "x/a.png", "text": "by its path"}, {"id": "z/b.png", "text": "by a file name"}]
+    found = match(rows, [Sample("x/a.png", "x", Path("y/b.png"))], Path("rows.jsonl"))
+    assert [o.text for o in found] == ["by its path"]
+
+
+def test_of_several_splits_the_test_is_scored(tmp_path):
+    from trocr_jax.errors import DataError
+    from trocr_jax.evaluation.samples import choose
+
+    assert choose(tmp_path, {"train": 1, "test": 2}, None) == ("test", 2)
+    with pytest.raises(DataError, match="several splits; give --split with one of train, dev"):
+        choose(tmp_path, {"train": 1, "dev": 2}, None)
+
+
+def test_other_sets_of_scene_text_are_not_scored(tmp_path):
+    from trocr_jax.evaluation.protocols import open_protocol
+
+    for name in ("svt", "ic03_860", "mine"):
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "gt.txt").write_text("1.png Hello-1\n")
+    assert [s.group for s in open_protocol("str", tmp_path, partial=True).samples] == ["svt"]
+
+
+def test_a_line_is_scored_once(tmp_path):
+    picture(tmp_path / "1.png")
+    (tmp_path / "lines.tsv").write_text("1.png\tone\n1.png\ttwo\n")
+    found = open_samples(tmp_path)
+    assert [sample.reference for sample in found.samples] == ["one"]
+    assert [(bad.id, bad.reason) for bad in found.left_out] == [("1.png", "its id came before")]

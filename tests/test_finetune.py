@@ -22,7 +22,7 @@ from train.codec import codec
 from train.data.line import DataError, Line
 from train.evaluate import manifest
 from train.input import Examples
-from train.lines import longest_text, open_lines, texts_of
+from train.lines import _is_held_out, longest_text, open_lines, texts_of
 from train.loop import train
 from train.objective import normalized
 from train.optimizer import optimizer
@@ -248,3 +248,7 @@ def test_a_published_model_keeps_its_settings(name: str, tmp_path: Path) -> None
     assert examples.pixel_shape == (384, 384, 3)
     state = jax.eval_shape(lambda: init_state(recipe, optimizer(recipe)))
     assert state.params["model"]["decoder"]["embed_tokens"].shape[0] == config.decoder.vocab_size
+
+
+def test_the_tenth_that_is_kept_apart_is_the_same_in_every_process() -> None:
+    assert [n for n in range(60) if _is_held_out(f"{n}.png")] == [12, 38, 39, 50, 51]

@@ -343,3 +343,11 @@ def test_without_resizing_the_size_must_fit():
     values = noise(20, 30, 3)
     np.testing.assert_array_equal(processor.pixels(values), values)
     assert "resize it to 20 x 30" in raises(noise(21, 30, 3), "do_resize is false", processor)
+
+
+def test_a_very_narrow_image_keeps_a_column():
+    processor = ImageProcessor(height=8, width=16, keep_aspect_ratio=True)
+    pixels = processor.pixels(Image.new("RGB", (1, 400), "black"))
+    assert pixels.shape == (8, 16, 3)
+    assert not pixels[:, 0].any()
+    assert (pixels[:, 1:] == 255).all()

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.images import encoded, grey, noise, opened, over_white
 from trocr_jax.errors import ImageError
 from trocr_jax.image import ImageProcessor
+from trocr_jax.image_file import open_rgb
 
 
 def test_grey_modes():
@@ -262,3 +263,8 @@ def test_arrays_that_are_not_images(array, message):
     with pytest.raises(ImageError, match=message) as caught:
         ImageProcessor().pixels(array)
     assert str(list(array.shape)) in str(caught.value)
+
+
+def test_a_dark_greymap_of_16_bits_stays_dark():
+    content = b"P5 3 1 65535\n" + np.array([0, 128, 255], ">u2").tobytes()
+    np.testing.assert_array_equal(np.asarray(open_rgb(content))[0, :, 0], [0, 0, 1])

@@ -318,3 +318,41 @@ def test_risk_coverage_of_hand_made_lines():
 def test_throughput():
     found = metrics.Throughput(lines=20, characters=300, seconds=4.0)
     assert (found.lines_per_second, found.characters_per_second) == (5.0, 75.0)
+
+
+def tally(*pairs):
+    return metrics.Tally.of(pairs)
+
+
+def test_ends_of_shares_and_rates_stay_where_scores_can_be():
+    low_end = metrics.interval(tally((3, 10), *[(0, 10)] * 4))
+    assert low_end.low == 0.0 < low_end.value
+    high_end = metrics.interval(tally((7, 10), *[(10, 10)] * 4))
+    assert high_end.high == 1.0 > high_end.value
+
+
+def test_the_difference_of_shares_is_between_minus_one_and_one():
+    worst, best = tally(*[(0, 10)] * 4, (9, 10)), tally(*[(10, 10)] * 4, (9, 10))
+    found = metrics.paired_difference(worst, best)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    found = metrics.paired_difference(best, worst)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_probability_of_a_difference_by_hand():
+    none = tally(*[(0, 1)] * 40)
+    one = tally((1, 1), *[(0, 1)] * 39)
+    assert metrics.paired_difference(none, one, resamples=99).p == 1.0  # exchanged or not, it is as large
+    every = tally(*[(1, 1)] * 40)
+    assert metrics.paired_difference(none, every, resamples=99).p == 1 / 100  # never 0
+
+
+def test_a_calibration_error_is_not_negative_and_nan_no_confidence():
+    assert metrics.debiased_calibration_error([0.5, 0.5], [True, False]) == 0.0
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.reliability([math.nan], [True])
+
+
+def test_chance_is_counted_in_the_same_bins():
+    expected = math.sqrt(2 / math.pi) * (math.sqrt(0.5 * 0.5) + math.sqrt(0.75 * 0.25)) / 2
+    assert metrics.calibration_error_by_chance([0.5, 0.75], bins=2) == pytest.approx(expected)  # 0.5 is in the lower

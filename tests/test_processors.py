@@ -415,3 +415,28 @@ def test_tokens_that_the_model_does_not_have_are_refused(options: dict[str, Any]
     with pytest.raises(DecodeError, match=f"{next(iter(options))} holds token 40: .* 0 to 39"):
         check_token_ids(DecodeConfig(**options), VOCABULARY)
     check_token_ids(DecodeConfig(**options), VOCABULARY + 1)
+
+
+def test_a_sequence_longer_than_the_text_with_token_0_does_not_count_yet() -> None:
+    check_equal(
+        processors.bad_words([[0, START, 3]]),
+        theirs.NoBadWordsLogitsProcessor([[0, START, 3]], eos_token_id=[7]),
+        seeds=range(1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "oracle"),
+    [
+        (filters.TopP(0.5), theirs.TopPLogitsWarper(0.5)),
+        (filters.MinP(0.5), theirs.MinPLogitsWarper(0.5)),
+        (filters.EpsilonCutoff(0.25), theirs.EpsilonLogitsWarper(0.25)),
+    ],
+    ids=["top_p", "min_p", "epsilon"],
+)
+def test_a_threshold_that_is_met_exactly(ours, oracle) -> None:
+    scores = np.full((BATCH, BEAMS, VOCABULARY), -np.inf, np.float32)
+    scores[..., :3] = np.log(np.array([0.5, 0.25, 0.25], np.float32))
+    _, token_ids = hypotheses(0)
+    wanted = oracle(None, torch.from_numpy(scores.reshape(-1, VOCABULARY).copy())).numpy().reshape(scores.shape)
+    np.testing.assert_array_equal(np.isneginf(apply(ours, scores, token_ids, np.int32(0))), np.isneginf(wanted))

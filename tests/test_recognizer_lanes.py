@@ -21,8 +21,10 @@ from train.data.render import Renderer
 from trocr_jax import recognizer_busy, recognizer_lanes, recognizer_lengths
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import ImageError
+from trocr_jax.image import ImageProcessor
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.recognizer_batches import batches as batches_of
 from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_devices import Devices
 from trocr_jax.recognizer_lengths import LengthGuess
@@ -268,3 +270,21 @@ def test_enough_is_learnt_once():
     before = guess.guess(means)
     guess.learn(means, -means[:, 0])
     np.testing.assert_array_equal(guess.guess(means), before)
+
+
+def test_lines_that_are_all_the_same_have_a_guess():  # belongs in tests/test_recognizer_lanes.py, behind the guesses
+    guess, mean = LengthGuess(), np.array([20.1, -17.7, 0.3, 12.9], np.float32)
+    for _ in range(8):
+        guess.learn(np.tile(mean, (16, 1)), np.full(16, 5))
+    assert np.allclose(guess.guess(mean[None]), 5, atol=0.1)
+
+
+def test_an_array_that_is_filled_again_has_been_read():
+    def series():
+        buffer = np.zeros((8, 16, 3), np.uint8)
+        for number in range(20):
+            buffer[:] = number
+            yield buffer
+
+    found = [p for batch in batches_of(series(), ImageProcessor(height=8, width=16), 4) for p in batch.pixels]
+    assert [int(p[0, 0, 0]) for p in found] == list(range(20))

@@ -20,7 +20,7 @@ from flax import nnx
 
 from tests.small_models import FAMILIES, transformers_model
 from train.input import IGNORED, Batch
-from train.objective import count, counted, cross_entropy, ctc, normalized, shift_right
+from train.objective import count, counted, cross_entropy, ctc, decoder_input, normalized, shift_right
 from train.optimizer import optimizer
 from train.recipe import Lora, Optimizer, Recipe, Stage
 from train.step import TrainState, init_ema, init_state, make_gradients, make_train_step, model_params, narrowed
@@ -399,3 +399,33 @@ def test_ctc_equals_torch_and_leaves_out_lines_that_cannot_fit() -> None:
         losses.append(loss.item() / len(characters))
     found = ctc(jnp.asarray(logits), jnp.asarray(labels), TOY)
     assert float(found) == pytest.approx(sum(losses), abs=1e-4)
+
+
+def test_noise_leaves_the_start_token_alone() -> None:
+    labels = jnp.full((64, 4), 5, jnp.int32)
+    found = np.asarray(decoder_input(labels, TOY, token_noise=0.5, key=jax.random.key(0)))
+    assert (found[:, 0] == TOY.decoder_start_token_id).all()
+    assert 0.3 < (found[:, 1:] != 5).mean() < 0.6
+
+
+def test_a_line_as_long_as_columns_and_special_tokens_together_is_not_counted() -> None:
+    columns = TOY.encoder.memory_length - TOY.encoder.num_special_tokens
+    labels = np.full((2, columns + 2), IGNORED, np.int32)
+    for row, length in enumerate((3, columns + 1)):
+        labels[row, :length] = 4 + np.arange(length) % 3
+        labels[row, length] = TOY.eos_token_id
+    assert float(count(jnp.asarray(labels), TOY).lines) == 1
+    labels[1] = IGNORED
+    labels[1, : columns - 1] = 5  # fits, but for the blanks between equal characters
+    assert float(count(jnp.asarray(labels), TOY).lines) == 1
+
+
+def test_the_blank_is_no_character_of_ctc() -> None:
+    labels = jnp.asarray([[5, TOY.eos_token_id], [TOY.pad_token_id, TOY.eos_token_id]], jnp.int32)
+    assert float(count(labels, TOY).lines) == 1
+
+
+def test_what_is_not_counted_may_be_anything() -> None:
+    logits = jnp.zeros((1, 2, 5)).at[0, 1].set(jnp.nan)
+    labels = jnp.asarray([[3, IGNORED]], jnp.int32)
+    assert np.isfinite(float(cross_entropy(logits, labels, labels != IGNORED)))

@@ -15,12 +15,14 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, RobertaTokenizer, TrOCRProcessor, XLMRobertaTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer, TrOCRProcessor, XLMRobertaTokenizer
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from train.data.encode import Tokens
 from trocr_jax.errors import TokenizerError
 from trocr_jax.tokenizer import character_tokenizer, decode, load_tokenizer, save_tokenizer
+from trocr_jax.tokenizer_spelling import spellings
 
 TEXT = [
     "industry, ' Mr. Brown commented icily . ' Let us have a",
@@ -341,3 +343,12 @@ def test_what_pads_is_no_text_whatever_it_spells() -> None:
     rows = np.array([[[a, b, a, a], [b, a, a, a]]])
     assert decode(tokenizer, rows, [[2, 0]]) == ["ab", ""]
     assert decode(tokenizer, rows, [[3, 4]]) == ["aba", "baaa"]
+
+
+def test_a_space_in_front_that_is_kept_is_spelt():
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "▁a": 1, "b": 2}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    backend.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", clean_up_tokenization_spaces=False)
+    assert decode(tokenizer, [[1, 2]]) == [" ab"]
+    assert spellings(tokenizer).first == [None, b" a", b"b"]

@@ -97,3 +97,11 @@ def test_training_sees_the_pixels_that_the_image_processor_makes(shape: tuple[in
     assert examples()(line).pixels.shape == examples().pixel_shape == (8, 64, 3)
     grey = replace(RECIPE.config, encoder=replace(RECIPE.config.encoder, num_channels=1))
     assert examples(grey)(line).pixels.shape == examples(grey).pixel_shape == (8, 64)
+
+
+def test_every_sample_of_a_run_is_of_one_step() -> None:
+    whole = [
+        n for span in spans(RECIPE) for step in range(span.first_step, span.last_step) for n in samples_of(span, step)
+    ]
+    assert len(spans(RECIPE)) > 1
+    assert whole == list(range(len(whole)))

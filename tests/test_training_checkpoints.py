@@ -324,3 +324,88 @@ def test_a_manifest_that_reads_the_same_but_is_written_otherwise_is_damaged(copy
     whole = manifest.read(copy / "00000002")
     manifest.write(replace(whole, metrics={"cer": 0.5}), copy / "00000002")
     assert manifest.read(copy / "00000002") == replace(whole, metrics={"cer": 0.5})
+
+
+def test_a_state_may_be_older_than_a_name_of_the_run(three: Path) -> None:
+    assert restored(three, run=RUN | {"eval_lines": 3}) == 3
+
+
+def test_another_number_of_stages_is_named(three: Path) -> None:
+    other = {"recipe": {"seed": 0, "stages": [{"steps": 3}, {"steps": 4}]}, "data": [{"records": 5}]}
+    with pytest.raises(CheckpointError, match=r"recipe\.stages was \[.*\] and is \["):
+        restored(three, run=other)
+
+
+def test_of_equal_scores_the_first_is_the_best(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, run=RUN, keep=Keep(last=3)) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state(step))
+            checkpoints.score(step, {"cer": 0.3 if step == 1 else 0.2})
+        assert checkpoints.best_step() == 2
+
+
+def test_a_state_that_was_saved_is_not_written_again(tmp_path: Path) -> None:
+    """Its score would go, and for a moment there would be none."""
+    saved(tmp_path, 1)
+    with Checkpoints(tmp_path, run=RUN) as checkpoints:
+        checkpoints.restore(like())
+        checkpoints.score(1, {"cer": 0.5})
+        checkpoints.save(state(1))
+        checkpoints.save(state(2))
+        checkpoints.score(2, {"cer": 0.4})
+        checkpoints.save(state(2))
+    assert [manifest.read(tmp_path / f"{n:08d}").metrics for n in (1, 2)] == [{"cer": 0.5}, {"cer": 0.4}]
+
+
+def test_a_score_makes_room(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, run=RUN, keep=Keep(last=1, best=1)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state(step))
+            checkpoints.score(step, {"cer": 1 / step})
+    assert steps(tmp_path) == [2]
+
+
+def test_a_score_that_cannot_be_written_is_named_and_the_state_stays_whole(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(copy, run=RUN, keep=Keep(last=3)) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(CheckpointError, match=r"00000003: cannot be written .the disk is full"):
+            checkpoints.score(3, {"cer": 0.5})
+    assert restored(copy) == 3
+    assert manifest.read(copy / "00000003").metrics is None
+
+
+def test_a_state_that_is_half_removed_does_not_look_whole(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Checkpoints(copy, run=RUN, keep=Keep(last=2)) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before
+        checkpoints.score(3, {"cer": 0.5})
+    assert not (copy / "00000001" / manifest.NAME).exists()
+
+
+def test_a_file_that_is_not_in_the_manifest_is_damage(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "00000003/state/more").write_text("x")
+    assert restored(copy) == 2
+    assert "state/more is not in the manifest" in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_a_folder_is_damage_that_makes_room(copy: Path) -> None:
+    (copy / "00000003" / manifest.NAME).unlink()
+    (copy / "00000003" / manifest.NAME).mkdir()
+    assert restored(copy) == 2
+    with Checkpoints(copy, run=RUN, keep=Keep(last=3)) as checkpoints:
+        checkpoints.restore(like())
+        checkpoints.save(state(3))
+    assert restored(copy) == 3
+
+
+def test_a_manifest_is_on_the_disk_before_older_states_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[str]()
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")))
+    folder = tmp_path / "00000001"
+    folder.mkdir()
+    manifest.write(manifest.Manifest(1, {}, None, {}), folder)
+    assert done == [str(folder / manifest.PARTIAL), str(folder)]

@@ -14,6 +14,7 @@ from typing import Any
 from trocr_jax.checkpoint.native import _files as files_of
 from trocr_jax.checkpoint.native import _hashes as hashes_of
 from trocr_jax.errors import CheckpointError
+from trocr_jax.jobs.store import sync_folder
 
 NAME = "MANIFEST.json"
 PARTIAL = f".{NAME}"  # one that is being written; a killed run leaves it behind
@@ -37,10 +38,14 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """All of it or nothing: a manifest is never half written."""
+    """All of it or nothing, a power cut or not: older states are removed once it is there."""
     partial = folder / PARTIAL
-    partial.write_text(_text(asdict(manifest)), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(_text(asdict(manifest)))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, folder / NAME)
+    sync_folder(folder)
 
 
 def read(folder: Path) -> Manifest:

@@ -58,6 +58,9 @@ class LengthGuess:
     def _solved(self) -> np.ndarray:
         sums = self._squares[-1]  # of each feature: the last one is 1
         variance = float(np.mean(np.diagonal(self._squares)[:-1] / self.lines - (sums[:-1] / self.lines) ** 2))
-        ridge = np.full(len(sums), RIDGE * max(variance, 1e-12) * self.lines)
+        square = (
+            float(np.mean(np.diagonal(self._squares)[:-1])) / self.lines
+        )  # of lines that are all the same, say blank
+        ridge = np.full(len(sums), RIDGE * max(variance, 1e-9 * square, 1e-12) * self.lines)
         ridge[-1] = 0.0  # not of the constant
         return np.linalg.solve(self._squares + np.diag(ridge), self._products)

@@ -11,17 +11,19 @@ import numpy as np
 from trocr_jax.errors import DecodeError
 
 _WHOLE, _REAL = (int, np.integer), (int, float, np.integer, np.floating)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int, *, bits: int = 31) -> None:
+    """bits: that a device counts it in."""
     if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < least:
         raise DecodeError(f"{name} is {value!r}: give a whole number of at least {least}")
+    if value >= 1 << bits:
+        raise DecodeError(f"{name} is {value}: give a whole number below 2**{bits}")
 
 
 def check_seed(seed: Any) -> None:
-    check_whole("seed", seed, 0)
-    if seed >= 1 << 32:
-        raise DecodeError(f"seed is {seed}: give a whole number below 2**32")
+    check_whole("seed", seed, 0, bits=32)
 
 
 def check_room(cache: Any, max_new_tokens: int) -> None:
@@ -37,8 +39,10 @@ def check_room(cache: Any, max_new_tokens: int) -> None:
 
 
 def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
-    """A finite number for which `holds` is true; `words` say which."""
-    number = isinstance(value, _REAL) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number of f32 for which `holds` is true; `words` say which."""
+    number = isinstance(value, _REAL) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if number and not -_LARGEST <= value <= _LARGEST:
+        raise DecodeError(f"{name} is {value!r}: give a number of at most {_LARGEST:.1e}, as f32 holds")
     if not number or not holds(value):
         raise DecodeError(f"{name} is {value!r}: give {words}")
 

@@ -238,5 +238,5 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "typical_p": (lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
     "epsilon_cutoff": (lambda x: 0 <= x < 1, "a number from 0, off, to below 1"),
     "eta_cutoff": (lambda x: 0 <= x < 1, "a number from 0, off, to below 1"),
-    "repetition_penalty": (lambda x: x > 0, "a number above 0"),
+    "repetition_penalty": (lambda x: bool(np.float32(x) > 0), "a number above 0"),
 }

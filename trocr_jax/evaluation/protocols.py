@@ -14,7 +14,7 @@ from trocr_jax.datasets import Bad, Iam, Record, SceneText, Sroie
 from trocr_jax.datasets.base import Dataset
 from trocr_jax.errors import DataError
 from trocr_jax.evaluated import Sample, Samples
-from trocr_jax.evaluation.samples import listed, missing_images
+from trocr_jax.evaluation.samples import listed, missing_images, once
 
 Protocol = Literal["iam", "sroie", "str"]
 HEADLINE = {"iam": "cer", "sroie": "word_f1", "str": "scene_text_accuracy"}
@@ -54,7 +54,7 @@ def _scene_text(dataset: SceneText) -> Samples:
 def _complete(dataset: Dataset, splits: dict[str, Iterable[Record | Bad]], *, group: bool) -> Samples:
     good, bad = list[Sample](), list[Bad]()
     for split, records in splits.items():
-        for record in records:
+        for record in once(records):
             if isinstance(record, Bad):
                 bad.append(record)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -48,7 +48,7 @@ def open_samples(source: Path, *, split: str | None = None, limit: int | None = 
 def collect(name: str, records: Iterable[Record | Bad], *, limit: int | None = None) -> Samples:
     """Records as samples. Raises DataError if there are none."""
     good, bad = list[Sample](), list[Bad]()
-    for record in islice(records, limit):
+    for record in islice(once(records), limit):
         if isinstance(record, Bad):
             bad.append(record)
         else:
@@ -57,6 +57,17 @@ def collect(name: str, records: Iterable[Record | Bad], *, limit: int | None = N
         first = f"; the first of {len(bad)} that cannot be used: {bad[0].id}: {bad[0].reason}" if bad else ""
         raise DataError(f"{name}: no lines to score{first}")
     return Samples(name, good, bad)
+
+
+def once(records: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
+    """Every line is scored once: one whose id came before cannot be used."""
+    seen = set[str]()
+    for record in records:
+        if isinstance(record, Record) and record.id in seen:
+            yield Bad(record.id, "its id came before")
+        else:
+            seen.add(record.id)
+            yield record
 
 
 def choose(source: Path, splits: Mapping[str, _T], split: str | None) -> tuple[str, _T]:

@@ -100,7 +100,7 @@ def _run(
             "lines_per_second": fast.lines_per_second,
             "characters_per_second": fast.characters_per_second,
         },
-        "errors_by_length": _by_length(references, tallies["cer"]),
+        "errors_by_length": _by_length(tallies["cer"]),
         "confidence": _confidence(outcomes, tallies, min_confidence),
         "confusions": {
             "characters": _table(metrics.confusions(references, hypotheses, unicode_form=form)),
@@ -128,9 +128,9 @@ def _groups(
     return found
 
 
-def _by_length(references: Sequence[str], errors: metrics.Tally) -> list[dict[str, Any]]:
+def _by_length(errors: metrics.Tally) -> list[dict[str, Any]]:
     """CER of lines of about equal length: six groups of equally many lines at most."""
-    lengths = np.array([len(r) for r in references])
+    lengths = errors.denominators.astype(int)
     cuts: list[int] = np.unique(np.quantile(lengths, np.linspace(0, 1, 7)).round().astype(int)).tolist()
     highest = [cut - 1 for cut in cuts[1:-1]] + cuts[-1:]
     found = []
