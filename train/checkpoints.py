@@ -192,7 +192,7 @@ class Checkpoints:
         """Removes what `Keep` does not name, what is damaged, and what was never written to its end."""
         best = {self._folder / f"{step:08d}" for _, step in sorted(self._scored())[: self._keep.best]}
         whole = sorted(self._whole() - self._damaged)
-        kept = best | set(whole[-max(self._keep.last, 1) :])
+        kept = best | set(whole[-self._keep.last :])
         if self._keep.every:
             kept |= {path for path in whole if int(path.name) % self._keep.every == 0}
         for path in self._folder.glob("[0-9]" * 8):

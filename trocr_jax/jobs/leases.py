@@ -36,7 +36,7 @@ class Leases:
 
     def __init__(self, job: Job, *, timeout: float = TIMEOUT) -> None:
         self._job, self._timeout = job, timeout
-        self._held: dict[int, list[Task]] = {}
+        self._held: dict[int, Task | None] = {}  # and which stretch of it is being read
         self._beat = 0
         self._seen: dict[int, tuple[bytes, float]] = {}  # leases of others: content, and when it was first seen so
         self._lock = threading.Lock()
@@ -57,8 +57,8 @@ class Leases:
     def take(self, unit: int) -> bool | Dead:
         """Whether the unit is now this process's; or the dead holder from whom it was taken over."""
         with self._lock:
-            if self._job.store.create(_name(unit), self._content([]), durable=False):
-                self._held[unit] = []
+            if self._job.store.create(_name(unit), self._content(None), durable=False):
+                self._held[unit] = None
                 self._seen.pop(unit, None)
                 return True
         try:
@@ -81,17 +81,17 @@ class Leases:
         """Says which stretch of a unit that is held is being read, for the case that it kills this process."""
         with self._lock:
             if self._keeps(task.unit):
-                self._held[task.unit] = [task]
-                self._job.store.replace(_name(task.unit), self._content([task]))
+                self._held[task.unit] = task
+                self._job.store.replace(_name(task.unit), self._content(task))
 
     def renew(self) -> None:
         """Shows that this process lives, in every lease that it has not lost."""
         with self._lock:
             self._beat += 1
-            for unit, tasks in list(self._held.items()):
+            for unit, task in list(self._held.items()):
                 with suppress(OSError):  # a failing disk is told of by the commit
                     if self._keeps(unit):
-                        self._job.store.replace(_name(unit), self._content(tasks))
+                        self._job.store.replace(_name(unit), self._content(task))
 
     def give_back(self, unit: int) -> None:
         with self._lock:
@@ -114,8 +114,8 @@ class Leases:
         if not died:
             return False
         with self._lock:
-            self._job.store.replace(_name(unit), self._content([]))
-            self._held[unit] = []
+            self._job.store.replace(_name(unit), self._content(None))
+            self._held[unit] = None
         self._seen.pop(unit, None)
         return Dead(
             str(lease.get("owner", "?")), [Task.stretch(unit, *stretch) for stretch in lease.get("reading", [])]
@@ -139,8 +139,8 @@ class Leases:
         except FileNotFoundError:
             return None
 
-    def _content(self, tasks: list[Task]) -> bytes:
-        reading = [[task.lines[0], len(task.lines)] for task in tasks]
+    def _content(self, task: Task | None) -> bytes:
+        reading = [] if task is None else [[task.lines[0], len(task.lines)]]
         return orjson.dumps({"owner": str(me()), "beat": self._beat, "reading": reading})
 
 
