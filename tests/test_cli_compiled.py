@@ -39,11 +39,12 @@ def test_the_second_start_compiles_nothing_and_what_is_cut_off_is_made_anew(tmp_
     (line,) = save_lines(tmp_path / "lines", 1)
     command = ["transcribe", str(line), "--model", str(save_tiny(tmp_path / "model"))]
     caches = {"XDG_CACHE_HOME": str(tmp_path)}
-    first = program(*command, **caches)
+    every = caches | {LEAST: "0"}  # also what a quick machine compiles in less than a tenth of a second
+    first = program(*command, **every)
     (folder,) = (tmp_path / "trocr_jax").iterdir()
     kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert kept
-    assert program(*command, **caches) == first
+    assert program(*command, **every) == first
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
     largest = max(folder.glob("*-cache"), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
