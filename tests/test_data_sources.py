@@ -19,7 +19,7 @@ from train.data import records
 from train.data.augment import PAPER, RANDAUGMENT, augment, dilation, erosion
 from train.data.build import build
 from train.data.builders import Folder
-from train.data.checks import TextLimit
+from train.data.checks import TextLimit, is_grey
 from train.data.encode import Tokens, check_vocabulary, pixels
 from train.data.line import ENDLESS, DataError, Line
 from train.data.sources import Pictures, Selected, Stream, Synthetic, open_folder, within
@@ -340,3 +340,28 @@ def test_everything_that_decides_the_lines_is_in_the_fingerprint() -> None:
     some = np.arange(3)
     assert Selected(Numbers("a", 9), some).fingerprint() != Selected(Numbers("a", 10), some).fingerprint()
     assert Selected(Numbers("a", 9), some).fingerprint() != Selected(Numbers("a", 9), some + 1).fingerprint()
+
+
+def test_no_two_seeds_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[float]()
+
+    def draw(image: np.ndarray, rng: np.random.Generator, *_: Any) -> np.ndarray:
+        drawn.append(rng.random())
+        return image
+
+    monkeypatch.setattr("train.data.sources.augment", draw)
+    for seed in range(4):
+        stream = Stream([(Numbers("a", 20), 1.0)], seed=seed, augmentation="paper")
+        for index in range(4):
+            stream[index]
+    assert len(set(drawn)) == 16
+
+
+def test_what_is_turned_or_transparent_is_not_taken_for_grey(tmp_path: Path) -> None:
+    grey, turned = Image.new("L", (4, 2), 200), Image.Exif()
+    turned[0x0112] = 6
+    found = []
+    for options in ({}, {"exif": turned}, {"transparency": 200}):
+        grey.save(tmp_path / "1.png", **options)
+        found.append(is_grey((tmp_path / "1.png").read_bytes()))
+    assert found == [True, False, False]
