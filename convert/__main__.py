@@ -139,6 +139,8 @@ def _verify(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.images < 1 or options.tokens < 1:
         parser.error("--images and --tokens must be at least 1")
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}: give a whole number of at least 0")
     from convert.verify import table, verify
 
     differences = verify(options.ours, options.theirs, images=options.images, tokens=options.tokens, seed=options.seed)

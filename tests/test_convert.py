@@ -4,15 +4,19 @@ import argparse
 import enum
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from convert.__main__ import main
+import convert.__main__ as command
+from convert import verify as module
+from convert.__main__ import _config, main
 from convert.fairseq import guess_config, load_fairseq
-from convert.verify import verify
+from convert.verify import Difference, verify
 from tests.small_models import FAMILIES, save_transformers, transformers_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import StoredTensor, parameters
@@ -213,3 +217,34 @@ def test_verify_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TrOCRError, match="pip install torch"):
         verify(str(source), str(source))
+
+
+@pytest.mark.parametrize(("largest", "status"), [(1e-5, 0), (1e-3, 1), (float("nan"), 1)])
+def test_logits_that_are_no_numbers_are_no_agreement(
+    largest: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        module, "verify", lambda *_, **__: [Difference("a", 5.0, 1.0), Difference("logits", largest, 1.0)]
+    )
+    assert main(["verify", "a", "b"]) == status
+
+
+def test_a_preset_is_named_as_its_model_is() -> None:
+    for name in ("base-printed", "trocr-base-printed", "microsoft/trocr-base-printed"):
+        assert _config(name) == PRESETS["base-printed"]
+
+
+def test_dtype_is_for_fairseq_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.pt").write_bytes(b"")
+    asked: list[Any] = []
+    monkeypatch.setattr(command, "load_fairseq", lambda path, **options: asked.append(options["dtype"]))
+    monkeypatch.setattr(command, "_save", lambda *_, **__: None)
+    assert main([str(tmp_path / "x.pt"), str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+    assert asked == ["bfloat16"]
+
+
+def test_a_seed_below_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "a", "b", "--seed", "-1"])
+    assert stop.value.code == 2
+    assert "--seed is -1: give a whole number of at least 0" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.data import records
 from train.data.__main__ import main
-from train.data.build import Built, build
+from train.data.build import Built, _ArrayRecords, build
 from train.data.builders import DATASETS, Folder, SceneText
 from train.data.checks import TextLimit
 from train.data.line import DataError
@@ -302,3 +302,46 @@ def test_other_texts_have_another_fingerprint(tmp_path: Path) -> None:
         built = build(Folder(source=source), tmp_path / f"built-{number}")
         found.add(json.loads((built.folder / records.BUILD).read_text())["splits"]["train"]["sha256"])
     assert len(found) == 3
+
+
+def built(folder: Path, limit: TextLimit | None = None, **row: str) -> Any:
+    write(folder / "in/0.png", picture())
+    write(folder / "in/train.jsonl", json.dumps({"image": "0.png", "text": "a", **row}))
+    return records.open(build(Folder(source=folder / "in"), folder / "out", limit=limit).folder, "train")
+
+
+def test_fingerprints_know_where_a_field_ends(tmp_path: Path) -> None:
+    rows = [{"text": "a", "writer": "bc", "page": "d"}, {"text": "ab", "writer": "c", "page": "d"},
+            {"text": "a", "writer": "b", "page": "cd"}]  # fmt: skip
+    assert len({built(tmp_path / str(i), None, **row).fingerprint()["sha256"] for i, row in enumerate(rows)}) == 3
+
+
+def test_a_build_keeps_by_what_its_texts_were_measured(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer("abe\u0301\u00e9 ")
+    source = built(tmp_path, TextLimit(9, tokenizer, "toy"), text="a  e\u0301")
+    assert source.longest_characters == 3  # of the text as it is stored
+    assert source.built_within(TextLimit(9, tokenizer, "toy"))
+    assert source.built_within(TextLimit(10, tokenizer, "toy"))
+    assert not source.built_within(TextLimit(8, tokenizer, "toy"))
+    assert not source.built_within(TextLimit(9, tokenizer, "other"))
+
+
+def test_a_disk_that_is_full_while_records_are_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to write: No space left on device")
+
+    monkeypatch.setattr(_ArrayRecords, "download_and_prepare", full)
+    with pytest.raises(DataError, match=r"out: cannot be written .*; the disk is full"):
+        built(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["image", "writer", "page"])
+def test_a_field_that_is_no_valid_unicode_is_left_out_and_listed(tmp_path: Path, field: str) -> None:
+    write(tmp_path / "in/0.png", picture())
+    write(tmp_path / "in/1.png", picture())
+    rows = [{"image": "0.png", "text": "a", field: "x\ud800"}, {"image": "1.png", "text": "b"}]
+    write(tmp_path / "in/train.jsonl", "\n".join(map(json.dumps, rows)))
+    found = build(Folder(source=tmp_path / "in"), tmp_path / "out")
+    assert (found.written, found.quarantined) == ({"train": 1}, {"train": 1})

@@ -252,3 +252,8 @@ def test_a_published_model_keeps_its_settings(name: str, tmp_path: Path) -> None
 
 def test_the_tenth_that_is_kept_apart_is_the_same_in_every_process() -> None:
     assert [n for n in range(60) if _is_held_out(f"{n}.png")] == [12, 38, 39, 50, 51]
+
+
+def test_any_name_belongs_to_a_part() -> None:
+    """One that is no valid Unicode too, as a list of lines may have."""
+    assert isinstance(_is_held_out("\udce90.png"), bool)

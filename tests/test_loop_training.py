@@ -16,24 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from scripts.toy_training import Bars, FewBars, bars, recipe
-from train import flops, manifest
+from train import flops, loop, manifest
 from train.checkpoints import Checkpoints
 from train.codec import codec, vocabulary_sha256
 from train.data.checks import TextLimit
 from train.data.line import Line
 from train.data.render import Renderer
 from train.export import _write_assets, export
+from train.flight import Flight
 from train.input import padded
-from train.loop import Outcome, _scorer, rendered, train
+from train.loop import Outcome, WorkerLost, _next, _scorer, describe_recipe, rendered, train
+from train.objective import Losses
 from train.optimizer import optimizer
 from train.processes import Stop
-from train.recipe import Recipe, Stage, check
+from train.progress import Progress
+from train.recipe import Recipe, Stage, check, spans
 from train.step import TrainState, init_state
 from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
+from trocr_jax.image import ImageProcessor
 from trocr_jax.sharding import make_mesh
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
@@ -373,3 +378,146 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--folder", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     assert "every bit is the same" in done.stdout.decode()
+
+
+def test_a_loss_is_looked_at_two_steps_later_however_seldom_is_logged(tmp_path: Path) -> None:
+    (span,) = spans(SHORT)
+    flight, zeros = Flight(tmp_path, span), {name: jnp.float32(0) for name in Losses._fields}
+    for step in range(2):
+        flight.add(step, Losses(**zeros | {"finite": jnp.bool_(step > 0)}))
+    with pytest.raises(FloatingPointError, match="step 1: the loss is"):
+        flight.add(2, Losses(**zeros | {"finite": jnp.bool_(True)}))
+
+
+def test_no_state_is_saved_whose_losses_nobody_has_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flights: list[Flight] = []
+    in_the_air: list[int] = []
+
+    class Watched(Flight):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            flights.append(self)
+
+    save = Checkpoints.save
+
+    def watched(self: Checkpoints, state: Any) -> None:
+        in_the_air.append(len(flights[-1]._steps))
+        save(self, state)
+
+    monkeypatch.setattr(loop, "Flight", Watched)
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    train(replace(SHORT, log_every=100, save_every=2), tmp_path, workers=0, lines=bars, until=3)
+    assert in_the_air == [0, 0]  # after the second step, and at the end
+
+
+def test_the_last_step_of_a_stage_is_logged_and_held_out_lines_are_read_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    counted_from: list[int] = []
+    begin = Progress.begin
+
+    def began(self: Progress, step: int) -> None:
+        counted_from.append(step)
+        begin(self, step)
+
+    monkeypatch.setattr(Progress, "begin", began)
+
+    def evaluate(state: Any, stopped: Any) -> dict[str, float]:
+        read.append(int(state.step))
+        return {"cer": 0.5}
+
+    train(replace(SHORT, log_every=5, eval_every=4, keep_best=1), tmp_path, workers=0, lines=bars, evaluate=evaluate)
+    found = [row for row in rows(tmp_path) if "total" in row]
+    assert [row["step"] for row in found] == [5, 6]
+    assert read == [4, 6]
+    assert counted_from == [0, 0, 4, 5, 6, 6]  # what is read after step 4 takes no time of step 5
+
+
+def test_a_signal_that_ends_the_workers_too_is_no_error() -> None:
+    class Ending:
+        def __init__(self, said: str) -> None:
+            self.said = said
+
+        def __next__(self) -> None:
+            raise ValueError(self.said)
+
+    stop = Stop()
+    with pytest.raises(WorkerLost):
+        _next(Ending("Worker process 0 was terminated unexpectedly with exit code -9"), stop)
+    with pytest.raises(ValueError, match="other"):
+        _next(Ending("other"), stop)
+    stop.seen = True
+    assert _next(Ending("other"), stop) is None
+
+
+def test_lines_to_be_scored_on_are_drawn_from_what_training_never_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Drawing:
+        def line(self, index: int, **_: Any) -> Line:
+            return Line(np.zeros((8, 8), np.uint8), "abc")
+
+    monkeypatch.setattr(Renderer, "create", lambda **options: asked.append(options) or Drawing())  # type: ignore[func-returns-value]
+    loop.rendered(SHORT)
+    _scorer(replace(SHORT, eval_lines=1), None, make_mesh(), lambda step, lines: None)
+    assert [options["split"] for options in asked] == ["train", "heldout"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "other"}, {"mesh": "data=1"}, {"keep_every": 3}, {"keep_last": 3}, {"keep_best": 1}, {"save_every": 7},
+     {"log_every": 7}, {"eval_every": 3}, {"eval_lines": 3}, {"eval_beams": 2}, {"eval_worst": 3},
+     {"eval_every": 3, "keep_best": 1, "patience": 2}],
+    ids=str,
+)  # fmt: skip
+def test_what_decides_only_what_one_sees_is_no_other_run(change: dict[str, Any]) -> None:
+    assert describe_recipe(replace(SHORT, **change)) == describe_recipe(SHORT)
+
+
+def test_the_averaged_model_is_scored_on_pictures_of_the_image_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = ImageProcessor(
+        height=8, width=64, keep_aspect_ratio=True, image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6)
+    )
+    what, given = replace(SHORT, processor=processor), list[Any]()
+
+    class Seen(Exception):
+        pass
+
+    def generate(model: Any, pixels: Any, *_: Any, **__: Any) -> None:
+        given.extend((model, pixels))
+        raise Seen
+
+    monkeypatch.setattr("train.scoring.generate", generate)
+    like = jax.eval_shape(lambda: init_state(what, optimizer(what)))
+    state = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), like)
+    state = state._replace(ema=jax.tree.map(lambda x: 2 * x, state.ema))
+    line = Bars().line(0, max_chars=8)
+    with pytest.raises(Seen):
+        _scorer(what, [line], make_mesh(), lambda step, lines: None)(state, lambda: False)
+    model, pixels = given
+    assert float(model.decoder.embed_tokens[0, 0]) == 2
+    expected = np.asarray(processor.normalize(processor.pixels(line.image)[None]))
+    np.testing.assert_allclose(pixels[:1], expected, atol=2e-6)
+
+
+def test_a_signal_at_the_end_of_a_stage_does_not_begin_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, lowered, add, lower = Stop(), list[int](), Flight.add, loop.lower
+
+    def adding(self: Flight, step: int, losses: Losses) -> None:
+        add(self, step, losses)
+        stop.seen = step == 1
+
+    monkeypatch.setattr(Flight, "add", adding)
+
+    def lowering(*given: Any) -> Any:
+        lowered.append(1)
+        return lower(*given)
+
+    monkeypatch.setattr(loop, "lower", lowering)
+    stages = (replace(SHORT.stages[0], steps=2), replace(SHORT.stages[0], batch_size=2))
+    found = train(replace(SHORT, stages=stages), tmp_path, workers=0, lines=bars, stop=stop)
+    assert (found.step, found.finished, found.compiling) == (2, False, False)
+    assert lowered == [1]

@@ -16,8 +16,15 @@ from tests.test_step import RECIPE, STAGE, TOY, batch_of, random_params
 from train.groups import split
 from train.lora import init_adapters, merged
 from train.optimizer import optimizer
-from train.recipe import Lora
-from train.step import TrainState, init_ema, init_state, make_train_step, model_params, with_params
+from train.recipe import Group, Lora
+from train.step import (
+    TrainState,
+    init_ema,
+    init_state,
+    make_train_step,
+    model_params,
+    with_params,
+)
 from trocr_jax import checkpoint
 from trocr_jax.attention import einsum
 from trocr_jax.errors import ConfigError
@@ -116,3 +123,24 @@ def test_the_default_targets_are_the_queries_and_values_of_every_layer() -> None
     adapters = jax.eval_shape(lambda: init_adapters(Lora(rank=2, alpha=2.0), model, jax.random.key(0)))
     assert len(adapters) == 2 * 3
     assert {x.shape for x in jax.tree.leaves(adapters)} == {(16, 2), (2, 16)}
+
+
+def test_adapters_are_drawn_apart_and_as_large_as_they_should_be() -> None:
+    params = random_params(RECIPE)
+    lora = Lora(rank=64, alpha=1.0, targets=r".*/(query|key)/kernel")
+    adapters = init_adapters(lora, params["model"], jax.random.key(0))
+    found = [pair["a"] for pair in adapters.values()]
+    assert len({float(a[0, 0]) for a in found}) == len(found) > 1
+    assert all(float(a.std()) == pytest.approx(len(a) ** -0.5, rel=0.15) for a in found)
+
+
+def test_groups_freeze_beside_adapters_too() -> None:
+    recipe = replace(
+        RECIPE,
+        lora=Lora(rank=1, alpha=1.0),
+        optimizer=replace(RECIPE.optimizer, groups=(Group("ctc/.*", frozen=True), Group(".*"))),
+    )
+    params = {"model": {"x": jnp.zeros(1)}, "ctc": {"bias": jnp.zeros(1)}, "lora": {"x": {"a": jnp.zeros(1)}}}
+    trained, _ = split(recipe, params)
+    assert jax.tree.leaves(trained["ctc"]) == []
+    assert len(jax.tree.leaves(trained)) == 1

@@ -257,3 +257,26 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
         check(replace(RECIPE, stages=()))
     with pytest.raises(ConfigError, match="neither an encoder nor a decoder"):
         check(replace(RECIPE, start_from=WarmStart()))
+
+
+@pytest.mark.parametrize(
+    ("path", "above"),
+    [("encoder/cls_token", 2), ("encoder/distillation_token", 2), ("decoder/embed_positions", 2)],
+)
+def test_embeddings_are_the_layer_under_the_first(path: str, above: int) -> None:
+    assert rate(f"model/{path}", group=Group(".*"), config=TOY, layer_decay=0.5) == 0.5**above
+
+
+def test_muon_takes_the_settings_of_adamw() -> None:
+    """For what is no matrix of a layer, with Nesterov's momentum as optax has it; b1 cancels in a first step."""
+    o = Optimizer(learning_rate=1e-2, method="muon", schedule="constant", warmup_steps=0, b1=0.5, b2=0.9, eps=0.1)
+    o = replace(o, weight_decay=0.0, clip_norm=None)
+    params = {"ctc": {"bias": jnp.zeros(3)}}
+    both = optimizer(replace(RECIPE, optimizer=o)), optax.nadam(1e-2, b1=0.5, b2=0.9, eps=0.1)
+    found = []
+    for transformation in both:
+        state = transformation.init(params)
+        for gradient in (jnp.array([1.0, -2.0, 0.3]), jnp.array([-0.5, 0.1, 0.2])):
+            updates, state = transformation.update({"ctc": {"bias": gradient}}, state, params)
+        found.append(updates["ctc"]["bias"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)

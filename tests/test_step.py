@@ -20,10 +20,10 @@ from flax import nnx
 
 from tests.small_models import FAMILIES, transformers_model
 from train.input import IGNORED, Batch
-from train.objective import count, counted, cross_entropy, ctc, decoder_input, normalized, shift_right
+from train.objective import Terms, count, counted, cross_entropy, ctc, decoder_input, normalized, shift_right
 from train.optimizer import optimizer
 from train.recipe import Lora, Optimizer, Recipe, Stage
-from train.step import TrainState, init_ema, init_state, make_gradients, make_train_step, model_params, narrowed
+from train.step import TrainState, _parts, init_ema, init_state, make_gradients, make_train_step, model_params, narrowed
 from train.step import with_params as model_of
 from trocr_jax.checkpoint.huggingface import from_tensors
 from trocr_jax.checkpoint.names import canonical_key, stored_name
@@ -429,3 +429,54 @@ def test_what_is_not_counted_may_be_anything() -> None:
     logits = jnp.zeros((1, 2, 5)).at[0, 1].set(jnp.nan)
     labels = jnp.asarray([[3, IGNORED]], jnp.int32)
     assert np.isfinite(float(cross_entropy(logits, labels, labels != IGNORED)))
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return random_params(RECIPE)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, params: Any, labels: np.ndarray | None = None, **changes: Any) -> Any:
+    """The losses where the objective of a part is a random number of its key, its square, and the lines that count."""
+
+    def objective(model: Any, head: Any, pixels: Any, tokens: Any, labels: Any, counts: Any, **more: Any) -> Terms:
+        number = jax.random.uniform(more["key"])
+        return Terms(number, number**2, counts.lines, number)
+
+    monkeypatch.setattr("train.step.objective", objective)
+    batch = batch_of(TOY, seed=3, rows=4, length=6)
+    if labels is not None:
+        batch = batch._replace(labels=labels)
+    stage = replace(STAGE, **{name: changes.pop(name) for name in ("micro_batches", "width") if name in changes})
+    return make_gradients(replace(RECIPE, **changes), stage)(params, batch, jnp.int32(0))[1]
+
+
+def test_every_seed_and_every_part_of_a_batch_have_random_numbers_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, params: Any
+) -> None:
+    one, other = (float(drawn(monkeypatch, params, seed=seed).total) for seed in (0, 1))
+    assert one != other
+    parts = drawn(monkeypatch, params, micro_batches=2)
+    assert float(parts.cross_entropy) != pytest.approx(float(parts.total) ** 2 / 2)  # as it is of two equal ones
+
+
+def test_lines_that_ctc_can_read_are_counted_at_the_width_of_the_stage(
+    monkeypatch: pytest.MonkeyPatch, params: Any
+) -> None:
+    labels = np.tile(np.array([4, 5, 6, 7, 8, 2], np.int32), (4, 1))  # five characters: in eight columns, not in four
+    assert [float(drawn(monkeypatch, params, labels, width=width).ctc) for width in (32, 16)] == [4, 1]
+
+
+def test_a_gradient_that_is_not_finite_is_told_though_the_loss_is(monkeypatch: pytest.MonkeyPatch, params: Any) -> None:
+    def objective(model: Any, head: Any, *_: Any, **__: Any) -> Terms:
+        x = head["bias"].sum() * 0
+        return Terms(jnp.sqrt(x * x), *[jnp.float32(0)] * 3)  # 0, and its slope 0 / 0
+
+    monkeypatch.setattr("train.step.objective", objective)
+    losses = make_gradients(RECIPE, STAGE)(params, batch_of(TOY, seed=3, rows=4, length=6), jnp.int32(0))[1]
+    assert float(losses.total) == 0
+    assert not bool(losses.finite)
+
+
+def test_parts_take_every_nth_row() -> None:
+    assert _parts(jnp.arange(6), 2).tolist() == [[0, 2, 4], [1, 3, 5]]

@@ -145,7 +145,7 @@ def _scored(splits: Sequence[str]) -> str | None:
 
 
 def _is_held_out(name: str) -> bool:
-    return zlib.crc32(name.encode()) % HELD_OUT_ONE_IN == 0
+    return zlib.crc32(name.encode("utf-8", "surrogatepass")) % HELD_OUT_ONE_IN == 0
 
 
 def _say(where: str, bad: Sequence[Bad]) -> None:

@@ -143,6 +143,8 @@ def train(
         for span in spans(recipe):
             if ended or step >= min(span.last_step, last):
                 continue
+            if stop.seen and jax.process_count() == 1:  # several processes have not agreed yet
+                break
             # 4. and which samples come next: the data is a function of their index.
             stage = span.stage
             examples = Examples.of(

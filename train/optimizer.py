@@ -1,5 +1,6 @@
 """From gradients to updates: AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) for the matrices of the
-layers with AdamW for everything else; learning rate, weight decay and their groups."""
+layers with AdamW of Nesterov's momentum (Dozat 2016), as optax has it, for everything else; learning rate, weight decay
+and their groups."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Optimizer:
     """How gradients change parameters. The defaults are the published fine-tuning's, but for its learning rate."""
 
     learning_rate: float
-    method: str = "adamw"  # or muon: Muon for the matrices of the layers, AdamW for everything else
+    method: str = "adamw"  # or muon: Muon for the matrices of the layers, AdamW with Nesterov momentum for all else
     schedule: str = "inverse_sqrt"  # or cosine, linear (both end at zero), constant
     warmup_steps: int = 500
     warmup_from: float = 1e-8

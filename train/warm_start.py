@@ -147,6 +147,7 @@ def _arithmetic(config: TrOCRConfig) -> dict[str, Any]:
         "encoder.num_heads": encoder.num_heads,
         "encoder.patch_size": encoder.patch_size,
         "encoder.activation": encoder.activation,
+        "encoder.layer_norm_eps": encoder.layer_norm_eps,
         "decoder.num_heads": decoder.num_heads,
         "decoder.activation": decoder.activation,
         "decoder.scale_embedding": decoder.scale_embedding,

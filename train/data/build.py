@@ -24,6 +24,7 @@ from train.data.records import BUILD
 from trocr_jax.datasets.array_record import open_split
 from trocr_jax.datasets.base import Bad, Dataset, Record
 from trocr_jax.errors import TrOCRError
+from trocr_jax.say import printable
 
 VERSION = "1.0.0"
 QUARANTINE = "quarantine.jsonl"
@@ -116,7 +117,7 @@ class _Split:
         for record in tqdm(self.records, desc=self.name, unit=" records", disable=None, mininterval=1.0):
             refusal, image, text = self._checked(record, seen)
             if refusal is not None:
-                row = {"split": self.name, "id": record.id, "reason": refusal}
+                row = {"split": self.name, "id": printable(record.id), "reason": printable(refusal)}
                 print(json.dumps(row, ensure_ascii=False), file=self.report)
                 self.quarantined += 1
                 self.reasons[refusal] += 1
@@ -138,6 +139,11 @@ class _Split:
         """Why a record is left out, its picture and its text."""
         if isinstance(record, Bad):
             return record.reason, b"", ""
+        for name in ("id", "writer", "page"):
+            try:
+                getattr(record, name).encode()
+            except UnicodeEncodeError:
+                return f"its {name} is no valid Unicode", b"", ""
         if record.id in seen:
             return "its id came before", b"", ""
         text = normal_text(record.text)
