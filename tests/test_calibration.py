@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -294,3 +295,34 @@ def test_a_limit_below_one_is_refused(tmp_path, capsys):
 def test_a_word_whose_letters_stand_apart_is_not_right():
     assert _is_word("ab c", [0, 1])
     assert not _is_word("ax b", [0, 3])  # read as "ab": its letters are there, and a space where it would end
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_file_that_is_not_written_leaves_a_folder_that_loads(stop, tmp_path, monkeypatch):
+    """Whatever it was that ended it, and wherever: the power, or the room on the disk."""
+    model = save_tiny(tmp_path / "native", native=True)
+    checkpoint.put_file(model, FILE, "old")
+    names, replace, calls = sorted(os.listdir(model)), os.replace, []
+
+    def failing(source, target):
+        calls.append(target)
+        if len(calls) == stop:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            checkpoint.put_file(model, FILE, "new")
+    assert len(calls) == stop
+    checkpoint.load(model)
+    assert sorted(os.listdir(model)) == names  # FAILS before the mending: a temporary file stays
+    checkpoint.put_file(model, FILE, "new")
+    assert FILE in json.loads((model / "MANIFEST.json").read_text())["files"]
+
+
+def test_whoever_reads_the_model_reads_its_calibration(tmp_path):
+    model = save_tiny(tmp_path / "native", native=True)
+    checkpoint.put_file(model, FILE, "new")
+    for name in (FILE, "MANIFEST.json"):
+        assert (model / name).stat().st_mode & 0o444 == 0o444

@@ -16,6 +16,7 @@ from transformers import VisionEncoderDecoderModel
 
 from convert.verify import load_transformers
 from tests.small_models import FAMILIES, save_transformers, transformers_model
+from tests.tiny import save_tiny, tiny_model
 from train.from_model import from_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.names import EMBED_TOKENS_KEY, TABLE, canonical_key, stored_name
@@ -648,3 +649,12 @@ def test_hub_cache_serves_without_network(base, tmp_path, monkeypatch):
     assert_same_model(checkpoint.load("someone/reads", revision="refs/pr/3"), checkpoint.load(base))
     with pytest.raises(CheckpointError, match="someone/reads: not in the local cache"):
         checkpoint.resolve("someone/reads")
+
+
+def test_options_of_a_config_json_do_not_stand_before_those_of_their_own_file(tmp_path):
+    source = save_tiny(tmp_path / "source")
+    (source / "generation_config.json").write_text('{"num_beams": 3}')
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"num_beams": 7}))
+    checkpoint.save(tiny_model(), tmp_path / "native", assets=source)
+    assert (tmp_path / "native" / "generation_config.json").read_text() == '{"num_beams": 3}'

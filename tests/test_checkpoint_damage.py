@@ -22,6 +22,7 @@ from flax import nnx
 from convert.fairseq import load_fairseq
 from scripts.fuzz_checkpoints import attempt, make_folder
 from tests.small_models import FAMILIES, save_transformers
+from tests.tiny import save_tiny, tiny_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import count_not_finite, parameters
 from trocr_jax.checkpoint.safetensors_file import read_safetensors
@@ -425,3 +426,16 @@ def test_a_value_that_a_type_has_no_room_for(tmp_path):
 
 def test_both_nans_of_float8_are_counted():
     assert count_not_finite(np.array([np.nan, -np.nan, 1.0], ml_dtypes.float8_e4m3fn)) == 2
+
+
+def test_what_may_be_laid_beside_a_native_model(tmp_path):
+    """A calibration beside any, a tokenizer beside one that was saved without."""
+    whole, bare = save_tiny(tmp_path / "whole", native=True), tmp_path / "bare"
+    checkpoint.save(tiny_model(), bare)
+    for folder in (whole, bare):
+        (folder / "calibration.json").write_text("{}")
+        checkpoint.load(folder)
+        (folder / "vocab.txt").write_text("a\n")
+    checkpoint.load(bare)
+    with pytest.raises(CheckpointError, match=r"not in the manifest: vocab\.txt"):
+        checkpoint.load(whole)

@@ -21,6 +21,7 @@ import pytest
 from tests.tiny import line_image, save_lines, save_tiny
 from trocr_jax.cli import Transcribe, main, parse
 from trocr_jax.cli.decode import check_options, decode_config
+from trocr_jax.cli.signals import ended_by_signals
 from trocr_jax.decoding import constraints
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError
@@ -569,3 +570,12 @@ def test_what_nobody_foresaw_has_a_status_of_its_own(model, lines, capsys, monke
     monkeypatch.setattr(Recognizer, "read", lost)
     assert main(["transcribe", "--model", model, str(lines[0])]) == 4
     assert "RuntimeError: the device was lost" in capsys.readouterr().err
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with ended_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

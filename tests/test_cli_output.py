@@ -17,11 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from tests.test_evaluation import picture
 from trocr_jax.cli import main
 from trocr_jax.cli.output import COLUMNS, PARQUET_ROWS, Row, open_rows
 from trocr_jax.cli.output_file import replace_file
+from trocr_jax.cli.transcribe import _spared
 from trocr_jax.confidence import Alternative, Confidence
 from trocr_jax.errors import OutputError
+from trocr_jax.image_paths import Input
 
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -239,3 +242,36 @@ def test_a_replaced_link_leaves_what_it_points_to(tmp_path: Path):
     with pytest.raises(OutputError, match="folder: cannot be written"):
         replace_file(tmp_path / "folder", b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blob", "file.json", "folder"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_owners_alone_till_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("fsync"))
+    change, replace = os.fchmod, os.replace
+    modes: list[int] = []
+
+    def fchmod(file: int, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(file).st_mode))
+        change(file, mode)
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+
+    def placed(*paths: Path) -> None:
+        done.append("replace")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", placed)
+    replace_file(tmp_path / "x", b"abc")
+    assert done == ["fsync", "replace"]
+    assert modes == [0o600]
+    assert (tmp_path / "x").read_bytes() == b"abc"
+
+
+def test_an_output_is_an_input_by_whatever_spelling(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    for name, output in (("link.png", "a.png"), ("a.png", "link.png"), ("../" + tmp_path.name + "/a.png", "a.png")):
+        with pytest.raises(OutputError, match="is one of the inputs"):
+            list(_spared(iter([Input(str(tmp_path / name), None)]), str(tmp_path / output)))

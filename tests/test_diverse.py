@@ -220,3 +220,48 @@ def test_a_model_reads_with_groups() -> None:
     found = trocr_jax.generate(tiny_model(), pixels, config)
     assert (np.diff(np.asarray(found.scores), axis=1) <= 0).all()
     assert {int(i) for i in np.unique(found.beam_indices)} == {-1, 0, 1, 2, 3} or int(found.lengths.min()) == 8
+
+
+def test_every_group_remembers_its_own_texts() -> None:
+    """A model that looks at all that was written, by its cache."""
+    table = np.random.default_rng(3).normal(size=(97, VOCABULARY)).astype(np.float32) * 2
+    log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(table), axis=-1))
+
+    def step(tokens: jax.Array, cache: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cache = (31 * cache + tokens + 1) % 97
+        return jnp.asarray(table)[cache], cache
+
+    found = diverse_beam_search(
+        step,
+        jnp.zeros((1, 6), jnp.int32),
+        batch=1,
+        num_beams=6,
+        num_beam_groups=2,
+        diversity_penalty=1.0,
+        max_new_tokens=LENGTH,
+        special=SPECIAL,
+        num_return_sequences=6,
+    )
+    for row, n, said in zip(
+        found.token_ids[0].tolist(), found.lengths[0].tolist(), found.model_log_probs[0], strict=True
+    ):
+        memory, wanted = 0, []
+        for last, token in zip([START, *row], row[:n], strict=False):
+            memory = (31 * memory + last + 1) % 97
+            wanted.append(log_probs[memory, token])
+        np.testing.assert_allclose(said[:n], wanted, atol=1e-5)
+
+
+def test_no_groups_are_refused() -> None:
+    step, cache = toy(random_tables(0, 1), 4)
+    with pytest.raises(DecodeError, match="num_beam_groups is 0"):
+        diverse_beam_search(
+            step,
+            cache,
+            batch=1,
+            num_beams=4,
+            num_beam_groups=0,
+            diversity_penalty=1.0,
+            max_new_tokens=LENGTH,
+            special=SPECIAL,
+        )

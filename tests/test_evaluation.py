@@ -7,6 +7,7 @@ import json
 import os
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from scripts import score_check
 from tests.tiny import save_tiny
 from train.curves import plot_logs, read_log
 from trocr_jax import jobs
-from trocr_jax.cli import Evaluate, main, parse
-from trocr_jax.cli.evaluate import _runs
+from trocr_jax.cli import Evaluate, Transcribe, main, parse
+from trocr_jax.cli.evaluate import _outer_model, _read, _runs, _samples
 from trocr_jax.datasets import Folder
 from trocr_jax.errors import DataError, OutputError, SourceError
 from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
@@ -646,3 +647,71 @@ def test_a_line_is_scored_once(tmp_path):
     found = open_samples(tmp_path)
     assert [sample.reference for sample in found.samples] == ["one"]
     assert [(bad.id, bad.reason) for bad in found.left_out] == [("1.png", "its id came before")]
+
+
+def test_the_status_says_whether_every_line_could_be_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "lines", {"1.png": "one", "2.png": "two"})
+    for error, status in ((None, 0), ("2.png: bad", 1)):
+        found = [{"id": "1.png", "text": "one"}, {"id": "2.png", "text": None if error else "two", "error": error}]
+        (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, found)))
+        options = ["--references", str(folder / "manifest.jsonl"), "--output", str(tmp_path / "out")]
+        assert main(["evaluate", str(tmp_path / "x.jsonl"), *options]) == status
+
+
+def test_options_of_scoring_are_those_of_the_command_and_equal_names_are_told_apart(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "lines", {"1.png": "caf\u00e9", "2.png": "two"})
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        found = [{"id": "1.png", "text": "cafe\u0301"}, {"id": "2.png", "text": "twa"}]
+        (tmp_path / name / "rows.jsonl").write_text("\n".join(map(json.dumps, found)))
+    sources = [str(tmp_path / name / "rows.jsonl") for name in ("a", "b")]
+    options = ["--references", str(folder / "manifest.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *sources, *options, "--unicode-form", "NFC", "--level", "0.5"]) == 0
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [run["name"] for run in scores["runs"]] == sources
+    assert (scores["level"], scores["unicode_form"]) == (0.5, "NFC")
+    assert scores["runs"][0]["scores"]["cer"]["value"] == pytest.approx(1 / 7)
+
+
+def test_a_protocol_may_be_limited(tmp_path: Path) -> None:
+    command = Evaluate(sources=(str(fake_iam(tmp_path)),), output="out", protocol="iam", partial=True, limit=2)
+    assert len(_samples(command).samples) == 2
+
+
+def test_every_run_has_its_own_model_and_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    sizes: list[int | None] = []
+
+    def load(run: Transcribe) -> Any:
+        loaded.append(run.model)
+        return run.model
+
+    def read(model: Any, samples: Any, decode: Any, batch_size: int | None, **more: Any) -> Any:
+        sizes.append(batch_size)
+        return [Outcome("a")], 1.0
+
+    monkeypatch.setattr("trocr_jax.cli.evaluate.load", load)
+    monkeypatch.setattr("trocr_jax.cli.evaluate.read", read)
+    monkeypatch.setattr("trocr_jax.cli.evaluate.decode_config", lambda run, recognizer: None)
+    command = Evaluate(sources=("x",), output="out", batch_size=7)
+    runs = {"a": Transcribe(model="m"), "b": Transcribe(model="n"), "c": Transcribe(model="n", batch_size=2)}
+    readings = _read(command, runs, Samples("s", [Sample("1", "a", None)]))
+    assert loaded == ["m", "n"]
+    assert sizes == [7, 7, 2]
+    assert [reading.attention for reading in readings] == [True, False, False]
+
+
+def test_a_revision_of_a_run_goes_before_that_outside() -> None:
+    command = Evaluate(sources=("x",), output="out", model="m", revision="r")
+    assert _outer_model(command, ["--revision=s"]) == ["--model", "m"]
+
+
+def test_a_protocol_has_its_own_headline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "trocr_jax.cli.evaluate._read", lambda c, r, s: [Reading("a", [Outcome("x")] * len(s.samples), 1.0)]
+    )
+    monkeypatch.setattr("trocr_jax.cli.evaluate.HEADLINE", {"iam": "wer"})
+    options = ["--protocol", "iam", "--partial", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", str(fake_iam(tmp_path / "iam")), *options]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["headline"] == "wer"
+    assert len(IAM) == 3

@@ -171,3 +171,13 @@ def test_a_gpu_writes_the_tokens_of_a_cpu(num_beams: int) -> None:
             found.append(generate(there, jax.device_put(pixels, device), config, dtype=jnp.float32))
     np.testing.assert_array_equal(found[0].token_ids, found[1].token_ids)
     np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("t", "head_dim", "taken"),
+    [(128, 64, True), (127, 64, False), (577, 128, True), (577, 136, False), (577, 60, False)],
+)
+def test_queries_that_the_chip_takes(t: int, head_dim: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN has no kernel for wider heads or odd ones, and few queries are faster without."""
+    monkeypatch.setattr(attention_quantized, "compute_capability", lambda: 9.0)
+    assert on_chip(jnp.zeros((2, 12, t, head_dim)), dtype=jnp.dtype("bfloat16")) is taken

@@ -264,3 +264,10 @@ def test_the_commands_take_it_and_a_job_keeps_to_it(tmp_path: Path, capsys: pyte
     jobs.plan(source, str(tmp_path / "floats"), recognizer, model, DecodeConfig(max_new_tokens=8))
     with pytest.raises(JobError, match=r'decode\.cache_dtype: nothing in the plan, "int8" now'):
         jobs.plan(source, str(tmp_path / "floats"), recognizer, model, int8(DecodeConfig(max_new_tokens=8)))
+
+
+def test_a_cache_has_no_room_for_more_hypotheses_than_it_was_made_for() -> None:
+    cache = tiny_model().init_cache(1, 2, 4)
+    assert cache.reordered(jnp.array([[1]])).rows.shape == (1, 1, 4)
+    with pytest.raises(ValueError, match="a cache of 2 hypotheses has no room for 3"):
+        cache.reordered(jnp.array([[0, 1, 1]]))

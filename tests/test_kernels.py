@@ -167,3 +167,9 @@ def test_on_a_tpu_one_pass_gives_what_products_give(beams: int) -> None:
     expected = jax.jit(lambda x, q: x.read(q, dtype=jnp.bfloat16))(absorbed, query).astype(jnp.float32)
     found = jax.jit(lambda x, q: x.read(q, dtype=jnp.bfloat16))(OnePass(*absorbed), query).astype(jnp.float32)
     np.testing.assert_allclose(found, expected, atol=0.02 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("placed", [Placed("tpu", "TPU v5 lite", devices=2), Placed("tpu", "TPU v5 lite", sharing=2)])
+def test_a_kernel_is_not_split_among_devices(placed: Placed) -> None:
+    with pytest.raises(DecodeError, match="cannot split among 2 devices"):
+        generation_plan.check_cross_attention("kernel", placed)

@@ -15,12 +15,14 @@ import torch
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 import trocr_jax
+from trocr_jax import decoder as decoder_module
 from trocr_jax import generation_plan
 from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import stream
+from trocr_jax.generation_plan import Placed
 
 VIT = EncoderConfig(
     image_size=(32, 48), patch_size=(8, 8), hidden_size=48, num_layers=2, num_heads=4, intermediate_size=96
@@ -365,3 +367,49 @@ def test_integers_are_no_pixels_without_what_scales_them() -> None:
 def test_relative_positions_refuse_another_size(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="relative positions"):
         trocr_jax.TrOCR(FAMILIES["BEiT"]).encode(jnp.zeros((1, 64, 32, 3)))
+
+
+def test_dropout_keeps_what_is_expected() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(100, 100)), jnp.float32)
+    found = decoder_module.dropout(x, 0.25, jax.random.key(0))
+    kept = found != 0
+    assert abs(1 - float(kept.mean()) - 0.25) < 0.02
+    np.testing.assert_allclose(found[kept], x[kept] / 0.75, rtol=1e-6)
+    assert decoder_module.dropout(x, 0.25, None) is decoder_module.dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_every_place_of_dropout_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the embedding and behind three parts of each layer."""
+    config = FAMILIES["base, large"]
+    config = replace(config, decoder=replace(config.decoder, dropout=0.25))
+    model, drawn = trocr_jax.TrOCR(config), []
+
+    def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+        assert rate == 0.25
+        drawn.append(None if key is None else jax.random.key_data(key).tobytes())
+        return x
+
+    monkeypatch.setattr(decoder_module, "dropout", dropout)
+    tokens, memory = jnp.array([[2, 5]]), jnp.zeros((1, 3, config.memory_width))
+    model.decoder(tokens, memory, key=jax.random.key(0))
+    assert len(set(drawn)) == len(drawn) == 1 + 3 * config.decoder.num_layers
+    drawn.clear()
+    model.decoder(tokens, memory)
+    assert set(drawn) == {None}
+
+
+def test_as_many_tokens_and_beams_as_the_model_has() -> None:
+    config = FAMILIES["base, large"]
+    limit, tokens = config.decoder.max_position_embeddings, config.decoder.vocab_size
+    generation_plan.plan(trocr_jax.DecodeConfig(max_new_tokens=limit, num_beams=tokens), config)
+    with pytest.raises(DecodeError, match=rf"num_beams is {tokens + 1}: this model has {tokens} tokens"):
+        generation_plan.plan(trocr_jax.DecodeConfig(num_beams=tokens + 1, max_new_tokens=5), config)
+
+
+def test_devices_that_share_a_model_have_room_for_the_scores_of_their_own_heads() -> None:
+    config = trocr_jax.TrOCRConfig.preset("base-handwritten")
+    one, two = (
+        generation_plan.plan(trocr_jax.DecodeConfig(), config, placed=Placed("cpu", "cpu", sharing=n, split=True))[0]
+        for n in (1, 2)
+    )
+    assert two.scores_bytes == 2 * one.scores_bytes > 0

@@ -434,3 +434,18 @@ def read_on_devices(folder):
 
 if __name__ == "__main__":
     read_on_devices(sys.argv[1])
+
+
+def test_sums_in_f16_come_with_their_scale():
+    """As a GPU is asked for them: without it they are a thousand times as large."""
+    weights, scale = jnp.full((1024, 4), 127, jnp.int8), jnp.full((4,), 1e-3, jnp.float32)
+    found = attention_quantized.product(
+        jnp.full((1, 2, 1024), 100, jnp.float16), weights, scale, dtype=jnp.float16, out=jnp.float16
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, 100 * 127 * 1024 * 1e-3, rtol=1e-2)
+
+
+def test_tables_of_half_precision_stay_as_they_are():
+    model = jax.tree.map(lambda array: array.astype(jnp.float16), tiny_model())
+    assert quantize(model).decoder.embed_tokens.dtype == jnp.float16

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,9 +18,12 @@ from PIL import Image
 from trocr_jax.confidence import Alternative
 from trocr_jax.evaluated import Looked, Outcome, Reading, Sample, Samples
 from trocr_jax.evaluation.scores import evaluate
+from trocr_jax.metrics.titles import TITLES
+from trocr_jax.report.charts import Series, _ticks
 from trocr_jax.report.lines import rows
 from trocr_jax.report.page import page
-from trocr_jax.report.thumbnails import TOTAL, thumbnail, thumbnails
+from trocr_jax.report.sections import comparisons, summary
+from trocr_jax.report.thumbnails import TOTAL, Thumbnail, thumbnail, thumbnails
 from trocr_jax.word_boxes import Box
 
 EVIL = "</script><script>window.owned = 1</script><img src=x onerror='window.owned = 2'>\u2028]]>&amp;"
@@ -184,3 +188,55 @@ def test_in_a_browser(browser, tmp_path):
         assert run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
     assert run("return window.owned") is None
     assert browser.get_log("browser") == []
+
+
+def scores(level: float = 0.95, count: int = 12) -> dict[str, Any]:
+    """Of two runs: the second reads a third of the lines wrong."""
+    samples = Samples("s", [Sample(str(i), "abc", None) for i in range(count)])
+    good = [Outcome("abc", truncated=i == 0) for i in range(count)]
+    bad = [Outcome("abx" if i % 3 == 0 else "abc") for i in range(count)]
+    return evaluate(samples, [Reading("good", good, None), Reading("bad", bad, None)], level=level, resamples=200)
+
+
+def row_of(page: str, title: str) -> str:
+    (row,) = [row for row in re.findall(r"<tr.*?</tr>", page) if f"<th scope=row>{title}" in row]
+    return row
+
+
+def test_the_best_run_is_marked_whether_a_score_is_an_error_or_a_share() -> None:
+    page = summary(scores())
+    for name, best in (("cer", "0.00"), ("exact", "100.00")):
+        assert re.findall(r"<b>([\d.]+) %</b>", row_of(page, f"{TITLES[name]}</th>")) == [best]
+    assert "texts cut off</th><td>1</td><td></td>" in page
+    alone = scores()
+    alone["runs"] = alone["runs"][:1]
+    assert "<b>" not in summary(alone).split("</table>")[0]
+
+
+def test_a_comparison_names_the_second_run_first_and_says_whether_it_is_better() -> None:
+    found = scores()
+    for one in found["comparisons"]:
+        one["p"] = 0.03
+    page = comparisons(found)
+    assert page.count("<th scope=row>bad − good</th>") == 2
+    assert re.findall(r"<td>(better|worse|no clear difference)</td>", page) == ["worse", "worse"]
+    assert "no clear difference" in comparisons(found | {"level": 0.99})
+
+
+def test_lines_are_marked_for_review_below_the_threshold_and_where_nothing_was_read() -> None:
+    samples = [Sample(str(i), "ab", None) for i in range(3)]
+    where = Looked([Box("ab", 50, 0, 100, 9)], (200, 40), (1, 4), (0.0, 200.0), [[(1, 0.5)]], [2])
+    outcomes = [Outcome("ab", 0.5, looked=where), Outcome("ab", 0.49), Outcome("", error="bad")]
+    images = [Thumbnail("", 0, 0)] * 3
+    found = [row["o"][0] for row in rows(samples, [Reading("a", outcomes, None)], images, 0.5, None)]
+    assert [one.get("x", []) for one in found] == [[], ["review"], ["unreadable", "review"]]
+    assert found[0]["b"] == [[250, 500]]
+    assert found[0]["a"] == [[2, 1, 50]]
+
+
+def test_axes_hold_what_is_drawn_and_few_lines_stand_beside_it() -> None:
+    for low, high in ((0.0, 1.0), (0.3, 0.9), (3, 17), (0, 0), (-5, 2), (0, 1234)):
+        ticks = _ticks(low, high)
+        assert ticks[0] <= low <= high <= ticks[-1]
+        assert 4 <= len(ticks) <= 10
+    assert Series("a", [(0, 1), (1, 2)], [10, 9]).joined() == [(0, 1)]
