@@ -367,11 +367,12 @@ def test_a_model_starts_as_it_is_or_not_at_all(tmp_path: Path) -> None:
     ours = started(recipe_of(quiet, str(source)))
     for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(tiny_model())), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = replace(config, encoder=replace(config.encoder, num_heads=4, num_layers=2))
+    other = replace(config, encoder=replace(config.encoder, num_heads=4, num_layers=2, layer_norm_eps=1e-6))
     with pytest.raises(CheckpointError, match="another architecture") as raised:
         started(recipe_of(other, str(source)))
     assert "encoder/layers/1/fc1/kernel is missing" in str(raised.value)
     assert "encoder.num_heads is 2, the recipe wants 4" in str(raised.value)
+    assert "encoder.layer_norm_eps is 1e-12, the recipe wants 1e-06" in str(raised.value)
     small = tiny_config(vocab_size=10)
     with pytest.raises(CheckpointError, match="vocab_size"):
         started(recipe_of(small, str(source), tokenizer=str(source)))

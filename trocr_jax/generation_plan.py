@@ -171,8 +171,8 @@ def _kernel(
 
 
 def is_hopper(placed: Placed) -> bool:
-    """Whether the kernel for Hopper GPUs was made for it."""
-    return placed.platform == "gpu" and any(name in placed.kind for name in ("H100", "H200", "GH200"))
+    """Whether the kernel for Hopper GPUs was made for it. A GH200 has an H200 in its name."""
+    return placed.platform == "gpu" and any(name in placed.kind for name in ("H100", "H200"))
 
 
 def check_cross_attention(asked: CrossAttention, placed: Placed, model: TrOCRConfig | None = None) -> None:

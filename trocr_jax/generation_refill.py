@@ -98,7 +98,6 @@ class Refill:
                 self._projections,
                 self._numbers,
                 np.int32(enough),
-                np.int32(self._shape.max_new_tokens),
                 shape=self._shape,
                 dtype=self._dtype,
             )

@@ -160,19 +160,16 @@ def run(
     projections: Cross | None,
     numbers: Numbers,
     enough: jax.Array,
-    most: jax.Array,
     *,
     shape: Shape,
     dtype: jnp.dtype,
 ) -> Ran:
-    """Steps of all slots until `enough` lines have ended since, or all, at most `most` steps."""
+    """Steps of all slots until `enough` lines, of which as many are in slots, have ended."""
     model = flat.model()
     cross, keys, begun = _cross(slots.lines, projections), slots.lines.keys, slots.active.sum()
 
     def going_on(carry: tuple[Slots, jax.Array]) -> jax.Array:
-        slots, steps = carry
-        left = slots.active.sum()
-        return (steps < most) & (left > 0) & (begun - left < enough)
+        return begun - carry[0].active.sum() < enough
 
     def step(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         slots, steps = carry
