@@ -21,9 +21,12 @@ from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.cli import main, parse
 from trocr_jax.cli.jobs_progress import JobProgress
+from trocr_jax.cli.jobs_run import resources_of
 from trocr_jax.cli.jobs_run import run as run_command
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import JobError
 from trocr_jax.jobs.attempts import ATTEMPTS, Attempts
+from trocr_jax.jobs.decode_worker import Limits
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.recognizer import Recognizer
 
@@ -455,3 +458,37 @@ def test_figures_are_served_to_prometheus(tmp_path, model):
         text = urllib.request.urlopen(f"http://127.0.0.1:{served.port}/metrics").read().decode()
     assert "trocr_jax_job_lines 2.0" in text
     assert "trocr_jax_lines_per_second" in text
+
+
+def test_options_of_resources_are_those_of_the_command():
+    given = ["--decoders", "3", "--decode-seconds", "4", "--decode-memory", "5", "--lease-timeout", "6", "--grace", "7"]
+    given += ["--hang", "8", "--max-error-rate", "0.9"]
+    command: Any = parse(["jobs", "run", "lines", "--output", "job", *given])
+    limits = Limits(4.0, 5 << 20)
+    assert resources_of(command) == jobs.Resources(
+        decoders=3, limits=limits, lease_timeout=6.0, grace=7.0, hang=8.0, max_error_rate=0.9
+    )
+    usual: Any = parse(["jobs", "run", "lines", "--output", "job"])
+    assert resources_of(usual) == jobs.Resources()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoders": 0}, "decoders is 0: give at least one"),
+        ({"grace": float("nan")}, "grace is nan"),
+        ({"grace": -1.0}, "grace is -1"),
+        ({"max_error_rate": 50.0}, "max_error_rate is 50: give a share from 0 to 1"),
+        ({"max_error_rate": -0.1}, "max_error_rate is -0.1"),
+    ],
+)
+def test_resources_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(JobError, match=message):
+        jobs.Resources(**options)
+
+
+@pytest.mark.parametrize("status", ["-1", "256"])
+def test_a_status_that_no_process_can_have_is_refused(tmp_path: Path, capsys, status):
+    command = ["jobs", "run", str(tmp_path), "--output", str(tmp_path / "job"), "--stopped-status", status]
+    assert main(command) == 2
+    assert f"--stopped-status {status}: give an exit status from 0 to 255" in capsys.readouterr().err

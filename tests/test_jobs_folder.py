@@ -4,6 +4,7 @@ counted. No model is needed."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import time
@@ -19,13 +20,14 @@ from trocr_jax import jobs
 from trocr_jax.cli import main
 from trocr_jax.decoding.constraints import Lexicon
 from trocr_jax.errors import JobError, SourceError
+from trocr_jax.jobs import rows
 from trocr_jax.jobs.events import Events, read_events
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint
 from trocr_jax.jobs.finish import finish
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.planning import make_plan, read_plan
-from trocr_jax.jobs.rows import Counts
+from trocr_jax.jobs.rows import Counts, Failure
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import OLD, LocalStore
 
@@ -271,3 +273,28 @@ def test_a_log_in_a_store_goes_on_behind_what_another_store_of_this_process_wrot
         with Events(store := RemoteStore("memory://job-with-two-stores")) as events:
             events.write("begin", unit=unit)
     assert [event["unit"] for event in read_events(store)] == [0, 1]
+
+
+def test_a_job_that_is_read_and_not_confirmed_is_not_merged(tmp_path: Path, capfdbinary):
+    job = bare(tmp_path)
+    commit(job, job.whole(1))
+    assert main(["jobs", "merge", str(tmp_path)]) == 2
+    assert b"1 of 2 units are left" in capfdbinary.readouterr().err
+    assert main(["jobs", "merge", str(tmp_path), "--incomplete"]) == 0
+    found = [json.loads(line)["id"] for line in capfdbinary.readouterr().out.splitlines()]
+    assert found == ["4", "5", "6", "7"]
+    commit(job, job.whole(0))
+    assert main(["jobs", "merge", str(tmp_path)]) == 2
+    assert b"every unit is read, but not yet confirmed" in capfdbinary.readouterr().err
+    assert main(["jobs", "merge", str(tmp_path), "--incomplete"]) == 0
+    assert len(capfdbinary.readouterr().out.splitlines()) == 8
+
+
+def test_names_that_are_no_unicode_become_rows():
+    odd = "a\udcff.png"
+    row = rows.row(odd, Failure("failed", f"{odd}: no"), model="m", configuration="c", columns=rows.COLUMNS)
+    (found,) = rows.decode(rows.encode([row]))
+    assert found["status"] == "failed"
+    for part in (b"[1]\n", b'{"id": "a"}\n', b'{"status": "ok"}\n', b"1\n"):
+        with pytest.raises(ValueError, match="no row"):
+            rows.decode(part)

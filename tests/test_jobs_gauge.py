@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.small_jobs import bare, commit
+from trocr_jax.cli.jobs_progress import JobProgress
 from trocr_jax.jobs.gauge import Gauge
+from trocr_jax.jobs.rows import Counts
 
 
 def test_the_figures_of_several_processes_are_added_up() -> None:
@@ -34,3 +42,29 @@ def test_what_was_read_for_nothing():
     gauge.steps = 5  # of a batch of 4
     stats = gauge.stats()
     assert (stats["padding_waste"], stats["steps_per_line"], stats["error_rate"]) == (0.4, 6.67, 0.25)
+
+
+def test_lines_without_a_text_and_times_without_work_are_counted():
+    gauge = Gauge(2)
+    gauge.line(3)
+    gauge.line(None)
+    assert (gauge.lines, gauge.failed, gauge.tokens) == (2, 1, 3)
+    gauge.moved = 0.0
+    gauge.wait(time.monotonic() - 5)
+    assert gauge.waited == pytest.approx(5, abs=1)
+    assert gauge.moved > 0
+
+
+def test_how_far_a_job_is(tmp_path: Path, capsys):
+    job = bare(tmp_path)
+    commit(job, job.whole(0))
+    with JobProgress(job) as progress:
+        progress.begin(Gauge(2))
+        assert progress.figures()["job_lines_committed"] == 4
+        progress.committed(Counts(1, 1, 1))
+        assert progress.figures()["job_lines_committed"] == 7
+        assert (progress.figures()["lines_failed"], progress.figures()["lines_quarantined"]) == (1, 1)
+        progress.committed(Counts(3))  # a look has counted some of them already
+        assert progress.figures()["job_lines_committed"] == progress.figures()["job_lines"] == 8
+    assert "8 of 8 lines committed; here 6 lines" in (err := capsys.readouterr().err)
+    assert "2 without text" in err

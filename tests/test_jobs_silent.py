@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +18,9 @@ import pytest
 from tests.tiny import save_lines, save_tiny
 from trocr_jax.cli import main
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.errors import ImageError
 from trocr_jax.image import ImageProcessor
-from trocr_jax.jobs import ray
+from trocr_jax.jobs import decode_worker, ray
 from trocr_jax.jobs.decode_pool import DecodePool
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits, _Ahead
 from trocr_jax.jobs.job import Job
@@ -156,3 +159,34 @@ def test_a_row_whose_server_says_nothing_is_a_row_too(server):
     with DecodePool(decode, (16, 64), workers=1, limits=Limits(seconds=1.0)) as pool:
         (found,) = pool.submit([Input(url, url)]).result()
     assert found == Failure("quarantined", f"{url}: decoding did not end within 1 s; tried 3 times")
+
+
+def test_an_image_that_is_asked_for_again_costs_no_other(monkeypatch: pytest.MonkeyPatch):
+    """What has come of those behind it is not thrown away."""
+    monkeypatch.setattr(decode_worker, "PAUSES", (0.0, 0.0))
+    asked, lock = Counter[str](), threading.Lock()
+
+    class Server:
+        kind = "folder"
+
+        def read(self, place: str) -> bytes:
+            with lock:
+                asked[place] += 1
+            if place == "http://a/1":
+                raise OSError(5, "Internal Server Error")
+            return b"P5 4 4 255\n" + bytes(16)
+
+        def check(self) -> None: ...
+
+    source: Any = Server()
+    decoder = Decoder(source, ImageProcessor())
+    ahead: Any = decode_worker._Ahead(decoder, 4)
+    decoder, places = replace(decoder, source=ahead), [f"http://a/{number}" for number in range(8)]
+    ahead.begin(places)
+    for place in places:
+        if place == "http://a/1":
+            with pytest.raises(ImageError):
+                decoder(place, place)
+        else:
+            decoder(place, place)
+    assert [asked[place] for place in places[2:]] == [1] * 6

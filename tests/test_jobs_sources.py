@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob as globbing
 import io
 import json
 import os
@@ -663,3 +664,110 @@ def test_one_tiff_is_held_at_a_time(lines: list[Path], tmp_path: Path):
     for line in source.inputs():
         source.read(line.place)
     assert list(_kept) == [str(tmp_path / "b.tif")]
+
+
+def test_a_bucket_may_be_a_pattern_of_which_one_image_is_missing(lines: list[Path]):
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    for number in (1, 2):
+        system.pipe(f"/bucket-{number}/a.png", lines[0].read_bytes())
+    source = open_source(["memory://bucket-*/a.png"])
+    first, second = source.inputs()
+    system.rm("/bucket-1/a.png")
+    decode = Decoder(source, PROCESSOR)
+    with pytest.raises(ImageError, match="no such file"):
+        decode(first.id, first.place)
+    assert decode(second.id, second.place).expected > 0
+
+
+def test_an_image_of_a_row_may_be_a_path(lines: list[Path], tmp_path: Path):
+    """As `datasets` writes those that are not embedded."""
+    cells = [{"bytes": None, "path": str(lines[0])}, {"bytes": lines[1].read_bytes(), "path": "no such file"}, None]
+    parquet.write_table(pa.table({"image": cells}), tmp_path / "lines.parquet")
+    source = open_source([str(tmp_path / "lines.parquet")])
+    first, second, third = source.inputs()
+    assert [source.read(one.place) for one in (first, second)] == [line.read_bytes() for line in lines[:2]]
+    with pytest.raises(ImageError, match=r"lines\.parquet: row 2 of group 0: holds no image"):
+        source.read(third.place)
+    parquet.write_table(pa.table({"image": pa.nulls(2)}), tmp_path / "none.parquet")
+    assert len(list(open_source([str(tmp_path / "none.parquet")]).inputs())) == 2
+
+
+def test_only_the_column_of_images_counts_for_the_size_of_a_group(
+    lines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = {"image": [lines[0].read_bytes()], "text": ["x" * 100_000]}
+    parquet.write_table(pa.table(rows), tmp_path / "lines.parquet", use_dictionary=False)
+    monkeypatch.setattr(images_in_parquet, "GROUP_BYTES", 50_000)
+    assert len(list(open_source([str(tmp_path / "lines.parquet")]).inputs())) == 1
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.csv", "list.parquet"])
+def test_columns_that_are_named(name: str, tmp_path: Path):
+    row = {"id": "0", "own": "a", "path": "b.png", "scan": "c.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    (tmp_path / "list.csv").write_text(",".join(row) + "\n" + ",".join(row.values()))
+    parquet.write_table(pa.table({key: [value] for key, value in row.items()}), tmp_path / "list.parquet")
+    options = {"id_column": "own", "path_column": "scan"}
+    (line,) = open_source([str(tmp_path / name)], "manifest", **options).inputs()
+    assert line == ("a", str(tmp_path / "c.png"))
+    with pytest.raises(SourceError, match=f"{name}: no column name among"):
+        list(open_source([str(tmp_path / name)], "manifest", id_column="name").inputs())
+
+
+def test_the_split_of_a_data_set_is_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = list[str]()
+
+    def opened(folder: Path, split: str) -> Any:
+        from tensorflow_datasets import features
+
+        class Rows(list[dict[str, Any]]):
+            dataset_info = SimpleNamespace(features={"image": features.Image()})
+
+        asked.append(split)
+        return Rows([{"image": len(asked)}] * len(asked))
+
+    monkeypatch.setattr(tfds, "open_split", opened)
+    for count in (1, 2):  # written again meanwhile
+        source = open_source([str(tmp_path)], "tfds")
+        assert [source.read(input.place) for input in source.inputs()] == [count] * count
+    first, *_ = open_source([str(tmp_path)], "tfds", split="test").inputs()
+    assert first.id == f"{tmp_path}/test#0"
+    assert asked == ["train", "train", "test"]
+
+
+def test_archives_by_a_pattern_are_in_the_order_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("b.TAR", "a.tar", "[c].tar", "d.txt"):
+        (tmp_path / name).touch()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    glob = globbing.glob
+    monkeypatch.setattr(globbing, "glob", lambda *given, **options: sorted(glob(*given, **options), reverse=True))
+    found = [Path(path).name for path in shards((str(tmp_path / "*"),), ".tar")]
+    assert found == names
+    assert list(shards((str(tmp_path / "[c].tar"),), ".tar")) == [str(tmp_path / "[c].tar")]
+    below = files.below
+    monkeypatch.setattr(files, "below", lambda folder: sorted(below(folder), reverse=True))
+    assert [Path(path).name for path in shards((str(tmp_path),), ".tar")] == ["[c].tar", "a.tar", "b.TAR"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [
+        ("state.json", "huggingface"),
+        ("dataset_dict.json", "huggingface"),
+        ("features.json", "tfds"),
+        ("a.png", "folder"),
+    ],
+)
+def test_what_a_folder_is_tells_a_file_in_it(tmp_path: Path, inside, kind):
+    (tmp_path / inside).touch()
+    assert open_source([str(tmp_path)]).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.NDJSON", "manifest"), ("a.tsv", "manifest"), ("a.xml", "pages"), ("*.zip", "zip"), ("a.tif", "folder")],
+)
+def test_what_a_name_is_tells_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, kind):
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    assert open_source([name]).kind == kind

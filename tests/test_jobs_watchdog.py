@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trocr_jax.jobs.watchdog import STATUS
+from trocr_jax.jobs.watchdog import STATUS, watchdog
 
 ROOT = Path(__file__).resolve().parent.parent
 HUNG = """
@@ -48,3 +48,14 @@ def test_a_process_that_was_suspended_goes_on():
     os.kill(process.pid, signal.SIGCONT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, b"done\n"), err
+
+
+def test_a_process_that_reads_is_not_ended_however_long_it_does(monkeypatch: pytest.MonkeyPatch):
+    ended = list[int]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with watchdog(time.monotonic, 0.1):
+        time.sleep(0.5)
+    assert ended == []
+    with watchdog(lambda: 0.0, 0.1):
+        time.sleep(0.5)
+    assert ended[0] == STATUS

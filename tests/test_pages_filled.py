@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,13 +14,13 @@ from scripts.page_check import check
 from tests.random_pages import random_page, schema
 from tests.tiny import save_pages, save_tiny
 from trocr_jax.cli import main
-from trocr_jax.datasets.pages import parse_page
+from trocr_jax.datasets.pages import Picture, find_picture, outline_of, parse_page
 from trocr_jax.datasets.pages_filled import LineText, fill
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.jobs import files
-from trocr_jax.jobs.pages_filled import _place
+from trocr_jax.jobs.pages_filled import _filled, _place, _text
 from trocr_jax.jobs.sources import Source, open_source
-from trocr_jax.jobs.sources.pages import Pages, _page, _urls, is_there
+from trocr_jax.jobs.sources.pages import Pages, _page, _picture, _urls, is_there
 
 PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/"
 ALTO = "http://www.loc.gov/standards/alto/ns-v{}#"
@@ -365,3 +366,123 @@ def test_only_pages_can_be_filled_in(tmp_path, capsys):
 def test_a_line_that_is_not_there_any_more():
     assert not is_there(["a.xml", 1], [])
     assert not is_there(["a.xml", 1, "12345678"], [])
+
+
+def test_other_encodings_stay_as_they_are():
+    start = '<?xml version="1.0" encoding="ISO-8859-1"?><!-- é --><PcGts><Page><TextLine>'
+    end = "</TextLine></Page></PcGts>\r\n \n"
+    filled = fill((start + end).encode("latin-1"), {0: LineText("é 中\r\x01")}, {})
+    text = "<TextEquiv><Unicode>é &#20013;&#13;\ufffd</Unicode></TextEquiv>".replace("\ufffd", "&#65533;")
+    assert filled == (start + text + end).encode("latin-1")
+    marked = b"\xef\xbb\xbf" + page("")
+    assert fill(marked, {0: LineText("a")}, {}).startswith(b"\xef\xbb\xbf<?xml")
+    assert fill(b"\n <PcGts><TextLine/></PcGts>", {}, {}) == b"\n <PcGts><TextLine/></PcGts>"
+
+
+def test_probabilities_of_words():
+    text = LineText("a b", 1.25, [0.5])  # of another number than there are words
+    filled = fill(alto(""), {0: text}, {}).decode("utf-16")
+    assert filled.count('WC="1.0000"') == 2
+    assert 'conf="0.0000"' in fill(page(""), {0: LineText("a", -0.5)}, {}).decode()
+    filled = fill(alto("<a:String CONTENT=''/>"), {0: LineText("سلا م")}, {0: [(0, 0), (49, 0), (49, 9)]}).decode(
+        "utf-16"
+    )
+    assert 'CONTENT="م" HPOS="0"' in filled
+    assert "ID=" not in filled.partition(">")[2].partition("</a:TextLine>")[0].partition(">")[2].partition(">")[2]
+
+
+def test_parts_of_a_word_that_are_referred_to():
+    glyph = b"<alto><R REF='g'/><TextLine ID='l'><String ID='w' CONTENT='a'><Glyph ID='g'/></String></TextLine></alto>"
+    with pytest.raises(DataError, match=r"line l has parts that another element refers to \(g\)"):
+        fill(glyph, {0: LineText("a")}, {})
+
+
+def test_readings_without_an_index_come_in_their_order():
+    """Those with one are before those that it is greater than."""
+    one, two = (
+        "<TextEquiv{}><Unicode>{}</Unicode></TextEquiv>".format(*given) for given in ((" index='7'", "u"), ("", "v"))
+    )
+    filled = fill(page(one + two), {0: LineText("new")}, {}).decode()
+    assert "<TextEquiv index='2'><Unicode>u" in filled
+    assert '<TextEquiv index="1"><Unicode>v' in filled
+
+
+def test_a_picture_may_differ_by_a_pixel():
+    canvas = Image.new("L", (100, 50))
+    for width, height in ((101, 49), (0, 0), (99, 0), (100.9, 50)):
+        Picture("a", width, height).check(canvas)
+    for width, height in ((102, 50), (100, 48), (98, 0), (101.5, 50)):
+        with pytest.raises(DataError, match="its picture is 100 x 50 pixels"):
+            Picture("a", width, height).check(canvas)
+    with pytest.raises(DataError, match="without an EXIF orientation"):
+        Picture("a", 50, 100).check(canvas)
+
+
+def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):
+    (tmp_path / "a.jpg").touch()
+    assert find_picture(tmp_path / "a.xml", "renamed.tif") == tmp_path / "a.jpg"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "named.tif").touch()
+    assert find_picture(tmp_path / "a.xml", "c:\\x\\named.tif") == tmp_path / "images" / "named.tif"
+
+
+def test_lists_of_files_are_no_pages(tmp_path: Path):
+    for name in ("a.xml", "mets.xml", "METS.XML", "metadata.xml"):
+        (tmp_path / name).write_bytes(page('<Coords points="0,0 9,0 9,9"/>'))
+    assert [Path(path).name for path in Pages((str(tmp_path),)).files()] == ["a.xml"]
+
+
+def test_a_line_whose_baseline_has_moved_is_another():
+    one, two = (f'<Baseline points="0,{height} 90,{height}"/>' for height in (10, 20))
+    (before,), (after,) = parse_page(page(one))[1], parse_page(page(two))[1]
+    from trocr_jax.jobs.sources.pages import _checksum
+
+    assert is_there(["a.xml", 0, _checksum(before)], [before])
+    assert not is_there(["a.xml", 0, _checksum(before)], [after])
+
+
+def test_coordinates_that_are_none_are_named():
+    (line,) = parse_page(page('<Coords points="0,0 9,x"/><Baseline points="0,1 9,1"/>'))[1]
+    with pytest.raises(DataError, match="x"):
+        outline_of([line])(line)
+
+
+def test_a_server_that_fails_is_not_one_without_the_picture(monkeypatch: pytest.MonkeyPatch):
+    from trocr_jax.jobs import files
+
+    def read(url: str) -> bytes:
+        raise OSError(5, "Internal Server Error", url)
+
+    monkeypatch.setattr(files, "read", read)
+    with pytest.raises(OSError, match="Internal Server Error"):
+        _picture("xx://b/c/a.xml", "a.png")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_two_bytes_a_character_need_no_mark(encoding):
+    """As XML 1.0, appendix F tells them; the parser that reads the lines does."""
+    content = '<?xml version="1.0"?><PcGts><Page><TextLine>{}</TextLine></Page></PcGts>'
+    assert len(parse_page(content.format("").encode(encoding))[1]) == 1
+    filled = fill(content.format("").encode(encoding), {0: LineText("é")}, {})
+    assert filled == content.format("<TextEquiv><Unicode>é</Unicode></TextEquiv>").encode(encoding)
+
+
+def test_pages_of_which_a_part_is_read(tmp_path: Path):
+    """By --incomplete: the other lines stay as they are."""
+    lines = '<TextLine id="m"><Coords points="0,0 9,0 9,9"/></TextLine>'
+    (tmp_path / "a.xml").write_bytes(page("").replace(b"</TextRegion>", lines.encode() + b"</TextRegion>"))
+    (_, second) = Pages((str(tmp_path),)).inputs()
+    row: dict[str, Any] = {"text": "new", "confidence": 0.5}
+    found = _filled(str(tmp_path / "a.xml"), tmp_path / "out", [(second, row)], complete=False)
+    assert found.error is None
+    assert found.content.count(b"<TextEquiv") == 1
+    found = _filled(str(tmp_path / "a.xml"), tmp_path / "out", [(second, row)], complete=True)
+    assert found.error is not None
+    assert "has 2 lines, and the job 1 of them" in found.error
+
+
+def test_words_have_their_own_confidence():
+    words = [{"text": "a", "confidence": 0.1}, {"text": "b", "confidence": 0.2}]
+    assert _text({"text": "a b", "confidence": 0.5, "words": words}) == LineText("a b", 0.5, [0.1, 0.2])
+    assert _text({"text": "a b"}) == LineText("a b", None, [])
+    assert _text({"text": None, "confidence": None, "words": None}) is None

@@ -13,6 +13,7 @@ from xml.parsers import expat
 from trocr_jax.errors import DataError
 
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UNMARKED = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}  # XML 1.0, appendix F
 _DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)")
 _ATTRIBUTE = rb"\s+([^\s=/>]+)\s*=\s*(\"[^\"]*\"|'[^']*')"
 _TAG = re.compile(rb"<[^\s/>]+(?:%s)*\s*(/?)>" % _ATTRIBUTE)
@@ -60,7 +61,8 @@ class XmlSource:
     def __init__(self, content: bytes) -> None:
         self._bom = next((bom for bom in _BOMS if content.startswith(bom)), b"")
         declared = _DECLARED.match(content)
-        self._codec = _BOMS.get(self._bom) or (declared[1].decode() if declared else "utf-8")
+        marked = _BOMS.get(self._bom) or _UNMARKED.get(content[:2])
+        self._codec = marked or (declared[1].decode() if declared else "utf-8")
         try:
             self.content = content[len(self._bom) :].decode(self._codec).encode()
         except (UnicodeError, LookupError) as error:

@@ -170,13 +170,12 @@ class _Ahead:
             self._coming.extend((place, self._threads.submit(self._source.read, place)) for place in places)
 
     def read(self, place: Any) -> Read:
-        while self._coming:
-            begun, coming = self._coming.popleft()
+        for number, (begun, coming) in enumerate(self._coming):
             if begun is place:
-                try:
+                del self._coming[number]
+                with suppress(MemoryError):  # perhaps for those beside it
                     return coming.result()
-                except MemoryError:  # perhaps for those beside it
-                    break
+                break
         return self._source.read(place)
 
     def check(self) -> None:

@@ -239,7 +239,11 @@ def join(folder: str, path: str) -> str:
 
 
 def parent(path: str) -> str:
-    return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+    """Nothing of the first part of a URL: a bucket or host is in no folder."""
+    if not is_url(path):
+        return os.path.dirname(path)
+    found = path.rpartition("/")[0]
+    return found if is_url(found) else ""
 
 
 def below(folder: str) -> Iterator[str]:
