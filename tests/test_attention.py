@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -171,3 +172,65 @@ def test_boxes_of_rendered_words_are_where_the_renderer_put_them(recognizer):
     assert len(found.words) > 50
     assert np.mean(found.words) >= 0.7
     assert np.mean(found.words_by_attention) >= 0.7
+
+
+ABC = "ab c", [(0, 1), (1, 2), (2, 3), (3, 4), (4, 4)]
+PLACES = [4.0, 8.0, 12.0, 16.0, 19.0]
+
+
+def ink_with(*blanks: tuple[int, int], value: float = 0.0) -> np.ndarray:
+    ink = np.ones(200, np.float32)
+    for start, stop in blanks:
+        ink[start:stop] = value
+    return ink
+
+
+def test_heads_that_hardly_go_back_read_along_the_line():
+    weights = np.zeros((1, 4, 3, 100), np.float32)
+    reading, others = [(10, 50, 89), (20, 90, 89)], [(90, 10, 50), (70, 70, 70)]  # one goes back for 1 of 71 columns
+    for head, columns in enumerate(reading + others):
+        weights[0, head, range(3), columns] = 1
+    attention = CrossAttention(weights, 0, (1, 100), np.ones(100, np.float32), 100, 10, (0.0, 100.0))
+    np.testing.assert_allclose(attention.places(), [15.5, 70.5, 89.5])
+
+
+def test_a_space_in_front_is_boxed_from_left_to_right():
+    boxes = character_boxes(" ab", [(0, 1), (1, 2), (2, 3), (3, 3)], looking_at([4, 8, 12, 19]))
+    assert all(box.left <= box.right for box in boxes)
+
+
+def test_tokens_that_look_at_one_place_share_the_word():
+    boxes = character_boxes("ab", [(0, 1), (1, 2), (2, 2)], looking_at([10, 10, 10]))
+    middle = (boxes[0].left + boxes[1].right) / 2
+    assert [boxes[0].right, boxes[1].left] == pytest.approx([middle, middle])
+
+
+def test_words_meet_in_the_widest_gap():
+    words = word_boxes(*ABC, looking_at(PLACES, ink=ink_with((100, 105), (110, 130))))
+    assert (words[0].right, words[1].left) == (220, 260)
+
+
+def test_paper_at_the_edge_of_an_image_may_be_narrow():
+    first, last = word_boxes(*ABC, looking_at(PLACES, ink=ink_with((0, 3), (95, 140), (197, 200))))
+    assert (first.left, last.right) == (6, 394)
+
+
+def test_a_line_begins_near_its_first_character():
+    attention = looking_at([15, 17, 19], ink=ink_with((0, 10)))  # something else stands to the left of it
+    (word,) = word_boxes("ab", [(0, 1), (1, 2), (2, 2)], attention)
+    assert word.left == pytest.approx(280, abs=1)
+
+
+def test_ink_is_compared_with_the_usual_of_the_image():
+    attention = looking_at(PLACES, ink=ink_with((95, 140), value=0.1))
+    expected = word_boxes(*ABC, attention)
+    assert (expected[0].right, expected[1].left) == (190, 280)
+    ink = np.zeros(2000, np.float32)
+    ink[:200] = attention.ink  # and padded: nothing is beyond the image
+    padded = dataclasses.replace(looking_at(PLACES, grid=(2, 200), ink=ink), span=(0.0, 4000.0))
+    assert word_boxes(*ABC, padded) == expected
+    faint = ink_with((0, 200), value=0.3)
+    faint[95:140], faint[50] = 0.1, 1.0  # letters of thin strokes, beside a bar
+    words = word_boxes(*ABC, looking_at(PLACES, ink=faint))
+    assert words[0].right != 190
+    assert words[1].left != 280

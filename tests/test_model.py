@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,11 +16,12 @@ import torch
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 import trocr_jax
+from tests.tiny import tiny_config
 from trocr_jax import decoder as decoder_module
 from trocr_jax import generation_plan
 from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.encoder import SCORES_BYTES, bicubic_weights, cached_micro_batch, in_micro_batches
+from trocr_jax.encoder import SCORES_BYTES, Encoder, bicubic_weights, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError, ImageError
 from trocr_jax.generation import stream
 from trocr_jax.generation_plan import Placed
@@ -413,3 +415,20 @@ def test_devices_that_share_a_model_have_room_for_the_scores_of_their_own_heads(
         for n in (1, 2)
     )
     assert two.scores_bytes == 2 * one.scores_bytes > 0
+
+
+def test_a_micro_batch_is_one_image_at_least_and_the_whole_batch_where_that_fits():
+    config = tiny_config().encoder
+    scores = 4 * config.num_heads * config.memory_length**2
+    assert cached_micro_batch(config, 12, scores - 1) == 1
+    assert cached_micro_batch(config, 12, 12 * scores) == 12
+
+
+def test_shared_relative_positions_refuse_another_size():
+    encoder: Any = SimpleNamespace(
+        config=replace(tiny_config().encoder, kind="beit", shared_relative_position_bias=True)
+    )
+    height, width = encoder.config.image_size
+    Encoder._grid(encoder, jnp.zeros((1, height, width, 3)))
+    with pytest.raises(ImageError, match="relative positions"):
+        Encoder._grid(encoder, jnp.zeros((1, height, 2 * width, 3)))

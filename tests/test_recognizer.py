@@ -6,14 +6,18 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +29,7 @@ from transformers import VisionEncoderDecoderModel
 
 from tests.compilations import count_compilations
 from tests.tiny import line_image, save_lines, save_tiny, tiny_config, tiny_model
-from trocr_jax import checkpoint
+from trocr_jax import checkpoint, recognizer_batches
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.confidence import minimum_bayes_risk
 from trocr_jax.decoding import constraints
@@ -35,8 +39,9 @@ from trocr_jax.decoding.fusion import NGram, ShallowFusion
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ConfigError, DecodeError, ImageError
 from trocr_jax.generation import generate
+from trocr_jax.image import ImageProcessor
 from trocr_jax.recognizer import Recognition, Recognizer
-from trocr_jax.recognizer_batches import _close, bucket_sizes, closing_pool
+from trocr_jax.recognizer_batches import _close, batches, bucket_sizes, closing_pool, is_image, normalised, submit
 from trocr_jax.recognizer_lanes import WINDOW
 from trocr_jax.recognizer_lengths import LengthGuess
 from trocr_jax.recognizer_result import recognition
@@ -584,3 +589,70 @@ threading.Thread(target=read).start()
 def test_a_pool_is_closed_in_silence_by_a_thread_of_its_own():
     with closing_pool(1, "lane") as pool:  # where the iterator that it belongs to is collected
         assert pool.submit(_close, pool).exception(60) is None
+
+
+def test_the_best_of_several_texts_brings_its_own_tokens():
+    token_ids = np.array([[5, 2], [6, 2], [7, 2], [7, 2]], np.int32)
+    scores = np.array([-4.0, -3.0, -2.0, -1.0], np.float32)  # as of draws and of groups, in no order
+    fields: dict[str, Any] = {
+        "token_ids": token_ids,
+        "token_log_probs": np.log([[0.3, 1], [0.2, 1], [0.3, 1], [0.4, 1]]).astype(np.float32),
+        "model_log_probs": np.log([[0.5, 1], [0.25, 1], [0.125, 1], [0.125, 1]]).astype(np.float32),
+        "beam_indices": np.zeros((4, 2), np.int32),
+        "scores": scores,
+        "lengths": np.full(4, 2, np.int32),
+        "truncated": np.array([False, False, False, True]),
+    }
+    found = Decoded(**fields)
+    read = recognition(found, ["a", "b", "a", "a"], None, drawn=False, choose="score")
+    assert (read.text, read.score, read.token_ids, read.truncated) == ("a", -1.0, [7, 2], True)
+    assert read.token_log_probs == pytest.approx([math.log(0.4), 0])
+    assert [(one.text, one.score) for one in read.alternatives] == [("a", -1.0), ("b", -3.0)]
+    assert read.alternatives[0].probability == pytest.approx(0.625 / 0.875)  # the model's, of each found once
+    nothing = dataclasses.replace(read, token_log_probs=[-math.inf, 0.0])  # no token was left: not the model's text
+    assert read.confidence > 0 == nothing.confidence
+    dead = recognition(
+        Decoded(**fields | {"token_log_probs": np.full((4, 2), -np.inf)}), list("abcd"), None, drawn=True, choose="mbr"
+    )
+    assert (dead.text, len(dead.alternatives), dead.confidence) == ("d", 1, 0.0)
+
+
+def test_pictures_are_told_from_batches_and_from_pixels():
+    assert is_image(np.zeros((16, 64), np.uint8))
+    assert is_image(np.zeros((16, 64, 3), np.uint8))
+    assert not is_image(np.zeros((2, 16, 64, 3), np.uint8))
+    assert normalised(np.zeros((2, 16, 64, 3), np.uint8)) is None  # a series of pictures
+    found = normalised(np.zeros((2, 3, 16, 64), np.float16))
+    assert found is not None
+    assert found.shape == (2, 16, 64, 3)
+
+
+def test_threads_have_the_default_device_of_the_one_that_makes_them():
+    device = jax.devices()[0]
+    with jax.default_device(device), closing_pool(1, "test") as pool:
+        assert pool.submit(lambda: jax.config.values["jax_default_device"]).result() is device
+
+
+def test_no_image_is_decoded_for_a_reading_that_was_left(monkeypatch):
+    done = []
+
+    def decoded(path, processor):
+        time.sleep(0.01)
+        done.append(path)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(recognizer_batches, "_pixels", decoded)
+    read = batches(map(str, range(1000)), ImageProcessor(), 50)
+    next(read)
+    read.close()
+    count = len(done)
+    time.sleep(0.05)
+    assert len(done) == count < 120
+
+
+def test_what_goes_wrong_in_place_of_a_pool_is_raised_with_the_result():
+    with closing_pool(1, "test") as pool:
+        pass
+    future = submit(pool, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        future.result()

@@ -27,6 +27,7 @@ from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_batches import batches as batches_of
 from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_devices import Devices
+from trocr_jax.recognizer_lanes import WINDOW, WINDOW_LINES, Lanes, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 
 SIZE = 4
@@ -288,3 +289,38 @@ def test_an_array_that_is_filled_again_has_been_read():
 
     found = [p for batch in batches_of(series(), ImageProcessor(height=8, width=16), 4) for p in batch.pixels]
     assert [int(p[0, 0, 0]) for p in found] == list(range(20))
+
+
+def lanes(size: int, *, shares: int = 1, work: Work | None = None) -> Lanes:
+    nothing: Any = None
+    guess: Any = SimpleNamespace(known=True)
+    return Lanes(
+        nothing, nothing, nothing, lanes=1, sizes=(size,), shares=shares, guess=guess, work=work or Work(),
+        watcher=None, keep_pixels=False,
+    )  # fmt: skip
+
+
+def test_a_window_has_so_many_lines_and_seconds_at_most(monkeypatch):
+    assert [lanes(size)._whole for size in (16, WINDOW_LINES // 4)] == [WINDOW, 4]
+    assert lanes(WINDOW_LINES // 2, shares=2)._whole == 4
+    assert lanes(WINDOW_LINES)._guess is None  # windows of one batch: nothing is sorted
+    now = [100.0]
+    monkeypatch.setattr(recognizer_lanes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(recognizer_lanes, "WINDOW_SECONDS", 10.0)
+    read, found = lanes(16, work=(work := Work())), []
+    read._first = (1, 100.0)
+    for batches, seconds in ((4, 3), (5, 4), (5, 8), (5, 16), (5, 1000)):  # of which the first was compiled
+        work.batches, now[0] = batches, 100.0 + seconds
+        found.append(read._window())
+    assert found == [1, 8, 5, 2, 1]
+
+
+def test_what_went_wrong_keeps_no_device_busy(monkeypatch):
+    now, seconds = [0.0], list[float]()
+    monkeypatch.setattr(recognizer_busy, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    busy = Busy(None, seconds.append)
+    with pytest.raises(ZeroDivisionError):
+        busy.run(lambda: 1 / 0)
+    now[0] += 50.0
+    busy.run(lambda: None)
+    assert sum(seconds) == 0.0

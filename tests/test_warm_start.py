@@ -25,7 +25,7 @@ from train.codec import codec
 from train.from_model import from_model, with_vocabulary
 from train.recipe import Lora, Optimizer, Recipe, Stage, WarmStart, check
 from train.step import TrainState, init_ema, with_params
-from train.vocabulary import carry_rows, extend
+from train.vocabulary import carry_rows, extend, vocabulary_for
 from train.warm_start import first_weights, start_from
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.huggingface import read_weights
@@ -497,3 +497,87 @@ def test_pictures_that_are_not_square_are_read_with_interpolated_positions(tmp_p
     np.testing.assert_allclose(model.encode(jnp.asarray(pixels)), expected, atol=1e-5 * np.abs(expected).max())
     with pytest.raises(ConfigError, match="patch"):
         from_model(str(tmp_path / "square"), image_size=(16, 81))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("encoder", {"layer_norm_eps": 1e-3}),
+        ("encoder", {"activation": "relu"}),
+        ("decoder", {"num_heads": 4}),
+        ("decoder", {"activation": "relu"}),
+        ("decoder", {"scale_embedding": not tiny_config().decoder.scale_embedding}),
+    ],
+)
+def test_a_model_does_not_go_on_with_other_arithmetic(part, changes, source):
+    config = tiny_config()
+    other = replace(config, **{part: replace(getattr(config, part), **changes)})
+    (name,) = changes
+    with pytest.raises(CheckpointError, match=f"{part}.{name} is .*, the recipe wants"):
+        first_weights(recipe_of(other, str(source)), shapes_of(other))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("source") / "model")
+
+
+def test_another_tokenizer_of_the_same_size_moves_the_rows(source, tmp_path):
+    save_tokenizer(character_tokenizer(ALPHABET[::-1]), tmp_path)
+    ours = started(recipe_of(tiny_config(), str(source), tokenizer=str(tmp_path))).decoder.embed_tokens[...]
+    theirs = tiny_model().decoder.embed_tokens[...]
+    np.testing.assert_array_equal(ours, np.concatenate([theirs[:4], theirs[:3:-1]]))
+
+
+def test_a_part_of_a_path_is_no_target_of_adapters(source, tmp_path):
+    save_tokenizer(character_tokenizer(ALPHABET + "ψ"), tmp_path)
+    config = tiny_config(vocab_size=5 + len(ALPHABET))
+    lora = Lora(rank=1, alpha=1.0, targets="embed_tokens|output_projection")
+    with pytest.raises(ConfigError, match="lora freezes decoder/embed_tokens"):
+        first_weights(recipe_of(config, str(source), tokenizer=str(tmp_path), lora=lora), shapes_of(config))
+
+
+def test_a_token_beyond_the_table_is_new_and_noise_is_of_each_axis():
+    table = np.random.default_rng(0).normal(3, [0.1, 10, 0], (40, 3)).astype(np.float32)
+    found = carry_rows(table, {"a": 0, "b": 40}, {"b": 1000, "a": 1001}, size=1002, seed=1)
+    np.testing.assert_array_equal(found.rows[1001], table[0])
+    assert (found.kept, found.new) == (40, 962)  # rows of no token keep their numbers
+    np.testing.assert_allclose(found.rows[40:1001].std(axis=0), 0.1 * table.std(axis=0), rtol=0.1)
+
+
+def named(**names):
+    tokens = dict.fromkeys([*names.values(), "a"])
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, names["unk_token"]))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def test_a_special_token_that_both_have_keeps_its_row():
+    old = character_tokenizer("ab")
+    new = named(eos_token="<pad>", bos_token="<s>", pad_token="[PAD]", unk_token="<unk>")
+    numbers = vocabulary_for(old, new)
+    assert [numbers[token] for token in ("<pad>", "<s>", "[PAD]", "<unk>")] == [1, 0, 1, 3]
+
+
+def test_a_token_for_several_parts_is_the_end_token():
+    end = "<|endoftext|>"
+    old = character_tokenizer("ab")
+    assert vocabulary_for(old, named(eos_token=end, bos_token=end, unk_token=end))[end] == old.eos_token_id
+
+
+def test_a_character_that_is_known_at_the_beginning_of_words_alone_is_added_within_them():
+    _, wordpiece = sentencepiece_and_wordpiece()
+    vocabulary = wordpiece.get_vocab()
+    names = {
+        part: getattr(wordpiece, part) for part in ("cls_token", "pad_token", "sep_token", "unk_token", "bos_token")
+    }
+    tokenizer = transformers.BertTokenizer(vocab=vocabulary | {"ψ": len(vocabulary)}, do_lower_case=False, **names)
+    assert extend(tokenizer, ["ψaψ"]) == ["##ψ"]
+
+
+def test_added_tokens_keep_their_numbers():
+    tokenizer, _ = sentencepiece_and_wordpiece()
+    tokenizer.add_tokens(["<z>", "<b>"])
+    before = tokenizer.get_vocab()
+    new = extend(tokenizer, ["ψ"])
+    read_back = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()).get_vocab()
+    assert read_back == tokenizer.get_vocab() == before | {token: len(before) + i for i, token in enumerate(new)}

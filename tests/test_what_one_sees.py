@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -186,3 +187,54 @@ def test_the_grid_shows_images_and_escapes_what_its_typeface_lacks() -> None:
 def test_counts_below_zero_are_refused() -> None:
     with pytest.raises(ConfigError, match="eval_beams is -1"):
         check(replace(TOY, eval_beams=-1))
+
+
+def test_speeds_are_those_since_the_last_row(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: 0.0))
+    monkeypatch.setattr(progress, "peak", lambda device: 1e9)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(progress, "step_flops", lambda recipe, stage: 1e7 * stage.batch_size)
+    first = Stage(steps=10, batch_size=4, width=64, max_chars=8)
+    stages = (first, replace(first, batch_size=8))
+    with Progress(replace(recipe(), stages=stages), tmp_path) as shown:
+        for step in (4, 8):  # the second time at half the speed
+            now[0] += step
+            shown.waited += 1.0
+            shown.steps(step, first, {"total": 1.0})
+    one, two = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (one["lines_per_second"], one["step_time"], one["input_wait"]) == (4.0, 1.0, 0.25)
+    assert (two["lines_per_second"], two["step_time"], two["input_wait"]) == (2.0, 2.0, 0.125)
+    assert (one["eta"], two["eta"]) == (6 + 20, (2 + 20) * 2)  # a step of the second stage is the work of two
+    assert one["mfu"] == 0.01
+
+
+def test_a_profile_ends_with_the_run_and_a_signal_means_what_it_did(tmp_path, monkeypatch):
+    done: list[str] = []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: done.append("start"))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: done.append("stop"))
+    before = signal.getsignal(signal.SIGUSR1)
+    with Progress(recipe(), tmp_path, profile=range(1, 9)) as shown:
+        for step in range(3):
+            shown.profile(step)
+    assert done == ["start", "stop"]
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_signal_leaves_the_profile_that_was_asked_for(tmp_path, monkeypatch):
+    done, step = list[int](), 0
+    with Progress(recipe(), tmp_path, profile=range(20, 22)) as shown:
+        monkeypatch.setattr("jax.profiler.start_trace", lambda folder: done.append(step))
+        monkeypatch.setattr("jax.profiler.stop_trace", lambda: done.append(step))
+        for step in range(30):
+            if step == 3:
+                signal.raise_signal(signal.SIGUSR1)
+            shown.profile(step)
+    assert done == [3, 8, 20, 22]
+
+
+@pytest.mark.parametrize(("step", "cer", "worse"), [(0, 0.3, True), (5, 0.3, False), (0, 0.2, False)])
+def test_only_the_model_that_a_run_started_from_can_have_read_better(tmp_path, step, cer, worse):
+    rows = [{"step": step, "cer": 0.2, "wer": 0.4}, {"step": 10, "cer": cer, "wer": 0.4}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ("reads these lines better" in (before_and_after(tmp_path) or "")) == worse

@@ -35,7 +35,7 @@ class Progress:
     cannot be written, CheckpointError for one that another run holds."""
 
     def __init__(self, recipe: Recipe, folder: Path, *, tensorboard: bool = False, profile: range = range(0)) -> None:
-        self._recipe, self._folder, self._profile = recipe, folder, profile
+        self._recipe, self._folder, self._profiles = recipe, folder, [profile]
         self._speaks = jax.process_index() == 0
         self._log: TextIO | None = None
         self._board: Board | None = None
@@ -75,12 +75,14 @@ class Progress:
     def profile(self, step: int) -> None:
         """To be called before each step (the first is 0)."""
         if self._wanted and not self._profiling:
-            self._profile, self._wanted = range(step, step + PROFILED), False
-        if step in self._profile and not self._profiling:
+            self._profiles.append(range(step, step + PROFILED))
+            self._wanted = False
+        own = [profile for profile in self._profiles if step in profile]
+        if own and not self._profiling:
             self._profiling = self._profile_with(lambda: jax.profiler.start_trace(str(self._folder / "profile")))
             if self._profiling:
-                self._say(f"step {step}  profile of {len(self._profile)} steps in {self._folder / 'profile'}")
-        elif step not in self._profile and self._profiling:
+                self._say(f"step {step}  profile of {len(own[-1])} steps in {self._folder / 'profile'}")
+        elif not own and self._profiling:
             self._profiling = False
             self._profile_with(jax.profiler.stop_trace)
 
@@ -134,7 +136,7 @@ class Progress:
         try:
             act()
         except (OSError, RuntimeError) as error:
-            self._profile = range(0)
+            self._profiles = []
             tell(f"{self._folder / 'profile'}: no profile is written ({error}); the run goes on")
             return False
         return True
