@@ -316,7 +316,7 @@ def test_a_file_that_is_not_written_leaves_a_folder_that_loads(stop, tmp_path, m
             checkpoint.put_file(model, FILE, "new")
     assert len(calls) == stop
     checkpoint.load(model)
-    assert sorted(os.listdir(model)) == names  # FAILS before the mending: a temporary file stays
+    assert sorted(os.listdir(model)) == names  # no temporary one
     checkpoint.put_file(model, FILE, "new")
     assert FILE in json.loads((model / "MANIFEST.json").read_text())["files"]
 

@@ -273,7 +273,7 @@ def test_enough_is_learnt_once():
     np.testing.assert_array_equal(guess.guess(means), before)
 
 
-def test_lines_that_are_all_the_same_have_a_guess():  # belongs in tests/test_recognizer_lanes.py, behind the guesses
+def test_lines_that_are_all_the_same_have_a_guess():
     guess, mean = LengthGuess(), np.array([20.1, -17.7, 0.3, 12.9], np.float32)
     for _ in range(8):
         guess.learn(np.tile(mean, (16, 1)), np.full(16, 5))
