@@ -128,9 +128,9 @@ def _words(text: str, edges: np.ndarray, attention: CrossAttention) -> list[tupl
         if inside := _between(blanks, middles[stop - 1], middles[start]):
             found[i][1], found[i + 1][0] = max(inside, key=lambda run: run[1] - run[0])
     size = float(edges[-1] - edges[0]) / len(text)
-    first, last = min(middles[spans[0][0]], found[0][1]), max(middles[spans[-1][1] - 1], found[-1][0])
-    found[0][0] = min(_left_end(blanks, first, size, found[0][0]), found[0][1])
-    found[-1][1] = max(_right_end(blanks, last, size, found[-1][1], attention.width), found[-1][0])
+    first, last = middles[spans[0][0]], middles[spans[-1][1] - 1]
+    found[0][0] = _left_end(blanks, first, size, found[0][0])
+    found[-1][1] = _right_end(blanks, last, size, found[-1][1], attention.width)
     return [(left, right) for left, right in found]
 
 
