@@ -365,3 +365,15 @@ def test_what_is_turned_or_transparent_is_not_taken_for_grey(tmp_path: Path) -> 
         grey.save(tmp_path / "1.png", **options)
         found.append(is_grey((tmp_path / "1.png").read_bytes()))
     assert found == [True, False, False]
+
+
+def test_a_model_of_one_channel_sees_the_luminance() -> None:
+    model = resolve("tiny-printed")
+    config = TrOCRConfig.from_huggingface(json.loads((model / "config.json").read_text()))
+    grey = replace(config, encoder=replace(config.encoder, num_channels=1))
+    examples = Examples.of(grey, Tokens(load_tokenizer(model)), width=240, max_tokens=7)
+    red = np.zeros((40, 240, 3), np.uint8)
+    red[..., 0] = 255
+    found = examples(Line(red, "a")).pixels
+    assert found.shape == (40, 240) == examples.pixel_shape
+    assert set(found.ravel().tolist()) == {76}  # ITU-R 601-2, as Pillow has it
