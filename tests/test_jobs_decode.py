@@ -228,12 +228,13 @@ def test_a_process_that_waits_for_images_is_not_ended_by_time_or_a_signal_for_al
         assert pool._processes == {process}
 
 
-def test_processes_that_something_kills_at_their_start_end_the_job(monkeypatch):
+@pytest.mark.parametrize(("by_itself", "starts"), [(False, STARTS), (True, 2)])
+def test_processes_that_something_kills_at_their_start_end_the_job(monkeypatch, by_itself, starts):
     tries: list[int] = []
 
     def begin(process: DecodeProcess, *given: Any) -> None:
         tries.append(1)
-        raise ProcessDied("decoding ended the process by signal 9 (SIGKILL)")
+        raise ProcessDied("decoding ended the process by signal 9 (SIGKILL)", by_itself=by_itself)
 
     monkeypatch.setattr(DecodeProcess, "begin", begin)
     with DecodePool(Numbers(), SIZE, workers=1, limits=Limits()) as pool:
@@ -241,10 +242,10 @@ def test_processes_that_something_kills_at_their_start_end_the_job(monkeypatch):
         assert found.wait(60)
         with pytest.raises(JobError, match=r"does not start: .*SIGKILL"):
             found.result()
-        assert len(tries) == STARTS
+        assert len(tries) == starts
         with pytest.raises(JobError, match="does not start"):
             pool.submit([Input("plain-0", None)]).result()
-        assert len(tries) == STARTS
+        assert len(tries) == starts
         assert not pool._processes
 
 
