@@ -402,6 +402,7 @@ def test_a_manifest_that_is_a_folder_is_damage_that_makes_room(copy: Path) -> No
     assert restored(copy) == 3
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
 def test_a_manifest_is_on_the_disk_before_older_states_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
     monkeypatch.setattr(os, "fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")))

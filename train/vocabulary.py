@@ -51,9 +51,8 @@ def carry_rows(table: np.ndarray, old: Mapping[str, int], new: Mapping[str, int]
 def vocabulary_for(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> dict[str, int]:
     """The numbers of the tokens of `old`, the special ones under the names that `new` has for them too."""
     numbers = old.get_vocab()
-    parts = {
-        getattr(new, part): getattr(old, part) for part in reversed(PARTS)
-    }  # one token may be several: the end first
+    # One token may be several parts: then it is the first of them, the end.
+    parts = {getattr(new, part): getattr(old, part) for part in reversed(PARTS)}
     same = {theirs: numbers[ours] for theirs, ours in parts.items() if theirs not in numbers and ours in numbers}
     return numbers | same
 

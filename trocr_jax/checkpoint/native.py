@@ -127,13 +127,14 @@ def _replace(path: Path, content: str) -> None:
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:
+        name = file.name
         try:
             file.write(content)
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
+            file.close()
+            os.chmod(name, 0o644)
+            os.replace(name, path)
         except BaseException:
-            os.unlink(file.name)
+            os.unlink(name)
             raise
 
 
