@@ -203,6 +203,9 @@ def test_array_records(tmp_path):
     assert all(isinstance(s.image, bytes) for s in samples)
     (folder,) = {path.parent for path in (tmp_path / "built").rglob("dataset_info.json")}
     assert [s.row for s in samples] == [line.id for line in Tfds((str(folder),)).inputs()]  # as jobs call them
+    for split, part in (("train", samples), ("all", samples), ("train[1:3]", samples[1:3])):
+        rows = Tfds((str(folder),), split=split)
+        assert [rows.read(line.place) for line in rows.inputs()] == [s.image for s in part]
 
 
 def test_damage_to_array_records_is_named_and_costs_the_lines_in_it(tmp_path):

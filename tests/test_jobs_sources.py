@@ -31,7 +31,7 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import files
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
-from trocr_jax.jobs.sources import Source, describe, from_description, images_in_parquet, open_source, tfds
+from trocr_jax.jobs.sources import Source, arrow, describe, from_description, images_in_parquet, open_source, tfds
 from trocr_jax.jobs.sources.manifest import Manifest
 from trocr_jax.jobs.sources.paths import shards
 from trocr_jax.jobs.sources.tiff import _kept
@@ -368,14 +368,31 @@ def test_damage_within_a_file_of_many_images_costs_only_those(lines: list[Path],
     system.pipe("/damaged.parquet", bytes(content))
     decode = Decoder(open_source(["memory://damaged.parquet"]), PROCESSOR)
     with pytest.raises(ImageError, match=r"^0 \(memory://damaged\.parquet\): [^\n]*$"):  # it is not the network's fault
-        decode("0", ["memory://damaged.parquet", *inputs[0].place[1:]])
-    assert decode("last", ["memory://damaged.parquet", *inputs[-1].place[1:]]).expected > 0
+        decode("0", ["memory://damaged.parquet", *inputs[0].place[1:-1]])
+    assert decode("last", ["memory://damaged.parquet", *inputs[-1].place[1:-1]]).expected > 0
     system.rm("/damaged.parquet")
     source = tiff(lines, tmp_path)
     (input, *_) = source.inputs()
     (tmp_path / "pages.tif").write_bytes(b"no TIFF any more")
     with pytest.raises(ImageError, match=r"pages.tif#1: "):
         Decoder(source, PROCESSOR)(input.id, input.place)
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_archive_is_named(how: int, lines: list[Path], tmp_path: Path):
+    path = tmp_path / "lines.zip"
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.write(lines[0], "a.png")
+        archive.write(lines[1], "b.png")
+        begin = archive.getinfo("b.png").header_offset
+    content = bytearray(path.read_bytes())
+    content[begin - 60 : begin] = bytes(60)  # the end of the first
+    path.write_bytes(content)
+    source = open_source([str(path)])
+    first, second = source.inputs()
+    with pytest.raises(ImageError, match=r"lines\.zip/a\.png: cannot be unpacked \([^\n]+\)$"):
+        source.read(first.place)
+    assert source.read(second.place) == lines[1].read_bytes()
 
 
 def test_a_tar_archive_that_was_written_again_is_told_from_the_one_before(tmp_path: Path):
@@ -414,7 +431,7 @@ def test_features_of_a_data_set(
     class Two(list[dict[str, Any]]):
         dataset_info = SimpleNamespace(features={name: features.Image(), "number": features.Scalar(np.int64)})
 
-    monkeypatch.setattr(tfds, "_open", lru_cache(lambda folder, split: Two([{name: "a"}, {name: "b"}])))
+    monkeypatch.setattr(tfds, "_open", lru_cache(lambda folder, split: (Two([{name: "a"}, {name: "b"}]), 0)))
     source = open_source([str(tmp_path)], "tfds", image_column=wanted)
     if message:
         with pytest.raises(SourceError, match=message):
@@ -633,6 +650,45 @@ def test_plans_of_before_have_no_checksums_and_go_on(lines: list[Path], tmp_path
     source = open_source([str(tmp_path / "lines.tar")])
     (line,) = source.inputs()
     assert source.read(line.place[:3]) == lines[0].read_bytes()
+    for kind in (parquet_images, saved_to_disk):
+        source = kind(lines, tmp_path)
+        line, *_ = source.inputs()
+        assert source.read(line.place[:-1]) == source.read(line.place) == lines[0].read_bytes()
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_numbers_of_rows_hold_for_the_file_that_was_planned(far: bool, lines: list[Path], tmp_path: Path):
+    images = [path.read_bytes() for path in lines[:3]]
+    path = f"memory://{tmp_path}/lines.parquet" if far else str(tmp_path / "lines.parquet")
+
+    def write(rows: list[bytes]) -> Source:
+        parquet.write_table(pa.table({"image": rows}), tmp_path / "lines.parquet")
+        if far:
+            file_system(path).pipe(path, (tmp_path / "lines.parquet").read_bytes())
+        images_in_parquet._open.cache_clear()  # as in a process that starts later
+        images_in_parquet._group.cache_clear()
+        return open_source([path])
+
+    source = write(images)
+    places = [line.place for line in source.inputs()]
+    write(images[::-1])
+    with pytest.raises(SourceError, match=r"lines\.parquet: was written again since the job was planned; bring back"):
+        source.read(places[0])
+    write(images)
+    assert [source.read(place) for place in places] == images
+
+
+def test_rows_of_a_data_set_on_disk_hold_for_the_files_that_were_planned(lines: list[Path], tmp_path: Path):
+    source = saved_to_disk(lines, tmp_path)
+    line, *_ = source.inputs()
+    (path,) = tmp_path.rglob("*.arrow")
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    with pa.OSFile(str(tmp_path / "new"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table.slice(1))
+    (tmp_path / "new").replace(path)
+    arrow._open.cache_clear()
+    with pytest.raises(SourceError, match=r"\.arrow: was written again since the job was planned"):
+        source.read(line.place)
 
 
 def test_a_list_may_begin_with_a_mark_and_have_empty_rows(tmp_path: Path):
@@ -720,19 +776,26 @@ def test_the_split_of_a_data_set_is_train(tmp_path: Path, monkeypatch: pytest.Mo
     def opened(folder: Path, split: str) -> Any:
         from tensorflow_datasets import features
 
-        class Rows(list[dict[str, Any]]):
-            dataset_info = SimpleNamespace(features={"image": features.Image()})
-
         asked.append(split)
+        (tmp_path / "a").write_text(str(len(asked)))
+        files = SimpleNamespace(file_instructions=[SimpleNamespace(filename=tmp_path / "a")])
+
+        class Rows(list[dict[str, Any]]):
+            dataset_info = SimpleNamespace(features={"image": features.Image()}, splits={split: files})
+
         return Rows([{"image": len(asked)}] * len(asked))
 
     monkeypatch.setattr(tfds, "open_split", opened)
     for count in (1, 2):  # written again meanwhile
         source = open_source([str(tmp_path)], "tfds")
         assert [source.read(input.place) for input in source.inputs()] == [count] * count
-    first, *_ = open_source([str(tmp_path)], "tfds", split="test").inputs()
+    test = open_source([str(tmp_path)], "tfds", split="test")
+    first, *_ = test.inputs()
     assert first.id == f"{tmp_path}/test#0"
     assert asked == ["train", "train", "test"]
+    tfds._open.cache_clear()
+    with pytest.raises(SourceError, match=": test: was written again since the job was planned"):
+        test.read(first.place)
 
 
 def test_archives_by_a_pattern_are_in_the_order_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

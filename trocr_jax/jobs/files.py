@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -157,6 +158,17 @@ def read_range(path: str, start: int, length: int) -> bytes:
     if len(found) != length:
         raise FileNotFoundError(errno.ENOENT, f"the archive ends before byte {start + length}", path)
     return found
+
+
+def mark(file: IO[bytes]) -> int:
+    """A checksum of the size of a file and the last 64 KiB of it, by which one that was written again is told: there
+    stands what Parquet and ArrayRecord say of all that is before it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _END, 0))
+    return zlib.crc32(file.read(_END), size & 0xFFFFFFFF)
+
+
+_END = 1 << 16
 
 
 def has_gone(path: str) -> bool:

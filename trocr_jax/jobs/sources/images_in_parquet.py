@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from trocr_jax.errors import ImageError, SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.parquet import open_parquet
-from trocr_jax.jobs.sources.paths import check_paths, shards
+from trocr_jax.jobs.sources.paths import check_paths, check_planned, shards
 
 GROUP_BYTES = 512 << 20
 """Images of a row group at most: to read one of them, all are; two groups are kept while a third is read, within the
@@ -22,7 +22,8 @@ IMAGE_COLUMNS = ("image", "img", "picture", "image_bytes", "bytes")
 @dataclass(frozen=True)
 class ImagesInParquet:
     """paths: files, folders or patterns of them. image_column: of bytes, or of {"bytes", "path"}; the first of
-    IMAGE_COLUMNS if None. The id of a line is the file and the number of its row, from 0."""
+    IMAGE_COLUMNS if None. The id of a line is the file and the number of its row, from 0. A place is [file, group of
+    rows, row in it, mark of the file]."""
 
     paths: tuple[str, ...]
     image_column: str | None = None
@@ -33,7 +34,7 @@ class ImagesInParquet:
             _open.cache_clear()  # the file may be another one by now
             _group.cache_clear()
             with files.listing(path):
-                table = _open(path)
+                table, mark = _open(path)
                 column = image_column(path, table.schema_arrow.names, self.image_column)
                 check_column(path, table.schema_arrow, column)
             number = 0
@@ -41,12 +42,14 @@ class ImagesInParquet:
                 found = table.metadata.row_group(group)
                 _check_size(path, group, found, column)
                 for row in range(found.num_rows):
-                    yield Input(f"{path}#{number}", [path, group, row])
+                    yield Input(f"{path}#{number}", [path, group, row, mark])
                     number += 1
 
-    def read(self, place: tuple[str, int, int]) -> bytes:
-        path, group, row = place
-        column = image_column(path, _open(path).schema_arrow.names, self.image_column)
+    def read(self, place: Sequence[Any]) -> bytes:
+        path, group, row, *planned = place
+        table, mark = _open(path)
+        check_planned(path, mark, planned)
+        column = image_column(path, table.schema_arrow.names, self.image_column)
         return encoded(_group(path, group, column)[row].as_py(), f"{path}: row {row} of group {group}")
 
     def check(self) -> None:
@@ -107,10 +110,15 @@ def encoded(value: Any, name: str) -> bytes:
 
 
 @lru_cache(4)
-def _open(path: str) -> Any:
-    return open_parquet(files.open_file(path) if files.is_url(path) else path, path)
+def _open(path: str) -> tuple[Any, int]:
+    """And the mark of the file."""
+    if files.is_url(path):
+        file = files.open_file(path)
+        return open_parquet(file, path), files.mark(file)
+    with open(path, "rb") as file:
+        return open_parquet(path, path), files.mark(file)
 
 
 @lru_cache(2)
 def _group(path: str, group: int, column: str) -> Any:
-    return _open(path).read_row_group(group, columns=[column]).column(0)
+    return _open(path)[0].read_row_group(group, columns=[column]).column(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
@@ -42,6 +42,16 @@ def check_paths(paths: tuple[str, ...]) -> None:
             root = files.parent(root)
         if root and files.has_gone(root):
             raise SourceError(f"{root}: the source of this job has gone; bring it back and run the job again")
+
+
+def check_planned(path: str, mark: int, planned: Sequence[int]) -> None:
+    """Raises SourceError if a file whose rows have numbers is not the one whose `mark` stands in the place of a line:
+    it may hold another line at that number. Places of plans from before have none."""
+    if planned and planned != [mark]:
+        raise SourceError(
+            f"{path}: was written again since the job was planned; bring back what was there, or plan the job in "
+            "another folder"
+        )
 
 
 def check_folders(paths: Iterable[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +14,17 @@ import numpy as np
 
 from trocr_jax.datasets.array_record import open_split
 from trocr_jax.errors import DataError, SourceError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.images_in_parquet import image_column
-from trocr_jax.jobs.sources.paths import check_local, check_paths
+from trocr_jax.jobs.sources.paths import check_local, check_paths, check_planned
 
 
 @dataclass(frozen=True)
 class Tfds:
     """paths: folders of a version, with features.json. split: which; image_column: the feature, as for Parquet. The id
-    of a line is the folder, the split and the number of the example, from 0."""
+    of a line is the folder, the split and the number of the example, from 0. A place is [folder, number, mark of the
+    split's files]."""
 
     paths: tuple[str, ...]
     split: str = "train"
@@ -32,14 +35,15 @@ class Tfds:
         check_local(self.paths, "copy it here")
         for folder in self.paths:
             _open.cache_clear()  # the data set may be another one by now
-            source = _open(folder, self.split)
+            source, mark = _open(folder, self.split)
             _check(folder, source, _feature(folder, source, self.image_column))
             for number in range(len(source)):
-                yield Input(f"{folder}/{self.split}#{number}", [folder, number])
+                yield Input(f"{folder}/{self.split}#{number}", [folder, number, mark])
 
-    def read(self, place: tuple[str, int]) -> Any:
-        folder, number = place
-        source = _open(folder, self.split)
+    def read(self, place: Sequence[Any]) -> Any:
+        folder, number, *planned = place
+        source, mark = _open(folder, self.split)
+        check_planned(f"{folder}: {self.split}", mark, planned)
         return source[number][_feature(folder, source, self.image_column)]
 
     def check(self) -> None:
@@ -61,10 +65,16 @@ def _check(folder: str, source: Any, name: str) -> None:
 
 
 @lru_cache(4)
-def _open(folder: str, split: str) -> Any:
+def _open(folder: str, split: str) -> tuple[Any, int]:
+    """And the mark of its files."""
     if not os.path.isdir(folder):
         raise SourceError(f"{folder}: is no folder; give that of a version of a TFDS data set, with its features.json")
     try:
-        return open_split(Path(folder), split)
+        source = open_split(Path(folder), split)
     except DataError as error:
         raise SourceError(str(error)) from error
+    marks = list[int]()
+    for part in source.dataset_info.splits[split].file_instructions:
+        with files.listing(folder), files.open_file(str(part.filename)) as file:
+            marks.append(files.mark(file))
+    return source, zlib.crc32(repr(marks).encode())

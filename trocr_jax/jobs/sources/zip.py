@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -15,6 +16,8 @@ from trocr_jax.image_paths import SUFFIXES, hidden
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.paths import check_paths, shards
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Zip:
         file = _open(archive)
         try:
             return file.read(name)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError) as error:
+        except (OSError, EOFError, *_DAMAGED) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's or the network's, not bzip2's
+                raise
             raise ImageError(f"{archive}/{name}: cannot be unpacked ({error})") from error
 
     def check(self) -> None:
