@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_devices_find_what_one_finds(found, beams):
     assert found[beams]["equal"] is True
 
 
+@pytest.mark.parametrize("beams", ["1", "3"])
+@pytest.mark.parametrize("place", ["host", "all", "data"])
+def test_a_mesh_may_have_explicit_axes(found, beams, place):
+    assert found[beams]["explicit"][place] == [True, True]  # generate, and the last of stream
+
+
 def main() -> None:
     import jax
 
@@ -73,6 +80,14 @@ def main() -> None:
     model = jax.device_put(tiny_model(), NamedSharding(mesh, PartitionSpec()))
     shared = jax.device_put(pixels, NamedSharding(mesh, PartitionSpec("data")))
 
+    axes = jax.make_mesh((4, 2), ("data", "model"))  # Explicit, as it makes them
+    spread = jax.device_put(tiny_model(), NamedSharding(axes, PartitionSpec()))
+    explicit = {
+        "host": pixels,
+        "all": jax.device_put(pixels, NamedSharding(axes, PartitionSpec())),
+        "data": jax.device_put(pixels, NamedSharding(axes, PartitionSpec("data"))),
+    }
+
     def described(array: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
@@ -93,6 +108,16 @@ def main() -> None:
             "split": collectives(texts[0]),
             "joined": collectives(texts[1]),
             "equal": bool(np.array_equal(eight.token_ids, one.token_ids)),
+            "explicit": {
+                place: [
+                    bool(np.array_equal(found.token_ids, one.token_ids))
+                    for found in (
+                        generation.generate(spread, images, config, image_processor=processor),
+                        deque(generation.stream(spread, images, config, image_processor=processor), 1).pop(),
+                    )
+                ]
+                for place, images in explicit.items()
+            },
         }
     print(json.dumps(result))
 

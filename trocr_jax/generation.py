@@ -24,7 +24,7 @@ from trocr_jax.decoding.types import Decoded, Search, Special, StepFn
 from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.errors import ImageError
 from trocr_jax.generation_plan import CrossAttention, Numbers, Shape, compute_dtype, placed_as, plan, special_tokens
-from trocr_jax.generation_split import Split, alone, split_of
+from trocr_jax.generation_split import Split, alone, automatic, split_of
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
 
@@ -326,21 +326,30 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
-    memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
-    cross = cross_of(model, memory, shape, dtype)
-    return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
+    def begin(model: TrOCR, pixels: jax.Array, numbers: Numbers) -> tuple[Cross, jax.Array, Any]:
+        memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
+        cross = cross_of(model, memory, shape, dtype)
+        return cross, keys, _search(model, cross, keys, numbers, shape, dtype).state
+
+    return automatic(begin, model, pixels, numbers)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _advance(
     model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
 ) -> Any:
-    return _search(model, cross, keys, numbers, shape, dtype).advance(state)
+    def advance(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any) -> Any:
+        return _search(model, cross, keys, numbers, shape, dtype).advance(state)
+
+    return automatic(advance, model, cross, keys, numbers, state)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _look(
     model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
 ) -> tuple[jax.Array, Decoded]:
-    search = _search(model, cross, keys, numbers, shape, dtype)
-    return search.unfinished(state), search.finish(state)
+    def look(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any) -> tuple[jax.Array, Decoded]:
+        search = _search(model, cross, keys, numbers, shape, dtype)
+        return search.unfinished(state), search.finish(state)
+
+    return automatic(look, model, cross, keys, numbers, state)

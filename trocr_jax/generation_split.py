@@ -8,6 +8,7 @@ share out the model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -18,7 +19,7 @@ Out = TypeVar("Out")
 
 
 class Split(NamedTuple):
-    """Images are shared out over the axis of a mesh. Its other axes are Auto, or of size 1. Hashable."""
+    """Images are shared out over the axis of a mesh, all of whose axes are Auto. Hashable."""
 
     mesh: Mesh
     axis: str
@@ -30,13 +31,14 @@ class Split(NamedTuple):
 
 
 def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Callable[..., Out]:
-    """The function for each share of the images by itself, or as it is if they are not shared out.
+    """The function for each share of the images by itself; of all together, as `automatic` has it, if they are not
+    shared out.
 
     own: of each argument, whether its first axis is that of the images; otherwise it is the same for all. The first
     axis of what comes out is that of the images.
     """
     if split is None:
-        return function
+        return partial(automatic, function)
     of_images, same = PartitionSpec(split.axis), PartitionSpec()
     apart: Callable[..., Out] = jax.shard_map(
         function,
@@ -47,6 +49,18 @@ def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Call
         check_vma=False,
     )
     return apart
+
+
+def automatic(function: Callable[..., Out], *arguments: Any) -> Out:
+    """What a function that is being traced gives for arrays, as if all axes of their mesh were Auto: a search is
+    written for one device, and the compiler shares it out. What comes out is whole on every device where some are
+    Explicit, as those of `jax.make_mesh` are."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments))
+    mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
+    if mesh is None:
+        return function(*arguments)
+    whole: Callable[..., Out] = jax.sharding.auto_axes(function, out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return whole(*arguments)
 
 
 def split_of(model: Any, pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> Split | None:
@@ -60,21 +74,19 @@ def split_of(model: Any, pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) 
     names = tuple(name for name in names if mesh.shape[name] > 1) or names[:1]
     if len(names) != 1 or not isinstance(mesh, Mesh):
         return None
-    split = Split(mesh, names[0])
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(types[name] != AxisType.Auto for name in _others(split)):
+    if not all(_whole(leaf.sharding, mesh, names[0]) for leaf in jax.tree.leaves(model)):
         return None
-    return split if all(_whole(leaf.sharding, split) for leaf in jax.tree.leaves(model)) else None
+    return Split(Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), names[0])
 
 
 def _others(split: Split) -> list[str]:
     return [name for name in split.mesh.axis_names if name != split.axis and split.mesh.shape[name] > 1]
 
 
-def _whole(sharding: jax.sharding.Sharding | None, split: Split) -> bool:
+def _whole(sharding: jax.sharding.Sharding | None, mesh: Mesh, axis: str) -> bool:
     """Whether each share of the images has all of an array."""
     if sharding is None or sharding.is_fully_replicated:
         return True
-    if not isinstance(sharding, NamedSharding) or sharding.mesh != split.mesh:
+    if not isinstance(sharding, NamedSharding) or sharding.mesh != mesh:
         return False
-    return all(split.axis != axes and split.axis not in (axes or ()) for axes in sharding.spec)
+    return all(axis != axes and axis not in (axes or ()) for axes in sharding.spec)
