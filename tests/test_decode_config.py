@@ -165,6 +165,7 @@ def test_a_published_file_means_what_generate_does() -> None:
     [
         ({"max_length": 30, "max_new_tokens": 9}, {}, {"max_new_tokens": 9}),
         ({"max_length": 30}, {"max_new_tokens": 7}, {"max_new_tokens": 7}),
+        ({"max_length": np.int64(30)}, {}, {"max_new_tokens": 29}),
         ({"max_length": None, "top_k": None, "num_beams": None}, {}, {}),
         ({"min_length": 4, "min_new_tokens": 6}, {}, {"min_new_tokens": 6}),
         ({"min_length": 4}, {"min_new_tokens": 6}, {"min_new_tokens": 6}),

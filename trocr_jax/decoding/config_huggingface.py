@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def read_generation_config(
 def _new_tokens(options: Mapping[str, Any]) -> int:
     """max_length without the start token."""
     length = options.get("max_length", MAX_NEW_TOKENS + 1)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 2:
+    if isinstance(length, bool) or not isinstance(length, Integral) or length < 2:
         raise DecodeError(f"max_length is {length!r}: give a whole number of at least 2, the start token counts")
-    return length - 1
+    return int(length) - 1
 
 
 def _read(source: Mapping[str, Any] | str | os.PathLike[str], names: set[str]) -> Mapping[str, Any]:
