@@ -133,7 +133,8 @@ def run(
         sweep(job)
         resources = Resources() if resources is None else resources
         if len(job.done()) < len(job.units):
-            with _worker(job, recognizer, decode, resources, stop, decoder, standby, prepare) as worker:
+            with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder, standby=standby) as worker:
+                prepare(worker)
                 worker.work()
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
 
@@ -167,31 +168,13 @@ def retry_failed(
 
     with writing(job.store.root):
         if open_again(job, stop.requested):
-            with _worker(job, recognizer, decode, resources, stop, None, standby, prepare) as worker:
+            with open_worker(job, recognizer, decode, resources, stop=stop, standby=standby) as worker:
+                prepare(worker)
                 worker.again(tasks())
                 for task in dangerous:
                     if not stop.requested.is_set():
                         worker.again([task])
         return finish(job, stop.requested, lease_timeout=resources.lease_timeout)
-
-
-@contextmanager
-def _worker(
-    job: Job,
-    recognizer: Recognizer,
-    decode: DecodeConfig | None,
-    resources: Resources,
-    stop: Stop,
-    decoder: Decode | None,
-    standby: Standby | None,
-    prepare: Callable[[Worker], None],
-) -> Iterator[Worker]:
-    with open_worker(job, recognizer, decode, resources, stop=stop, decoder=decoder, standby=standby) as worker:
-        worker.events.write("start", decoders=resources.decoders, batch_size=worker.reader.gauge.size)
-        prepare(worker)
-        yield worker
-        stopped = stop.requested.is_set()
-        worker.events.write("stop" if stopped else "end", **worker.reader.gauge.stats())
 
 
 @contextmanager

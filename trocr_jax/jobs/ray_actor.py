@@ -114,10 +114,8 @@ class UnitReader:
                 open_worker(job, recognizer, decode, self._resources, stop=self._stop, standby=self._standby) as worker,
             ):
                 worker.on_commit, worker.on_done = self._committed, self._settle
-                worker.events.write("start", decoders=self._resources.decoders, batch_size=worker.reader.gauge.size)
                 self._worker = worker
                 worker.work(self._units())
-                worker.events.write("stop", **worker.reader.gauge.stats())
         except TrOCRError as error:  # it is told where units are waited for
             self._error = error
         except BaseException as error:  # noqa: BLE001  whatever a device raises; leases have been given back

@@ -186,4 +186,6 @@ def open_worker(
         reader = Reader(job, recognizer, decode, pool)
         worker = Worker(job, reader, leases, resources, stop)
         with watchdog(lambda: reader.gauge.moved, resources.hang), worker.events:
+            worker.events.write("start", decoders=resources.decoders, batch_size=reader.gauge.size)
             yield worker
+            worker.events.write("stop" if stop.requested.is_set() else "end", **reader.gauge.stats())
