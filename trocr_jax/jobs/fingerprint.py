@@ -47,7 +47,7 @@ def _version(name: str) -> str | None:
 
 def short(value: Any) -> str:
     """16 hexadecimal digits of the sha256 of JSON values."""
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    return sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))[:16]
 
 
 def describe(value: Any) -> Any:
@@ -56,7 +56,7 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Lexicon):
-        return {"Lexicon": _checksum("\n".join(value.entries()).encode()), "separator": value.separator}
+        return {"Lexicon": sha256("\n".join(value.entries()).encode()), "separator": value.separator}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         return {"kind": type(value).__qualname__, **{name: describe(v) for name, v in fields.items()}}
@@ -70,14 +70,14 @@ def describe(value: Any) -> Any:
         return os.fspath(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         array = np.asarray(value)
-        return {"array": list(array.shape), "dtype": str(array.dtype), "sha256": _checksum(array.tobytes())}
+        return {"array": list(array.shape), "dtype": str(array.dtype), "sha256": sha256(array.tobytes())}
     raise JobError(
         f"a {type(value).__qualname__} in the decode configuration cannot be compared when a job goes on; "
         "make it a frozen dataclass of numbers, strings and arrays"
     )
 
 
-def _checksum(content: bytes) -> str:
+def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

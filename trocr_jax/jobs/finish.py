@@ -11,7 +11,8 @@ import orjson
 
 from trocr_jax.errors import JobError, OutputError
 from trocr_jax.jobs.claims import PATIENCE
-from trocr_jax.jobs.job import LEASES, PARTIAL, PARTS, SUCCESS, Job, part_name, read_success, sha256
+from trocr_jax.jobs.fingerprint import sha256
+from trocr_jax.jobs.job import LEASES, PARTIAL, PARTS, SUCCESS, Job, part_name, read_success
 from trocr_jax.jobs.leases import TIMEOUT, Leases
 from trocr_jax.jobs.planning import PLAN
 from trocr_jax.jobs.rows import Counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax.errors import JobError
+from trocr_jax.jobs.fingerprint import sha256
 from trocr_jax.jobs.planning import Plan, Unit, read_inputs, read_plan, read_units
 from trocr_jax.jobs.rows import Counts, Row, decode, encode
 from trocr_jax.jobs.sources import Input
@@ -161,10 +161,6 @@ class Job:
 
 def _partial_name(task: Task) -> str:
     return f"{PARTIAL}/{unit_name(task.unit)}-{task.lines[0]:06}-{len(task.lines):06}.jsonl"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def read_success(store: Store) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from trocr_jax.errors import JobError, SourceError
-from trocr_jax.jobs.fingerprint import differences, short
+from trocr_jax.jobs.fingerprint import differences, sha256, short
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.stop import Stop
@@ -76,8 +76,12 @@ def read_plan(store: Store) -> Plan | None:
 
 def read_units(store: Store, plan: Plan) -> list[Unit]:
     """Raises JobError if the file is not the one that was planned."""
-    content = _planned(store, plan.units)
-    if hashlib.sha256(content).hexdigest() != plan.units_sha256:
+    try:
+        content = store.read(plan.units)
+    except FileNotFoundError:
+        why = "is missing, so the job cannot go on; plan it in another folder"
+        raise JobError(f"{store.root}/{plan.units}: {why}") from None
+    if sha256(content) != plan.units_sha256:
         raise JobError(f"{store.root}/{plan.units}: is damaged; its checksum is not that of the plan")
     return [Unit(*orjson.loads(line)) for line in content.splitlines()]
 
@@ -88,7 +92,7 @@ def read_inputs(store: Store, plan: Plan, unit: Unit) -> list[Input]:
         content = store.read_range(plan.inputs, unit.start, unit.length)
     except FileNotFoundError:
         content = b""
-    if _checksum(content) != unit.checksum:
+    if sha256(content)[:16] != unit.checksum:
         raise JobError(
             f"{store.root}/{plan.inputs}: is missing or damaged at byte {unit.start}; plan it in another folder"
         )
@@ -121,7 +125,6 @@ def make_plan(
     """
     stop = Stop() if stop is None else stop
     with tempfile.TemporaryDirectory() as elsewhere:
-        local = isinstance(store, LocalStore)
         listed = store.temporary() if isinstance(store, LocalStore) else Path(elsewhere, "inputs")
         try:
             with open(listed, "wb", buffering=_CHUNK) as file:  # closed before a thread that is left behind goes on
@@ -137,16 +140,15 @@ def make_plan(
                     raise
                 return plan
         finally:
-            if local:
-                listed.unlink(missing_ok=True)
+            listed.unlink(missing_ok=True)
     index = b"".join(orjson.dumps(list(unit), option=orjson.OPT_APPEND_NEWLINE) for unit in units)
-    sha256 = hashlib.sha256(index).hexdigest()
+    checksum = sha256(index)
     plan = Plan(
         configuration=configuration,
         fingerprint=short(configuration),
         inputs=name,
-        units=f"plan/units-{sha256[:16]}.jsonl",
-        units_sha256=sha256,
+        units=f"plan/units-{checksum[:16]}.jsonl",
+        units_sha256=checksum,
         lines=len(ids),
         unit_count=len(units),
         created=f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} by {me()}",
@@ -170,7 +172,7 @@ def _list(file: IO[bytes], inputs: Iterable[Input], unit_size: int) -> tuple[lis
         content = b"".join(lines)
         file.write(content)
         whole.update(content)
-        units.append(Unit(start, len(content), len(lines), _checksum(content)))
+        units.append(Unit(start, len(content), len(lines), sha256(content)[:16]))
         lines.clear()
         return start + len(content)
 
@@ -217,14 +219,3 @@ def _loads(line: bytes) -> Any:
         return orjson.loads(line)
     except ValueError:
         return json.loads(line)
-
-
-def _planned(store: Store, name: str) -> bytes:
-    try:
-        return store.read(name)
-    except FileNotFoundError:
-        raise JobError(f"{store.root}/{name}: is missing, so the job cannot go on; plan it in another folder") from None
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

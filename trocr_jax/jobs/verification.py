@@ -8,8 +8,9 @@ import orjson
 
 from trocr_jax.errors import JobError
 from trocr_jax.jobs.files import is_url
+from trocr_jax.jobs.fingerprint import sha256
 from trocr_jax.jobs.finish import of_another_job, part_counts
-from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, sha256, unit_name
+from trocr_jax.jobs.job import LEASES, PARTIAL, Job, part_name, read_success, unit_name
 from trocr_jax.jobs.rows import Counts
 from trocr_jax.jobs.store import TEMPORARY
 from trocr_jax.say import printable
@@ -21,7 +22,6 @@ def verify(job: Job) -> Iterator[str]:
     if success is None:
         yield "_SUCCESS is missing: the job is not complete"
     checksums = (success or {}).get("sha256", {})
-    assert isinstance(checksums, dict)
     total = Counts()
     for unit in range(len(job.units)):
         try:
