@@ -17,7 +17,7 @@ import orjson
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
-from trocr_jax.jobs.sources.parquet import read_columns
+from trocr_jax.jobs.sources.parquet import open_parquet
 from trocr_jax.jobs.sources.paths import check_folders
 
 PATH_COLUMNS = ("path", "image", "file_name", "file", "image_path")
@@ -26,6 +26,7 @@ FIELD = 1 << 27
 """Characters that a field of a CSV or TSV manifest may have: behind a quotation mark that is not closed, all of the
 file is one."""
 _BUFFER = 1 << 16
+_ROWS = 65_536  # of Parquet, held at a time
 ID_COLUMN = "id"
 
 
@@ -132,8 +133,13 @@ def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
 
 
 def _parquet(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
-    for path, own in read_columns(name, lambda present: manifest.columns(name, present)):
-        yield from zip(path, own, strict=True)
+    with files.open_file(name) as file:
+        table = open_parquet(file, name)
+        path, own = manifest.columns(name, table.schema_arrow.names)
+        for rows in table.iter_batches(_ROWS, columns=[path] if own is None else [path, own]):
+            paths = rows.column(path).to_pylist()
+            ids = [None] * len(paths) if own is None else rows.column(own).to_pylist()
+            yield from zip(paths, ids, strict=True)
 
 
 _CSV = 'put a text that holds a comma into quotation marks, close them, and write "" for one inside'
