@@ -1,7 +1,6 @@
 """Holds greedy and beam search against transformers' `generate` over a grid of settings.
 
     python -m scripts.parity_decoding --family small|base|tiny-printed [--images 3] [--tokens 16] [--quick]
-        [--resume FILE]
 
 `small` and `base` are the published shapes with random weights, `tiny-printed` the built-in model on rendered lines.
 Every text that a search returns (num_return_sequences = num_beams) is compared: its tokens, its score, the
@@ -12,16 +11,11 @@ either order is right. Ties are counted apart. Ends with status 1 if anything el
 
 transformers is run as it is but for one thing: each step it copies the keys and values of the memory from beam to beam,
 though all beams of an image have the same. That changes nothing and takes two thirds of its time; here it is left out.
-
-`--resume FILE` keeps what each cell of the grid (a batch, a number of beams, a processor) has found in a JSON file: an
-interrupted run that is started again with the same options goes on with the first cell that is missing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -83,35 +77,6 @@ class Tally:
         self.lengths |= other.lengths
         self.score, self.token = max(self.score, other.score), max(self.token, other.token)
         self.disagreements += other.disagreements
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"lengths": sorted(self.lengths)}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Tally:
-        return cls(**(found | {"lengths": set(found["lengths"])}))
-
-
-class Finished:
-    """The cells of the grid that are done, by name, in a JSON file if there is one.
-
-    Raises SystemExit if the file is of a run with other options."""
-
-    def __init__(self, path: Path | None, options: dict[str, Any]) -> None:
-        self.path, self.options, self.cells = path, options, dict[str, Tally]()
-        if path is not None and path.exists():
-            kept = json.loads(path.read_text())
-            if kept["options"] != options:
-                raise SystemExit(f"{path} holds a run with {kept['options']}, not {options}: name another file")
-            self.cells = {name: Tally.from_json(found) for name, found in kept["cells"].items()}
-
-    def add(self, name: str, tally: Tally) -> None:
-        self.cells[name] = tally
-        if self.path is not None:
-            cells = {name: tally.to_json() for name, tally in self.cells.items()}
-            unfinished = self.path.with_name(self.path.name + ".part")
-            unfinished.write_text(json.dumps({"options": self.options, "cells": cells}))
-            unfinished.replace(self.path)
 
 
 @dataclass(frozen=True)
@@ -295,22 +260,17 @@ def main(
     batch_size: int = 50,
     quick: bool = False,
     seed: int = 0,
-    resume: Path | None = None,
 ) -> int:
     """Prints the table; see the head of this file. beams: 1 is greedy search. quick: one length penalty for each way
-    to stop instead of all pairs. resume: the file that finished cells are kept in."""
+    to stop instead of all pairs."""
     images = images or (300 if family == "tiny-printed" else 3)
     tokens = tokens or (64 if family == "tiny-printed" else 16)
-    options = {"family": family, "images": images, "tokens": tokens, "batch_size": batch_size, "quick": quick}
-    finished = Finished(resume, options | {"seed": seed})
     grid = list(itertools.product(beams, processors))
     tallies = {key: Tally() for key in grid}
     for number, sides in enumerate(batches(family, images=images, tokens=tokens, batch_size=batch_size, seed=seed)):
         for num_beams, processor in grid:
             cell = f"batch {number}, {num_beams} beams, {processor}"
-            if cell not in finished.cells:
-                finished.add(cell, compared(sides, num_beams, processor, tokens=tokens, quick=quick, name=cell))
-            tally = finished.cells[cell]
+            tally = compared(sides, num_beams, processor, tokens=tokens, quick=quick, name=cell)
             tallies[num_beams, processor].add(tally)
             so_far = f"{tally.equal} of {tally.texts} texts equal, {tally.ties} ties, {tally.seconds:.0f} s"
             print(f"{cell}: {so_far}", flush=True)
