@@ -10,7 +10,6 @@ import argparse
 import collections
 import io
 import json
-import pickle
 import random
 import signal
 import tempfile
@@ -182,7 +181,11 @@ def _mutate_torch(data: bytes, rng: random.Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:  # keep the archive whole: the pickle itself is reached then
         files = {name: archive.read(name) for name in archive.namelist()}
     files["archive/data.pkl"] = _mutate_bytes(files["archive/data.pkl"], rng)
-    return _zip(files)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
 
 
 _MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
@@ -192,57 +195,13 @@ _MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 }
 
 
-class _Reduced:
-    """Pickles as a call of a global that need not exist here."""
-
-    def __init__(self, name: str, arguments: tuple[object, ...]) -> None:
-        self.name, self.arguments = name, arguments
-
-
-_PurePickler: Any = pickle._Pickler  # the one in Python: `save` can be replaced
-
-
-class _TorchPickler(_PurePickler):
-    def save(self, obj: Any, save_persistent_id: bool = True) -> Any:
-        if isinstance(obj, _Reduced):
-            self.write(b"c" + obj.name.encode())
-            if obj.arguments:
-                self.save(obj.arguments)
-                self.write(b"R")
-            return None
-        return super().save(obj, save_persistent_id)
-
-    def persistent_id(self, obj: Any) -> Any:
-        return obj[1] if isinstance(obj, tuple) and obj[:1] == ("persistent",) else None
-
-
 def _torch_file(weights: bytes) -> bytes:
-    """The tensors of a safetensors file as torch.save writes them, without torch."""
-    length = int.from_bytes(weights[:8], "little")
-    header, files, content = json.loads(weights[8 : 8 + length]), {}, {}
-    header.pop("__metadata__")
-    for n, (name, entry) in enumerate(header.items()):
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        files[f"archive/data/{n}"] = weights[start:end]
-        shape = tuple(entry["shape"])
-        strides: list[int] = []
-        step = 1
-        for side in reversed(shape):
-            strides.insert(0, step)
-            step *= side
-        storage = ("persistent", ("storage", _Reduced("torch\nFloatStorage\n", ()), str(n), "cpu", step))
-        arguments: tuple[object, ...] = (storage, 0, shape, tuple(strides), False, collections.OrderedDict())
-        content[name] = _Reduced("torch._utils\n_rebuild_tensor_v2\n", arguments)
-    stream = io.BytesIO()
-    _TorchPickler(stream, 2).dump(content)
-    return _zip({"archive/data.pkl": stream.getvalue(), "archive/byteorder": b"little", **files})
+    """The tensors of a safetensors file as torch.save writes them."""
+    import torch
+    from safetensors.torch import load
 
-
-def _zip(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
+    torch.save(load(weights), stream)
     return stream.getvalue()
 
 
