@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +14,6 @@ from trocr_jax import metrics
 from trocr_jax.evaluated import Outcome, Reading, Sample, Samples
 from trocr_jax.metrics.rates import UnicodeForm
 
-TallyOf = Callable[[list[str], list[str]], metrics.Tally]
 CURVE = 200  # points of a risk-coverage curve that are kept
 CONFUSIONS = 200  # entries of each table that are kept
 

@@ -20,9 +20,8 @@ from trocr_jax.jobs.sources.pages import Pages, is_there, line_id
 
 
 class Filled(NamedTuple):
-    """A page: its file, the copy, and the content of that; error says why there is none."""
+    """The copy of a page and its content; error says why there is none."""
 
-    xml: str
     output: Path
     content: bytes = b""
     error: str | None = None
@@ -96,13 +95,13 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
             texts[number] = _text(row)
         if complete and len(texts) != len(lines):
             raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")
-        return Filled(path, output, fill(content, texts, _outlines(lines)))
+        return Filled(output, fill(content, texts, _outlines(lines)))
     except OSError as error:
-        return Filled(path, output, error=f"{path}: cannot be read ({error.strerror or error})")
+        return Filled(output, error=f"{path}: cannot be read ({error.strerror or error})")
     except ParseError as error:
-        return Filled(path, output, error=f"{path}: is no XML ({error})")
+        return Filled(output, error=f"{path}: is no XML ({error})")
     except ValueError as error:  # DataError among them
-        return Filled(path, output, error=f"{path}: {error}")
+        return Filled(output, error=f"{path}: {error}")
 
 
 def _text(row: Row) -> LineText | None:

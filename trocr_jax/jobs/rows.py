@@ -11,7 +11,6 @@ import orjson
 from trocr_jax.recognizer import Recognition
 from trocr_jax.say import printable
 
-Status = Literal["ok", "failed", "quarantined"]
 COLUMNS = (
     "id",
     "text",
