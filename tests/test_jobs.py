@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.store import LocalStore
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.recognizer_batches import Batch
+from trocr_jax.say import printable
 
 
 def test_every_line_is_read_as_a_recognizer_reads_it_alone(tmp_path, lines, recognizer, model):
@@ -371,6 +373,18 @@ def test_ids_that_rows_would_write_alike_are_refused(tmp_path, recognizer, model
     shutil.copy(one, odd / "x\\udcff.png")
     with pytest.raises(SourceError, match=r"x\\udcff\.png: is the id of inputs 2 and 3"):
         jobs.plan(jobs.open_source([str(odd)]), str(tmp_path / "job"), recognizer, model)
+
+
+def test_a_source_whose_name_is_no_unicode(tmp_path, recognizer, model):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    save_lines(odd, 3)
+    job = plan(odd, tmp_path / "job", recognizer, model)
+    assert run(job, recognizer).ok == 3
+    assert [row["id"] for row in rows(job)] == [printable(str(path)) for path in sorted(odd.iterdir())]
+    assert plan(odd, tmp_path / "job", recognizer, model).plan == job.plan  # the same command goes on
+    save_lines(tmp_path / "caf", 3)
+    with pytest.raises(JobError, match=r'source\.paths: \[".*caf\\udce9"\] in the plan, \[".*caf"\] now'):
+        plan(tmp_path / "caf", tmp_path / "job", recognizer, model)
 
 
 def test_rows_of_another_plan_are_not_taken_over(tmp_path, lines, recognizer, model):

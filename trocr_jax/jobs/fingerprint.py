@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +48,23 @@ def _version(name: str) -> str | None:
 
 def short(value: Any) -> str:
     """16 hexadecimal digits of the sha256 of JSON values."""
-    return sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))[:16]
+    return sha256(dumps(value, orjson.OPT_SORT_KEYS))[:16]
+
+
+def dumps(value: Any, option: int = 0) -> bytes:
+    """JSON by orjson, with its options; a line by json where a file name is no Unicode, which orjson does not take."""
+    try:
+        return orjson.dumps(value, option=option)
+    except TypeError:
+        return json.dumps(value, sort_keys=True).encode() + b"\n"
+
+
+def loads(content: bytes) -> Any:
+    """What `dumps` has written. Raises ValueError."""
+    try:
+        return orjson.loads(content)
+    except ValueError:
+        return json.loads(content)
 
 
 def describe(value: Any) -> Any:
@@ -91,4 +108,4 @@ def differences(planned: Any, asked: Any, name: str = "") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else orjson.dumps(value).decode()
+    return "nothing" if value is None else dumps(value).decode().strip()

@@ -9,7 +9,6 @@ Three files in the job folder, none of which ever changes:
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import time
 from array import array
@@ -22,7 +21,7 @@ import numpy as np
 import orjson
 
 from trocr_jax.errors import JobError, SourceError
-from trocr_jax.jobs.fingerprint import differences, sha256, short
+from trocr_jax.jobs.fingerprint import differences, dumps, loads, sha256, short
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.stop import Stop
@@ -61,7 +60,7 @@ class Plan:
 def read_plan(store: Store) -> Plan | None:
     """The plan of a job folder; None if there is none. Raises JobError for one that cannot be read."""
     try:
-        values = orjson.loads(store.read(PLAN))
+        values = loads(store.read(PLAN))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -96,13 +95,13 @@ def read_inputs(store: Store, plan: Plan, unit: Unit) -> list[Input]:
         raise JobError(
             f"{store.root}/{plan.inputs}: is missing or damaged at byte {unit.start}; plan it in another folder"
         )
-    return [Input(found[0], found[-1]) for found in map(_loads, content.splitlines())]
+    return [Input(found[0], found[-1]) for found in map(loads, content.splitlines())]
 
 
 def check_same(plan: Plan, configuration: Mapping[str, Any], folder: str) -> None:
     """Raises JobError that shows each difference to the plan."""
     # as it comes back from JSON: tuples are lists
-    asked = orjson.loads(orjson.dumps(configuration))
+    asked = loads(dumps(configuration))
     if found := list(differences(plan.configuration, asked)):
         shown = "\n  ".join(found)
         raise JobError(
@@ -154,7 +153,7 @@ def make_plan(
         created=f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} by {me()}",
     )
     store.create(plan.units, index)
-    store.create(PLAN, orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    store.create(PLAN, dumps(asdict(plan), orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     found = read_plan(store)
     assert found is not None
     return found
@@ -177,7 +176,7 @@ def _list(file: IO[bytes], inputs: Iterable[Input], unit_size: int) -> tuple[lis
         return start + len(content)
 
     for id, place in inputs:
-        lines.append(_dumps([id] if place == id else [id, place]))
+        lines.append(dumps([id] if place == id else [id, place], orjson.OPT_APPEND_NEWLINE))
         ids.append(hash(id if id.isascii() else printable(id)))
         if len(lines) == unit_size:
             start = close()
@@ -198,24 +197,10 @@ def _check_ids(listed: Path, ids: array[int]) -> None:
     with open(listed, "rb") as file:
         for number, (line, hashed) in enumerate(zip(file, ids, strict=True), 1):
             if hashed in twice:
-                id = printable(_loads(line)[0])
+                id = printable(loads(line)[0])
                 if id in seen:
                     raise SourceError(
                         f"{id}: is the id of inputs {seen[id]} and {number}; an id names one line of the output, "
                         "so leave one of them out, or give others; a manifest can give ids of their own (--id-column)"
                     )
                 seen[id] = number
-
-
-def _dumps(value: list[Any]) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a file name that is no Unicode
-        return json.dumps(value).encode() + b"\n"
-
-
-def _loads(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except ValueError:
-        return json.loads(line)
