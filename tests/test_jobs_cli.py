@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from tests.small_jobs import bare
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs
 from trocr_jax.cli import main, parse
@@ -95,6 +96,12 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert "stopped; lines that have no text may be left: the same command reads" in capsys.readouterr().err
     assert run(model, lines, job, command="retry-failed") == 0
     assert "complete. 6 lines: 6 read" in capsys.readouterr().err
+
+
+def test_a_fault_is_told_of_by_a_name_that_is_no_unicode(tmp_path, capsys):
+    bare(tmp_path / "job").store.create(os.fsdecode(b"parts/\xe9"), b"")
+    assert main(["jobs", "verify", str(tmp_path / "job")]) == 1
+    assert r"parts/\udce9 is of no unit" in capsys.readouterr().out
 
 
 def test_columns_that_are_asked_for(tmp_path, model):

@@ -15,7 +15,7 @@ from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs import files
 from trocr_jax.jobs.job_status import JobStatus
 from trocr_jax.jobs.rows import Counts
-from trocr_jax.say import say
+from trocr_jax.say import printable, say
 
 
 def look(command: Merge | Status | Verify) -> int:
@@ -41,7 +41,7 @@ def _look(command: Merge | Status | Verify) -> int:
     for fault in jobs.verify(job):
         faults += 1
         with printing():
-            print(fault)
+            print(printable(fault))
     say(f"{command.job}: {f'{faults} faults' if faults else 'every line is there once'}")
     return 1 if faults else 0
 
