@@ -361,6 +361,7 @@ def test_whom_the_bell_counts(monkeypatch):
         {"resources": {"TPU": math.nan}},
         {"resources": {"CPU": 1.0}},
         {"room_seconds": 0.0},
+        {"room_seconds": math.nan},
     ],
 )
 def test_pools_that_mean_nothing_are_refused(values):

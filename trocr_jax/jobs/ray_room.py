@@ -42,7 +42,7 @@ class Actors:
             if name in self.resources:
                 amount = f"{self.resources[name]:g}"
                 raise JobError(f"--actor-resources {name}={amount}: use --actor-{name.lower()}s {amount}")
-        if self.room_seconds <= 0:
+        if not self.room_seconds > 0:  # nor is NaN
             raise JobError(f"room_seconds is {self.room_seconds:g}: give more than 0 seconds to wait for room")
 
     def options(self) -> dict[str, Any]:
