@@ -588,6 +588,7 @@ def test_a_number_is_the_id_that_is_written(tmp_path: Path):
         ("list.jsonl", '{"path": "a"}\n{"path": "b", "id": true}\n', "list.jsonl: row 2 has an id that is neither"),
         ("list.jsonl", '{"path": "a", "id": [1]}\n', "list.jsonl: row 1 has an id that is neither text nor a number"),
         ("list.csv", "path,id\n,1\n", "row 1 has no path"),
+        ("list.csv", '"path\na.png\n', "list.csv: row 1 cannot be divided .*; put a text"),
         ("list.csv", "path,text\na.png,a\nb.png,b, c\n", "list.csv: row 2 has 3 columns, and the header 2; put a text"),
         ("list.csv", "path,id\na.png,1\n\nb.png\n", "list.csv: row 2 has 1 columns, and the header 2; put a text"),
         ("list.csv", 'path,text\na.png,a\nb.png,"b\nc.png,c\n', "list.csv: row 2 cannot be divided .*; put a text"),

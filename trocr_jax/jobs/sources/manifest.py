@@ -50,10 +50,7 @@ class Manifest:
             if read is None:
                 raise SourceError(f"{name}: a manifest is a file that ends in {', '.join(_READERS)}")
             with files.listing(name):
-                try:
-                    yield from self._rows(name, root, read(name, self))
-                except (csv.Error, UnicodeDecodeError) as error:
-                    raise SourceError(f"{name}: {error}") from error
+                yield from self._rows(name, root, read(name, self))
 
     def read(self, place: str) -> bytes:
         return files.read(place)
@@ -116,11 +113,11 @@ def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
         with files.open_file(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
             csv.field_size_limit(max(csv.field_size_limit(), FIELD))  # its own would end at a text of 128 KiB
             rows = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
-            present = next(rows, [])
-            path, own = manifest.columns(name, present)
-            at, id_at = present.index(path), None if own is None else present.index(own)
             number = 0
             try:
+                present = next(rows, [])
+                path, own = manifest.columns(name, present)
+                at, id_at = present.index(path), None if own is None else present.index(own)
                 for number, row in enumerate(filter(None, rows), 1):
                     if len(row) != len(present):
                         counts = f"{len(row)} columns, and the header {len(present)}"
