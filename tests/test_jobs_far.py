@@ -129,6 +129,14 @@ def test_what_is_there_is_not_written_again(memory, monkeypatch: pytest.MonkeyPa
     assert store.read("parts/a") == b"1"
 
 
+def test_whatever_lies_in_a_folder_of_a_store_can_be_removed(memory):
+    store = RemoteStore("memory://job")
+    store.create("plan/a..b", b"1")
+    for name in store.names("plan"):
+        store.remove(f"plan/{name}")
+    assert store.names("plan") == []
+
+
 def test_logs_whose_names_begin_alike_are_apart(memory):
     one, other = RemoteStore("memory://job"), RemoteStore("memory://job")
     one.append("events/host-10", b"1")
