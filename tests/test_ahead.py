@@ -28,6 +28,7 @@ from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.errors import ConfigError
 from trocr_jax.sharding import AXES, make_mesh
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 SIZE: dict[str, Any] = {"hidden_size": 128, "num_layers": 1, "num_heads": 2, "intermediate_size": 256}
 RECIPE = Recipe(
     name="small",
@@ -83,13 +84,6 @@ ENTRY %main (x.1: f32[8]) -> f32[16] {
   ROOT %fusion = f32[16]{0} fusion(%x.1), kind=kCustom, calls=%fused_computation, config={"estimated_cycles":"5"}
 }
 """
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def test_the_bodies_of_loops_count_as_often_as_they_run() -> None:

@@ -4,7 +4,6 @@ test_training_checkpoints, states of other runs in test_loop_training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,7 @@ from train.recipes import finetune_folder
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,7 @@ from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 
 
 def lines(folder: Path, **counts: int) -> Path:

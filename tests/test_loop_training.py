@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,10 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.sharding import make_mesh
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = replace(recipe(), stages=(Stage(steps=6, batch_size=4, width=64, max_chars=8),))
 RELU = replace(SHORT.config, decoder=replace(SHORT.config.decoder, activation="relu"))
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def state_of(folder: Path, what: Recipe = SHORT) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,9 @@ from trocr_jax import checkpoint
 from trocr_jax.attention import einsum
 from trocr_jax.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 LORA = Lora(rank=3, alpha=6.0, targets=r".*/(query|out|fc1|patch_embedding)/kernel|decoder/embed_tokens")
 WITH_LORA = replace(RECIPE, lora=LORA, optimizer=replace(RECIPE.optimizer, ema_decay=0.9))
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ cannot be used."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,9 @@ from train.recipe import MATRICES_DECAY, Group, Lora, Optimizer, Recipe, WarmSta
 from trocr_jax.errors import ConfigError
 from trocr_jax.sharding import path_name
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 STEPS = 40
 RATES = Optimizer(learning_rate=2e-3, warmup_steps=10, warmup_from=0.0)
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

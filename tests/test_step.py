@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,6 +30,7 @@ from trocr_jax.checkpoint.parameters import StoredTensor, parameters
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.sharding import path_name
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 TOY = TrOCRConfig(
     encoder=EncoderConfig(
         image_size=(8, 32), patch_size=(8, 4), hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24
@@ -56,13 +56,6 @@ RECIPE = Recipe(
     label_smoothing=0.1,
     dtype="float32",
 )
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def batch_of(config: TrOCRConfig, *, seed: int, rows: int = 3, length: int = 9) -> Batch:

@@ -6,11 +6,9 @@ How it stops and goes on is in test_loop_training.py, meshes in test_sharding.py
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -27,14 +25,8 @@ from trocr_jax.image import ImageProcessor
 from trocr_jax.sharding import batch_sharding, make_mesh
 from trocr_jax.tokenizer import character_tokenizer
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 RECIPE = recipe()
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def encode(text: str) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,17 +24,11 @@ from train.recipe import Stage, check
 from train.worst import CELL, Misread, grid, worst
 from trocr_jax.errors import ConfigError, OutputError
 
+pytestmark = pytest.mark.usefixtures("promotion_of_optax")
 STEPS = 4
 TOY = replace(
     recipe(), stages=(Stage(steps=STEPS, batch_size=4, width=64, max_chars=8),), eval_every=STEPS, eval_beams=2
 )
-
-
-@pytest.fixture(autouse=True)
-def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @dataclass(frozen=True)
