@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(*, devices: int | None = None) -> dict[str, str]:
@@ -16,3 +21,11 @@ def environment(*, devices: int | None = None) -> dict[str, str]:
         flags.append(f"--xla_force_host_platform_device_count={devices}")
     cache = str(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
     return os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_COMPILATION_CACHE_DIR": cache}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `python ARGUMENTS` has printed, in the folder of the clone. It has to end well."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment())
+    assert done.returncode == 0, done.stderr
+    return done

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -18,7 +16,6 @@ from tests.tiny import save_lines, save_tiny
 from trocr_jax import DecodeConfig, Recognition, Recognizer, generate
 from trocr_jax.generation_refill import Refill
 
-ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = {
     "greedy": DecodeConfig(max_new_tokens=20),
     "beam": DecodeConfig(max_new_tokens=20, num_beams=4),
@@ -78,11 +75,7 @@ print(json.dumps({name: [[one.token_ids, one.score] for one in found] for name, 
 
 
 def test_a_line_reads_the_same_on_eight_devices(folder, lines, alone):
-    command = [sys.executable, "-c", EIGHT, str(folder), *map(str, lines)]
-    environment = programs.environment()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(programs.run("-c", EIGHT, str(folder), *map(str, lines)).stdout)
     for search, read in found.items():
         for (token_ids, score), one in zip(read, alone[search], strict=True):
             assert token_ids == one.token_ids

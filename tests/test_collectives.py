@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import deque
-from pathlib import Path
 
 import pytest
 
 from tests import programs
 
-ROOT = Path(__file__).resolve().parent.parent
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
 
 
@@ -33,12 +29,7 @@ def test_a_collective_would_be_seen():
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, object]]:
-    command = [sys.executable, "-m", "tests.test_collectives"]
-    environment = programs.environment()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    result: dict[str, dict[str, object]] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+    return json.loads(programs.run("-m", "tests.test_collectives").stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("beams", ["1", "3"])

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +18,6 @@ from hypothesis import strategies as st
 
 from tests import programs
 from trocr_jax import recognizer_lanes
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @given(shares=st.integers(1, 5), each=st.integers(1, 4), lines=st.lists(st.integers(1, 20), min_size=1, max_size=8))
@@ -45,12 +40,7 @@ def test_every_image_is_read_once_and_on_its_device(shares: int, each: int, line
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.test_lanes_mesh"]
-    environment = programs.environment()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+    return json.loads(programs.run("-m", "tests.test_lanes_mesh").stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("beams", ["1", "3"])

@@ -6,7 +6,6 @@ Eight devices have to exist before jax is first used: this file is run as a prog
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +17,6 @@ import pytest
 
 from tests import programs
 
-ROOT = Path(__file__).resolve().parent.parent
 MESHES = {"data=4,model=2": (1, 3), "data=2,model=4": (3,)}  # and beams
 FIRST = next(iter(MESHES))
 each_search = pytest.mark.parametrize(
@@ -28,12 +26,8 @@ each_search = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.test_model_axis", str(tmp_path_factory.mktemp("lines"))]
-    environment = programs.environment()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+    done = programs.run("-m", "tests.test_model_axis", str(tmp_path_factory.mktemp("lines")))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @each_search

@@ -3,7 +3,6 @@ quantised model from the command to the text."""
 
 import json
 import re
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from flax import nnx
 
 import trocr_jax
 from convert.__main__ import main
+from tests import programs
 from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import line_image, save_tiny, tiny_config, tiny_model
@@ -27,8 +27,6 @@ from trocr_jax.cli import main as trocr_jax_main
 from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.presets import PRESETS
 from trocr_jax.quantization import dequantize, is_quantized, quantize
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -414,9 +412,7 @@ def test_a_part_that_is_missing_or_of_another_type(damage, folder, tmp_path):
 
 
 def test_devices_read_what_one_reads(folder):
-    command = [sys.executable, "-m", "tests.test_quantization", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    done = programs.run("-m", "tests.test_quantization", str(folder))
     one, four = json.loads(done.stdout.splitlines()[-1])
     assert one == four
     assert len(set(one)) > 1

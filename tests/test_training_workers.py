@@ -13,23 +13,15 @@ from pathlib import Path
 
 from tests import programs
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def test_no_shared_memory_is_left_over(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.test_training_workers", str(tmp_path)]
-    environment = programs.environment()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = programs.run("-m", "tests.test_training_workers", str(tmp_path))
     assert done.stdout.splitlines() == ["2 False", "8 True"]
     assert "leaked" not in done.stderr, done.stderr
 
 
 def test_a_worker_that_is_killed_costs_no_step(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.test_training_workers", str(tmp_path), "kill"]
-    environment = programs.environment()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = programs.run("-m", "tests.test_training_workers", str(tmp_path), "kill")
     lost, saved, logged = done.stdout.splitlines()
     assert lost.startswith("a process that makes examples has died, perhaps because memory was short (")
     assert "--workers 0" in lost
