@@ -38,3 +38,11 @@ def promotion_of_optax() -> Iterator[None]:
     """optax's own arithmetic promotes types and ranks."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with random weights, for tests of a file that only read it."""
+    from tests.tiny import save_tiny  # behind the settings above
+
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")

@@ -1,4 +1,4 @@
-"""A small model, a few lines, and jobs that read them."""
+"""A recognizer, a few lines, and jobs that read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.tiny import save_lines, save_tiny
+from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.jobs.decode_worker import Limits
@@ -21,11 +21,6 @@ from trocr_jax.recognizer import Recognizer
 DECODE = DecodeConfig(max_new_tokens=12)
 CHOICES = jobs.Choices(unit_size=8, batch_size=4)
 RESOURCES = jobs.Resources(decoders=2, limits=Limits(seconds=2.0, memory=400 << 20))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from scripts.toy_training import Bars, bars, recipe
-from tests.tiny import save_tiny
 from train import loop
 from train import recipe as recipes
 from train.__main__ import main
@@ -25,11 +24,6 @@ from trocr_jax.errors import DataError, ImageError
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.usefixtures("promotion_of_optax")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

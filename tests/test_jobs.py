@@ -20,7 +20,6 @@ import pytest
 from tests.decoders import BrokenDecoder
 from tests.small_jobs import CHOICES, DECODE, RESOURCES, plan, rows, run
 from tests.small_jobs import lines as lines
-from tests.small_jobs import model as model
 from tests.small_jobs import recognizer as recognizer
 from tests.tiny import save_lines, save_tiny
 from trocr_jax import jobs

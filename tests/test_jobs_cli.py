@@ -18,7 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.small_jobs import bare
-from tests.tiny import save_lines, save_tiny
+from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.cli import main, parse
 from trocr_jax.cli.jobs_progress import JobProgress
@@ -32,11 +32,6 @@ from trocr_jax.jobs.job import Job, Task
 from trocr_jax.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def run(model: Path, source: Path, job: Path, *options: str, command: str = "run") -> int:

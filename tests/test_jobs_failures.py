@@ -18,7 +18,6 @@ from PIL import Image
 from tests.poison import Poison
 from tests.small_jobs import DECODE, RESOURCES, plan, rows, run
 from tests.small_jobs import lines as lines
-from tests.small_jobs import model as model
 from tests.small_jobs import recognizer as recognizer
 from trocr_jax import jobs
 from trocr_jax.errors import JobError

@@ -16,7 +16,6 @@ import pytest
 
 from tests.small_jobs import CHOICES, DECODE, plan, rows_of, run
 from tests.small_jobs import lines as lines
-from tests.small_jobs import model as model
 from tests.small_jobs import recognizer as recognizer
 from trocr_jax import jobs
 from trocr_jax.jobs.claims import Claims

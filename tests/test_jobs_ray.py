@@ -19,7 +19,6 @@ from PIL import Image
 
 from scripts.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 from tests.ray_fixtures import deadline as deadline
-from tests.ray_fixtures import model as model
 from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.cli import jobs_run, main

@@ -16,7 +16,6 @@ import pytest
 
 from scripts.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 from tests.ray_fixtures import deadline as deadline
-from tests.ray_fixtures import model as model
 from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.decoding.config import DecodeConfig

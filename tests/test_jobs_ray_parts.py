@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.ray_fixtures import model as model
 from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.cli import jobs_run, main

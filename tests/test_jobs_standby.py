@@ -10,7 +10,6 @@ import pytest
 
 from tests.decoders import SIZE, Numbers
 from tests.small_jobs import lines as lines
-from tests.small_jobs import model as model
 from trocr_jax.cli import main
 from trocr_jax.cli.decode import load
 from trocr_jax.errors import JobError

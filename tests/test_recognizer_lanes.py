@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.compilations import count_compilations, nothing_kept
-from tests.tiny import save_lines, save_tiny
+from tests.tiny import save_lines
 from train.data.render import Renderer
 from trocr_jax import recognizer_busy, recognizer_lanes, recognizer_lengths
 from trocr_jax.decoding.config import DecodeConfig
@@ -31,11 +31,6 @@ from trocr_jax.recognizer_lanes import WINDOW, WINDOW_LINES, Lanes, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 
 SIZE = 4
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
