@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from train.warm_tensors import Found, Reasons, Shapes, different, read, refuse, settings_of, take, tensors_of
-from trocr_jax.checkpoint.names import FROM_HEADS, HEADS_BIAS, LINEAR, SAME, TO_HEADS, Layout
+
+# the rows of norms, heads and so on are those of a TrOCR's table
+from trocr_jax.checkpoint.names import SAME, Layout, _from_heads, _linear, _norm, _to_heads
 from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import POSITION_OFFSET
@@ -21,29 +23,18 @@ _LEFT_OUT: Reasons = (
     (r"embeddings\.(position_ids|token_type_ids)", "computed"),
 )
 _NEW: Reasons = ((r".*/cross_attention(_norm)?/.*", "the source reads no image"),)
-_L, _K = "decoder/layers/{n}", "encoder.layer.{n}"
-_TABLE: tuple[tuple[str, str, Layout], ...] = (
-    ("decoder/embed_tokens", "embeddings.word_embeddings.weight", SAME),
-    ("decoder/embed_norm/scale", "embeddings.LayerNorm.weight", SAME),
-    ("decoder/embed_norm/bias", "embeddings.LayerNorm.bias", SAME),
-    *(
-        row
-        for name in ("query", "key", "value")
-        for row in (
-            (f"{_L}/self_attention/{name}/kernel", f"{_K}.attention.self.{name}.weight", TO_HEADS),
-            (f"{_L}/self_attention/{name}/bias", f"{_K}.attention.self.{name}.bias", HEADS_BIAS),
-        )
-    ),
-    (f"{_L}/self_attention/out/kernel", f"{_K}.attention.output.dense.weight", FROM_HEADS),
-    (f"{_L}/self_attention/out/bias", f"{_K}.attention.output.dense.bias", SAME),
-    (f"{_L}/self_attention_norm/scale", f"{_K}.attention.output.LayerNorm.weight", SAME),
-    (f"{_L}/self_attention_norm/bias", f"{_K}.attention.output.LayerNorm.bias", SAME),
-    (f"{_L}/fc1/kernel", f"{_K}.intermediate.dense.weight", LINEAR),
-    (f"{_L}/fc1/bias", f"{_K}.intermediate.dense.bias", SAME),
-    (f"{_L}/fc2/kernel", f"{_K}.output.dense.weight", LINEAR),
-    (f"{_L}/fc2/bias", f"{_K}.output.dense.bias", SAME),
-    (f"{_L}/norm/scale", f"{_K}.output.LayerNorm.weight", SAME),
-    (f"{_L}/norm/bias", f"{_K}.output.LayerNorm.bias", SAME),
+_L, _K = "decoder.layers.{n}", "encoder.layer.{n}"
+_TABLE = (
+    ("decoder.embed_tokens", "embeddings.word_embeddings.weight", SAME),
+    *_norm("decoder.embed_norm", "embeddings.LayerNorm"),
+    *_to_heads(f"{_L}.self_attention.query", f"{_K}.attention.self.query"),
+    *_to_heads(f"{_L}.self_attention.key", f"{_K}.attention.self.key"),
+    *_to_heads(f"{_L}.self_attention.value", f"{_K}.attention.self.value"),
+    *_from_heads(f"{_L}.self_attention.out", f"{_K}.attention.output.dense"),
+    *_norm(f"{_L}.self_attention_norm", f"{_K}.attention.output.LayerNorm"),
+    *_linear(f"{_L}.fc1", f"{_K}.intermediate.dense"),
+    *_linear(f"{_L}.fc2", f"{_K}.output.dense"),
+    *_norm(f"{_L}.norm", f"{_K}.output.LayerNorm"),
 )
 
 
@@ -78,7 +69,7 @@ def decoder_tensors(folder: Path, config: TrOCRConfig, shapes: Shapes) -> Found:
 def _row(path: str, below: int) -> tuple[str, Layout] | None:
     """The source's name and the layout of one of our parameters."""
     number = re.search(r"(?<=/layers/)\d+", path)
-    template = path if number is None else path.replace(f"/layers/{number[0]}/", "/layers/{n}/")
+    template = re.sub(r"(?<=/layers/)\d+", "{n}", path).replace("/", ".")
     row = next(((key, layout) for ours, key, layout in _TABLE if ours == template), None)
     return row if row is None or number is None else (row[0].format(n=below + int(number[0])), row[1])
 
