@@ -19,7 +19,7 @@ from trocr_jax.tokenizer import character_tokenizer, load_tokenizer
 
 
 class Codec(NamedTuple):
-    """Both leave out start and end token."""
+    """encode leaves out the end token; decode, all special ones."""
 
     encode: Encode
     decode: Callable[[list[int]], Any]
@@ -32,9 +32,8 @@ def codec(recipe: Recipe) -> Codec:
     """
     tokenizer = tokenizer_of(recipe)
     check_vocabulary(recipe.config, tokenizer)
-    if recipe.tokenizer is None:
-        return Codec(Characters(character_ids(ALPHABET)), _characters)
-    return Codec(Tokens(tokenizer), partial(tokenizer.decode, skip_special_tokens=True))
+    encode: Encode = Characters(character_ids(ALPHABET)) if recipe.tokenizer is None else Tokens(tokenizer)
+    return Codec(encode, partial(tokenizer.decode, skip_special_tokens=True))
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -46,8 +45,3 @@ def vocabulary_sha256(recipe: Recipe) -> str:
     """Of the tokens of `tokenizer_of` and their numbers: files of one name may change."""
     vocabulary = sorted(tokenizer_of(recipe).get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
-
-
-def _characters(ids: list[int]) -> str:
-    letters = {number: character for character, number in character_ids(ALPHABET).items()}
-    return "".join(letters.get(number, "") for number in ids)

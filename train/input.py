@@ -54,7 +54,7 @@ class Samples(NamedTuple):
 
 
 class Encode(Protocol):
-    """Text to token ids, without start and end token. Picklable. Raises KeyError for a character it does not have."""
+    """Text to token ids, without the end token. Picklable. Raises KeyError or DataError for a character without one."""
 
     def __call__(self, text: str, /) -> list[int]: ...
 
