@@ -26,19 +26,14 @@ class Misread:
     hypothesis: str
     errors: int
 
-    @property
-    def rate(self) -> float:
-        return self.errors / max(len(self.reference), 1)
-
 
 def worst(
     images: Sequence[NDArray[np.uint8]], references: Sequence[str], hypotheses: Sequence[str], *, count: int
 ) -> list[Misread]:
     """At most `count` lines that were not read right, those with the highest character error rate first."""
-    pairs = enumerate(zip(references, hypotheses, strict=True))
-    errors = {number: Levenshtein.distance(*pair) for number, pair in pairs if pair[0] != pair[1]}
-    order = sorted(errors, key=lambda n: (-errors[n] / max(len(references[n]), 1), n))
-    return [Misread(images[n], references[n], hypotheses[n], errors[n]) for n in order[:count]]
+    lines = zip(images, references, hypotheses, strict=True)
+    found = [Misread(*line, Levenshtein.distance(*line[1:])) for line in lines if line[1] != line[2]]
+    return sorted(found, key=lambda line: -line.errors / max(len(line.reference), 1))[:count]
 
 
 def write(lines: Sequence[Misread], path: Path) -> None:
