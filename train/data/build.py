@@ -100,7 +100,7 @@ class _Split:
 
     def __init__(self, name: str, records: Iterable[Record | Bad], limit: TextLimit, report: io.TextIOBase) -> None:
         self.name, self.records, self.limit, self.report = name, records, limit, report
-        self.written = self.quarantined = self.longest = self.longest_text = 0
+        self.written = self.quarantined = self.longest = 0
         self.reasons: Counter[str] = Counter()
         self.sha256 = hashlib.sha256()
         self.failure: TrOCRError | None = None  # tensorflow-datasets raises it again with other words
@@ -128,7 +128,6 @@ class _Split:
             for value in (*(field.encode() for field in fields.values()), image):
                 self.sha256.update(len(value).to_bytes(8, "little") + value)
             self.longest = max(self.longest, self.limit.measure(text))
-            self.longest_text = max(self.longest_text, len(text))
             yield self.written, {**fields, "image": image}
             self.written += 1
         if not self.written:
@@ -160,7 +159,6 @@ class _Split:
             "records": self.written,
             "quarantined": self.quarantined,
             "longest": self.longest,
-            "longest_characters": self.longest_text,
             "sha256": self.sha256.hexdigest(),
         }
 

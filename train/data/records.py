@@ -56,12 +56,6 @@ class Records:
             raise DataError(f"{where}: damaged ({error}); build the data set again") from None
         return Record(id_, text, fields["image"], writer=writer, page=page)
 
-    @property
-    def longest_characters(self) -> int:
-        """Characters of the longest text."""
-        count: int = self._details["splits"][self.split]["longest_characters"]
-        return count
-
     def fingerprint(self) -> dict[str, Any]:
         summary = self._details["splits"][self.split]
         return {

@@ -160,8 +160,6 @@ def open_folder(folder: Path, split: str = "train", *, limit: TextLimit | None =
 def within(source: Records, limit: TextLimit) -> tuple[Records | Selected, list[Bad]]:
     """The records whose text a run can use, and those left out. Reads every record unless the build already kept the
     limit. Raises DataError where none can be used."""
-    if limit.tokenizer is None and (limit.length is None or source.longest_characters <= limit.length):
-        return source, []
     if source.built_within(limit):
         return source, []
     good, bad = [], []
