@@ -40,7 +40,7 @@ def degrade(ink: Gray, *, em: float, rng: Random) -> Gray:
         else:
             image = _grey(ink, em, rng, noise)
     if rng.random() < 0.15:
-        image = _jpeg(image, rng)
+        image = jpeg(image, rng)
     return 255 - image if rng.random() < 0.03 else image
 
 
@@ -202,7 +202,8 @@ def _salt_and_pepper(image: Gray, rng: Random, noise: np.random.Generator) -> No
     image.reshape(-1)[places] = noise.choice(np.array([0, 255], np.uint8), count)
 
 
-def _jpeg(image: Gray, rng: Random) -> Gray:
+def jpeg(image: NDArray[np.uint8], rng: Random) -> NDArray[np.uint8]:
+    """Compressed and read back: uint8 [height, width] or [height, width, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=rng.randint(25, 85))
     return np.asarray(Image.open(buffer))

@@ -4,14 +4,13 @@ Ink is painted on a ground: both have a colour, the ground perhaps a texture, th
 of text and ground differ by at least LEAST grey levels, so that every line can be read.
 """
 
-import io
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
-from train.data.degrade import readable
+from train.data.degrade import jpeg, readable
 from train.data.warp import arched, in_perspective
 
 Gray = NDArray[np.uint8]
@@ -136,11 +135,8 @@ def _stored(picture: Image.Image, rng: Random, noise: np.random.Generator, *, gr
         speck = noise.standard_normal(picture.size[::-1], np.float32)
         field = Image.fromarray(np.clip(128 + sigma * speck, 0, 255).astype(np.uint8))
         picture = ImageChops.add(picture, Image.merge("RGB", [field] * 3), offset=-128)
-    if rng.random() < 0.2:
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=rng.randint(25, 85))
-        picture = Image.open(buffer)
-    return np.asarray(picture)
+    pixels = np.asarray(picture)
+    return jpeg(pixels, rng) if rng.random() < 0.2 else pixels
 
 
 def _blurred(mask: Image.Image, radius: float) -> Image.Image:
