@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -44,14 +46,8 @@ def lower_generation(recipe: Recipe, stage: Stage, mesh: Mesh, *, num_beams: int
 def state_bytes(recipe: Recipe, mesh: Mesh) -> int:
     """Of the training state, on each device."""
     state = abstract_state(recipe, make_optimizer(recipe), mesh)
-    return sum(_local_bytes(leaf) for leaf in jax.tree.leaves(state))
-
-
-def _local_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    size: int = leaf.dtype.itemsize
-    for axis in leaf.sharding.shard_shape(leaf.shape):
-        size *= axis
-    return size
+    leaves = jax.tree.leaves(state)
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
 
 
 def _no_text(text: str, /) -> list[int]:
