@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw, ImageFont
 from train.data import page, paint, render, warp
 from train.data.corpus import LANGUAGES, Corpus, CorpusError, clean, is_held_out, load_corpus
 from train.data.degrade import degrade
-from train.data.fonts import FAMILIES, Face, drawn_characters, find_faces
+from train.data.fonts import FAMILIES, STYLES, Face, Style, drawn_characters, find_faces
 from train.data.page import Ink, print_line
 from train.data.receipt_text import sample_receipt, sample_sign
 from train.data.render import Line, Renderer
-from train.data.text import ALPHABET, sample_text
+from train.data.text import ALPHABET, sample_sentence, sample_text
 
 SMALL_CORPUS = Corpus(
     sentences={
@@ -102,6 +102,14 @@ def test_texts_are_long_and_short() -> None:
 def test_no_text_without_room() -> None:
     with pytest.raises(ValueError, match="max_chars"):
         sample_text(SMALL_CORPUS, Random(0), max_chars=0)
+    with pytest.raises(ValueError, match="max_chars"):
+        sample_sentence(SMALL_CORPUS, Random(0), max_chars=0)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_line_without_room(renderer: Renderer, style: Style) -> None:
+    with pytest.raises(ValueError, match="max_chars"):
+        replace(renderer, style=style).line(0, max_chars=0)
 
 
 def test_clean_composes_joins_and_refuses() -> None:

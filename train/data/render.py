@@ -63,6 +63,8 @@ class Renderer:
     def placed_line(self, index: int, *, max_chars: int = 40, limit: TextLimit | None = None) -> tuple[Line, Placed]:
         """The same line, and where its words and characters stand in the image before `scene` bends it. Raises as
         `line` does."""
+        if max_chars < 1:
+            raise ValueError(f"max_chars must be at least 1, not {max_chars}")
         style = "" if self.style == "printed" else f"/{self.style}"  # else every style says the same texts
         rng = Random(f"{self.seed}/{self.split}/{index}/{max_chars}{style}")
         refused = ""

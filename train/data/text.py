@@ -28,12 +28,9 @@ def sample_text(corpus: Corpus, rng: Random, *, max_chars: int) -> str:
     Raises:
       ValueError: max_chars is below 1.
     """
-    if max_chars < 1:
-        raise ValueError(f"max_chars must be at least 1, not {max_chars}")
     while True:
         kind = rng.random()
-        # Most lines are long, as the lines of a page mostly fill its width.
-        limit = max(1, round(max_chars * max(rng.random(), rng.random(), rng.uniform(0.1, 1.0))))
+        limit = _limit(max_chars, rng)
         if kind < _RUNNING:
             text = _running_text(corpus, rng, limit)
         elif kind < _RUNNING + _LOOSE:
@@ -48,12 +45,19 @@ def sample_text(corpus: Corpus, rng: Random, *, max_chars: int) -> str:
 
 
 def sample_sentence(corpus: Corpus, rng: Random, *, max_chars: int) -> str:
-    """Draws a piece of running text alone, with nothing of the other kinds; lengths as in `sample_text`."""
+    """Draws a piece of running text alone, with nothing of the other kinds; lengths and errors as in `sample_text`."""
     while True:
-        limit = max(1, round(max_chars * max(rng.random(), rng.random(), rng.uniform(0.1, 1.0))))
+        limit = _limit(max_chars, rng)
         cleaned = clean(_running_text(corpus, rng, limit))
         if cleaned and len(cleaned) <= max_chars:
             return cleaned
+
+
+def _limit(max_chars: int, rng: Random) -> int:
+    """How long a text may be: most are long, as the lines of a page mostly fill its width."""
+    if max_chars < 1:
+        raise ValueError(f"max_chars must be at least 1, not {max_chars}")
+    return max(1, round(max_chars * max(rng.random(), rng.random(), rng.uniform(0.1, 1.0))))
 
 
 def _fit(words: list[str], limit: int) -> str:
