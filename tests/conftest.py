@@ -33,9 +33,9 @@ def room_for_programs() -> Iterator[None]:
         jax.clear_caches()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def promotion_of_optax() -> Iterator[None]:
-    """optax's own arithmetic promotes types and ranks."""
+    """optax's own arithmetic promotes types and ranks; in the fixtures of a file that names it, too."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 

@@ -63,8 +63,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        outcome = train(SHORT, folder, workers=0, lines=bars)
+    outcome = train(SHORT, folder, workers=0, lines=bars)
     assert outcome == (6, True, False)
     return folder
 

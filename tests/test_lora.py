@@ -36,16 +36,15 @@ WITH_LORA = replace(RECIPE, lora=LORA, optimizer=replace(RECIPE.optimizer, ema_d
 @pytest.fixture(scope="module")
 def states() -> tuple[TrainState, TrainState]:
     """Before and after three steps."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        transformation = optimizer(WITH_LORA)
-        params = random_params(RECIPE)
-        params["lora"] = init_adapters(LORA, params["model"], jax.random.key(0))
-        opt_state = transformation.init(split(WITH_LORA, params)[0])
-        before = TrainState(jnp.int32(0), params, opt_state, init_ema(WITH_LORA, params))
-        train_step = jax.jit(make_train_step(WITH_LORA, STAGE, transformation))
-        after = before
-        for seed in range(3):
-            after, _ = train_step(after, batch_of(TOY, seed=seed, rows=4, length=6))
+    transformation = optimizer(WITH_LORA)
+    params = random_params(RECIPE)
+    params["lora"] = init_adapters(LORA, params["model"], jax.random.key(0))
+    opt_state = transformation.init(split(WITH_LORA, params)[0])
+    before = TrainState(jnp.int32(0), params, opt_state, init_ema(WITH_LORA, params))
+    train_step = jax.jit(make_train_step(WITH_LORA, STAGE, transformation))
+    after = before
+    for seed in range(3):
+        after, _ = train_step(after, batch_of(TOY, seed=seed, rows=4, length=6))
     return before, after
 
 

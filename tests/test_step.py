@@ -202,11 +202,10 @@ def random_params(recipe: Recipe) -> Any:
 @pytest.fixture(scope="module")
 def toy() -> dict[str, Any]:
     """Parameters, a batch, and their gradients by the plain step."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        params = random_params(RECIPE)
-        batch = batch_of(TOY, seed=3, rows=4, length=6)
-        gradients_of = jax.jit(make_gradients(RECIPE, STAGE))
-        gradients, losses = gradients_of(params, batch, jnp.int32(5))
+    params = random_params(RECIPE)
+    batch = batch_of(TOY, seed=3, rows=4, length=6)
+    gradients_of = jax.jit(make_gradients(RECIPE, STAGE))
+    gradients, losses = gradients_of(params, batch, jnp.int32(5))
     return {
         "params": params,
         "batch": batch,
@@ -263,10 +262,9 @@ def test_random_numbers_belong_to_the_step(toy: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def averaged() -> tuple[Recipe, Any, TrainState]:
     recipe = replace(RECIPE, optimizer=replace(RECIPE.optimizer, ema_decay=0.9, weight_decay=0.1))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        transformation = optimizer(recipe)
-        params = random_params(recipe)
-        state = TrainState(jnp.int32(0), params, transformation.init(params), init_ema(recipe, params))
+    transformation = optimizer(recipe)
+    params = random_params(recipe)
+    state = TrainState(jnp.int32(0), params, transformation.init(params), init_ema(recipe, params))
     return recipe, jax.jit(make_train_step(recipe, STAGE, transformation), donate_argnums=0), state
 
 

@@ -47,11 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     held_out = [Bars().line(index, max_chars=8) for index in range(6)]
     before = signal.getsignal(signal.SIGUSR1)
     traced: list[str] = []
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "PROFILED", 2)
         patch.setattr(jax.profiler, "start_trace", traced.append)
         patch.setattr(jax.profiler, "stop_trace", lambda: traced.append("stop"))
