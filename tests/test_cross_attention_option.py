@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
+from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config, tiny_model
 from trocr_jax import attention_cross, generation, generation_plan, jobs, recognizer_devices
 from trocr_jax.cli import decode as cli_decode
 from trocr_jax.cli import main
@@ -19,7 +19,6 @@ from trocr_jax.errors import DecodeError, JobError
 from trocr_jax.generation_plan import Placed
 from trocr_jax.image import ImageProcessor
 from trocr_jax.kernels.cross_attention import read_memory
-from trocr_jax.model import TrOCR
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.tokenizer import character_tokenizer
 
@@ -47,8 +46,7 @@ def wide_recognizer(**options: Any) -> Recognizer:
     config = tiny_config()
     encoder = replace(config.encoder, hidden_size=128)
     decoder = replace(config.decoder, cross_attention_hidden_size=128)
-    model = TrOCR(replace(config, encoder=encoder, decoder=decoder))
-    model = jax.tree.map(lambda x: x * np.float32(20) if x.ndim > 1 else x, model)
+    model = tiny_model(0, config=replace(config, encoder=encoder, decoder=decoder))
     processor = ImageProcessor(height=HEIGHT, width=WIDTH, keep_aspect_ratio=True)
     return Recognizer(model, character_tokenizer(ALPHABET), processor, **options)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.compilations import nothing_kept
-from tests.tiny import HEIGHT, WIDTH, line_image, tiny_config
+from tests.tiny import HEIGHT, WIDTH, line_image, tiny_config, tiny_model
 from train.ahead.environment import NO_MACHINE
 from trocr_jax import DecodeConfig, attention_cross, generation, generation_plan
 from trocr_jax.attention_cross import Absorbed, OnePass
@@ -69,12 +69,9 @@ def test_one_pass_gives_what_products_give(
 @pytest.fixture(scope="module")
 def wide_model() -> TrOCR:
     config = tiny_config()
-    encoder, decoder = (
-        replace(config.encoder, hidden_size=128),
-        replace(config.decoder, cross_attention_hidden_size=128),
-    )
-    model = TrOCR(replace(config, encoder=encoder, decoder=decoder))
-    return jax.tree.map(lambda x: x * np.float32(20) if x.ndim > 1 else x, model)
+    encoder = replace(config.encoder, hidden_size=128)
+    decoder = replace(config.decoder, cross_attention_hidden_size=128)
+    return tiny_model(0, config=replace(config, encoder=encoder, decoder=decoder))
 
 
 @pytest.fixture(scope="module")

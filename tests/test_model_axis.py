@@ -130,10 +130,9 @@ def main(folder: Path) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     import jax.numpy as jnp
     import numpy as np
-    from flax import nnx
 
     from benchmarks.tpu_mesh import within
-    from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config
+    from tests.tiny import ALPHABET, HEIGHT, WIDTH, line_image, save_lines, save_tiny, tiny_config, tiny_model
     from train.ahead.hlo import Work, work
     from trocr_jax import (
         attention,
@@ -159,7 +158,7 @@ def main(folder: Path) -> None:
         config = replace(
             config, encoder=replace(config.encoder, num_heads=4), decoder=replace(config.decoder, num_heads=4)
         )
-        return jax.tree.map(lambda x: x * np.float32(20) if x.ndim > 1 else x, TrOCR(config, rngs=nnx.Rngs(7)))
+        return tiny_model(7, config=config)
 
     processor = ImageProcessor(height=HEIGHT, width=WIDTH, keep_aspect_ratio=True)
     images = [line_image(seed) for seed in range(16)]

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image, ImageDraw
@@ -43,14 +42,10 @@ def tiny_config(vocab_size: int = 4 + len(ALPHABET)) -> TrOCRConfig:
     )
 
 
-def tiny_model(seed: int = 3, *, scale: float = 20.0) -> TrOCR:
+def tiny_model(seed: int = 3, *, scale: float = 20.0, config: TrOCRConfig | None = None) -> TrOCR:
     """Weights `scale` times as large as usual, so that the text depends on the image."""
-    graph, state = nnx.split(TrOCR(tiny_config(), rngs=nnx.Rngs(seed)))
-
-    def widen(path: tuple, array: jax.Array) -> jax.Array:
-        return array * jnp.asarray(scale, array.dtype) if array.ndim > 1 else array
-
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(widen, state))
+    model = TrOCR(config or tiny_config(), rngs=nnx.Rngs(seed))
+    return jax.tree.map(lambda array: array * np.float32(scale) if array.ndim > 1 else array, model)
 
 
 def save_tiny(folder: Path, model: TrOCR | None = None, *, native: bool = False) -> Path:
