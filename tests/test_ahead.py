@@ -124,6 +124,11 @@ def test_without_its_compiler_the_package_is_named(topology: str, what: str, mon
         find_target(topology)
 
 
+def test_a_file_that_has_no_folder_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing/figures.jsonl: its folder is not there"):
+        compile_ahead(RECIPE, "v5e:2x2", json_file=tmp_path / "missing" / "figures.jsonl")
+
+
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_both_programs_are_traced_from_shapes(num_beams: int) -> None:
     """Without anything that compiles for devices that are not there: on those that are."""

@@ -37,10 +37,12 @@ def compile_ahead(
     """Compiles step and generation of a stage for devices that need not be there, and prints what they need; whether
     both fit. Arguments as of the command.
 
-    Raises ConfigError if the topology, the mesh or the batch cannot be used.
+    Raises ConfigError if the topology, the mesh, the batch or the file cannot be used.
     """
     if not -len(recipe.stages) <= stage < len(recipe.stages):
         raise ConfigError(f"stage is {stage}; recipe {recipe.name!r} has {len(recipe.stages)}, the first is 0")
+    if json_file is not None and not json_file.absolute().parent.is_dir():  # before minutes of compilation
+        raise ConfigError(f"json_file {json_file}: its folder is not there; make it, or name another file")
     target = find_target(topology, slices=slices)
     if remat is not None:
         recipe = replace(recipe, remat_encoder=remat, remat_decoder=remat)
