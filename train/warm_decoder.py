@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from train.warm_tensors import Found, Reasons, Shapes, different, read, refuse, settings_of, take, tensors_of
-
-# the rows of norms, heads and so on are those of a TrOCR's table
-from trocr_jax.checkpoint.names import SAME, Layout, _from_heads, _linear, _norm, _to_heads
+from trocr_jax.checkpoint.names import SAME, Layout, from_heads, linear, norm, to_heads
 from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.decoder import POSITION_OFFSET
@@ -26,15 +24,15 @@ _NEW: Reasons = ((r".*/cross_attention(_norm)?/.*", "the source reads no image")
 _L, _K = "decoder.layers.{n}", "encoder.layer.{n}"
 _TABLE = (
     ("decoder.embed_tokens", "embeddings.word_embeddings.weight", SAME),
-    *_norm("decoder.embed_norm", "embeddings.LayerNorm"),
-    *_to_heads(f"{_L}.self_attention.query", f"{_K}.attention.self.query"),
-    *_to_heads(f"{_L}.self_attention.key", f"{_K}.attention.self.key"),
-    *_to_heads(f"{_L}.self_attention.value", f"{_K}.attention.self.value"),
-    *_from_heads(f"{_L}.self_attention.out", f"{_K}.attention.output.dense"),
-    *_norm(f"{_L}.self_attention_norm", f"{_K}.attention.output.LayerNorm"),
-    *_linear(f"{_L}.fc1", f"{_K}.intermediate.dense"),
-    *_linear(f"{_L}.fc2", f"{_K}.output.dense"),
-    *_norm(f"{_L}.norm", f"{_K}.output.LayerNorm"),
+    *norm("decoder.embed_norm", "embeddings.LayerNorm"),
+    *to_heads(f"{_L}.self_attention.query", f"{_K}.attention.self.query"),
+    *to_heads(f"{_L}.self_attention.key", f"{_K}.attention.self.key"),
+    *to_heads(f"{_L}.self_attention.value", f"{_K}.attention.self.value"),
+    *from_heads(f"{_L}.self_attention.out", f"{_K}.attention.output.dense"),
+    *norm(f"{_L}.self_attention_norm", f"{_K}.attention.output.LayerNorm"),
+    *linear(f"{_L}.fc1", f"{_K}.intermediate.dense"),
+    *linear(f"{_L}.fc2", f"{_K}.output.dense"),
+    *norm(f"{_L}.norm", f"{_K}.output.LayerNorm"),
 )
 
 

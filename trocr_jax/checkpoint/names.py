@@ -48,19 +48,20 @@ FROM_HEADS = Layout(
 _Row = tuple[str, str, Layout]
 
 
-def _linear(path: str, key: str) -> list[_Row]:
+def linear(path: str, key: str) -> list[_Row]:
+    """The rows of kernel and bias; the others likewise, of a norm and of projections to and from heads."""
     return [(f"{path}.kernel", f"{key}.weight", LINEAR), (f"{path}.bias", f"{key}.bias", SAME)]
 
 
-def _norm(path: str, key: str) -> list[_Row]:
+def norm(path: str, key: str) -> list[_Row]:
     return [(f"{path}.scale", f"{key}.weight", SAME), (f"{path}.bias", f"{key}.bias", SAME)]
 
 
-def _to_heads(path: str, key: str) -> list[_Row]:
+def to_heads(path: str, key: str) -> list[_Row]:
     return [(f"{path}.kernel", f"{key}.weight", TO_HEADS), (f"{path}.bias", f"{key}.bias", HEADS_BIAS)]
 
 
-def _from_heads(path: str, key: str) -> list[_Row]:
+def from_heads(path: str, key: str) -> list[_Row]:
     return [(f"{path}.kernel", f"{key}.weight", FROM_HEADS), (f"{path}.bias", f"{key}.bias", SAME)]
 
 
@@ -75,39 +76,39 @@ TABLE: tuple[_Row, ...] = (
     ("encoder.distillation_token", f"{_EMBEDDINGS}.distillation_token", SAME),
     ("encoder.position_embeddings", f"{_EMBEDDINGS}.position_embeddings", SAME),
     (f"encoder.{_BIAS_TABLE}", f"encoder.encoder.relative_position_bias.{_BIAS_TABLE}", SAME),
-    *_norm(f"{_ENCODER}.norm_before", f"{_ENCODER_KEY}.layernorm_before"),
-    *_to_heads(f"{_ENCODER}.attention.query", f"{_ENCODER_KEY}.attention.attention.query"),
-    *_to_heads(f"{_ENCODER}.attention.key", f"{_ENCODER_KEY}.attention.attention.key"),
-    *_to_heads(f"{_ENCODER}.attention.value", f"{_ENCODER_KEY}.attention.attention.value"),
-    *_from_heads(f"{_ENCODER}.attention.out", f"{_ENCODER_KEY}.attention.output.dense"),
+    *norm(f"{_ENCODER}.norm_before", f"{_ENCODER_KEY}.layernorm_before"),
+    *to_heads(f"{_ENCODER}.attention.query", f"{_ENCODER_KEY}.attention.attention.query"),
+    *to_heads(f"{_ENCODER}.attention.key", f"{_ENCODER_KEY}.attention.attention.key"),
+    *to_heads(f"{_ENCODER}.attention.value", f"{_ENCODER_KEY}.attention.attention.value"),
+    *from_heads(f"{_ENCODER}.attention.out", f"{_ENCODER_KEY}.attention.output.dense"),
     (
         f"{_ENCODER}.attention.{_BIAS_TABLE}",
         f"{_ENCODER_KEY}.attention.attention.relative_position_bias.{_BIAS_TABLE}",
         SAME,
     ),
     (f"{_ENCODER}.lambda_1", f"{_ENCODER_KEY}.lambda_1", SAME),
-    *_norm(f"{_ENCODER}.norm_after", f"{_ENCODER_KEY}.layernorm_after"),
-    *_linear(f"{_ENCODER}.fc1", f"{_ENCODER_KEY}.intermediate.dense"),
-    *_linear(f"{_ENCODER}.fc2", f"{_ENCODER_KEY}.output.dense"),
+    *norm(f"{_ENCODER}.norm_after", f"{_ENCODER_KEY}.layernorm_after"),
+    *linear(f"{_ENCODER}.fc1", f"{_ENCODER_KEY}.intermediate.dense"),
+    *linear(f"{_ENCODER}.fc2", f"{_ENCODER_KEY}.output.dense"),
     (f"{_ENCODER}.lambda_2", f"{_ENCODER_KEY}.lambda_2", SAME),
-    *_norm("encoder.norm", "encoder.layernorm"),
-    *_linear("bridge", "enc_to_dec_proj"),
+    *norm("encoder.norm", "encoder.layernorm"),
+    *linear("bridge", "enc_to_dec_proj"),
     ("decoder.embed_tokens", "decoder.model.decoder.embed_tokens.weight", SAME),
     ("decoder.embed_positions", "decoder.model.decoder.embed_positions.weight", SAME),
-    *_norm("decoder.embed_norm", "decoder.model.decoder.layernorm_embedding"),
-    *_to_heads(f"{_DECODER}.self_attention.query", f"{_DECODER_KEY}.self_attn.q_proj"),
-    *_to_heads(f"{_DECODER}.self_attention.key", f"{_DECODER_KEY}.self_attn.k_proj"),
-    *_to_heads(f"{_DECODER}.self_attention.value", f"{_DECODER_KEY}.self_attn.v_proj"),
-    *_from_heads(f"{_DECODER}.self_attention.out", f"{_DECODER_KEY}.self_attn.out_proj"),
-    *_norm(f"{_DECODER}.self_attention_norm", f"{_DECODER_KEY}.self_attn_layer_norm"),
-    *_to_heads(f"{_DECODER}.cross_attention.query", f"{_DECODER_KEY}.encoder_attn.q_proj"),
-    *_to_heads(f"{_DECODER}.cross_attention.key", f"{_DECODER_KEY}.encoder_attn.k_proj"),
-    *_to_heads(f"{_DECODER}.cross_attention.value", f"{_DECODER_KEY}.encoder_attn.v_proj"),
-    *_from_heads(f"{_DECODER}.cross_attention.out", f"{_DECODER_KEY}.encoder_attn.out_proj"),
-    *_norm(f"{_DECODER}.cross_attention_norm", f"{_DECODER_KEY}.encoder_attn_layer_norm"),
-    *_linear(f"{_DECODER}.fc1", f"{_DECODER_KEY}.fc1"),
-    *_linear(f"{_DECODER}.fc2", f"{_DECODER_KEY}.fc2"),
-    *_norm(f"{_DECODER}.norm", f"{_DECODER_KEY}.final_layer_norm"),
+    *norm("decoder.embed_norm", "decoder.model.decoder.layernorm_embedding"),
+    *to_heads(f"{_DECODER}.self_attention.query", f"{_DECODER_KEY}.self_attn.q_proj"),
+    *to_heads(f"{_DECODER}.self_attention.key", f"{_DECODER_KEY}.self_attn.k_proj"),
+    *to_heads(f"{_DECODER}.self_attention.value", f"{_DECODER_KEY}.self_attn.v_proj"),
+    *from_heads(f"{_DECODER}.self_attention.out", f"{_DECODER_KEY}.self_attn.out_proj"),
+    *norm(f"{_DECODER}.self_attention_norm", f"{_DECODER_KEY}.self_attn_layer_norm"),
+    *to_heads(f"{_DECODER}.cross_attention.query", f"{_DECODER_KEY}.encoder_attn.q_proj"),
+    *to_heads(f"{_DECODER}.cross_attention.key", f"{_DECODER_KEY}.encoder_attn.k_proj"),
+    *to_heads(f"{_DECODER}.cross_attention.value", f"{_DECODER_KEY}.encoder_attn.v_proj"),
+    *from_heads(f"{_DECODER}.cross_attention.out", f"{_DECODER_KEY}.encoder_attn.out_proj"),
+    *norm(f"{_DECODER}.cross_attention_norm", f"{_DECODER_KEY}.encoder_attn_layer_norm"),
+    *linear(f"{_DECODER}.fc1", f"{_DECODER_KEY}.fc1"),
+    *linear(f"{_DECODER}.fc2", f"{_DECODER_KEY}.fc2"),
+    *norm(f"{_DECODER}.norm", f"{_DECODER_KEY}.final_layer_norm"),
     ("decoder.output_projection", "decoder.output_projection.weight", SAME),
 )
 EMBED_TOKENS_KEY = "decoder.model.decoder.embed_tokens.weight"
