@@ -26,12 +26,12 @@ def main(lines: int = DEFAULT_LINES, devices: int = 8, batch: int = 16) -> int:
     """Prints a table. batch: lines of a device."""
     jax.config.update("jax_num_cpu_devices", devices)
     from train.data.render import Renderer
-    from trocr_jax import DecodeConfig, Recognition, recognizer, recognizer_lanes
+    from trocr_jax import DecodeConfig, Recognition, Recognizer, recognizer_devices, recognizer_lanes
     from trocr_jax.recognizer_batches import Batch
     from trocr_jax.sharding import make_mesh
 
     recognizer_lanes.WINDOW_SECONDS = math.inf  # of devices that there are
-    reader = recognizer.Recognizer.from_pretrained("tiny-printed", mesh=make_mesh(f"data={devices}"))
+    reader = Recognizer.from_pretrained("tiny-printed", mesh=make_mesh(f"data={devices}"))
     renderer = Renderer.create(split="heldout", seed=0)
     images = (Image.fromarray(renderer.line(i, max_chars=64).image) for i in range(lines))
     pixels = [reader.image_processor.pixels(image) for image in images]
@@ -50,7 +50,7 @@ def main(lines: int = DEFAULT_LINES, devices: int = 8, batch: int = 16) -> int:
             yield Batch.of_pixels(pixels[start : start + batch * devices])
 
     for search in ("generate", "decode_rows"):
-        setattr(recognizer, search, counted(getattr(recognizer, search)))
+        setattr(recognizer_devices, search, counted(getattr(recognizer_devices, search)))
     read = list[list[tuple[str, float]]]()
     print("| lines | steps a line, busiest device | mean device |\n|---|---|---|")
     for name, window in (("as they come", 1), ("sorted by each device", recognizer_lanes.WINDOW)):

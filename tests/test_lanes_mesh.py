@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import programs
+from tests.test_render import create
 from trocr_jax import recognizer_lanes
 
 
@@ -58,6 +59,15 @@ def test_a_model_that_is_shared_out_reads_so_too(found):
 
 def test_no_program_has_a_collective(found):
     assert found["collectives"] == {"encode": [], "together": [], "decode": []}
+
+
+def test_its_benchmark_counts_steps_both_ways() -> None:
+    create("heldout")  # skipped without fonts
+    command = [sys.executable, "-m", "benchmarks.lengths_mesh", "--lines", "24", "--devices", "2", "--batch", "4"]
+    environment = programs.environment()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    assert "sorted by each device" in finished.stdout
 
 
 def main() -> None:
