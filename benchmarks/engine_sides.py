@@ -152,13 +152,11 @@ class Transformers:
             options = options | {"max_new_tokens": 1, "min_new_tokens": min(1, options["min_new_tokens"])}
         with self.torch.inference_mode():
             outputs = BaseModelOutput(last_hidden_state=memory.last_hidden_state)
-            ids: np.ndarray = self.model.generate(encoder_outputs=outputs, **options).cpu().numpy()[:, 1:]
-        return ids
+            return self.model.generate(encoder_outputs=outputs, **options).cpu().numpy()[:, 1:]
 
     def read(self, pixels: Any) -> np.ndarray:
         with self.torch.inference_mode():
-            ids: np.ndarray = self.model.generate(pixels, **self.options).cpu().numpy()[:, 1:]
-        return ids
+            return self.model.generate(pixels, **self.options).cpu().numpy()[:, 1:]
 
 
 class CompiledTransformers(Transformers):

@@ -168,8 +168,7 @@ class Loader:
     def batch_texts(self, pixels: Any) -> list[str]:
         with self.torch.inference_mode():
             ids = self.model.generate(pixels.to(self.device, non_blocking=True), **self.options)
-        found: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return found
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def read(self, folder: Path) -> None:
         folder.mkdir()

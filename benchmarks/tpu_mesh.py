@@ -79,8 +79,7 @@ def listed(groups: str) -> list[list[int]]:
     """The chips of "{{0,1},{2,3}}" or "[2,2]<=[2,2]T(1,0)", XLA's two ways to write them."""
     if found := re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", groups):
         shape, axes, order = ([int(n) for n in part.split(",")] if part else [] for part in found.groups())
-        chips: list[list[int]] = np.arange(np.prod(axes)).reshape(axes).transpose(order or None).reshape(shape).tolist()
-        return chips
+        return np.arange(np.prod(axes)).reshape(axes).transpose(order or None).reshape(shape).tolist()
     if not re.fullmatch(r"\{(\{[\d,]+\},?)+\}", groups):
         raise ValueError(f"groups of devices {groups!r} are written in a way that is not known")
     return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", groups)]

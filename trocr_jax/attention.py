@@ -300,10 +300,7 @@ def _by_heads(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     if devices_of_heads() == 1 or not jax.sharding.get_abstract_mesh().manual_axes:
         return attention
     heads = PartitionSpec(None, None, "model")
-    apart: Callable[..., jax.Array] = jax.shard_map(
-        attention, in_specs=heads, out_specs=heads, axis_names={"model"}, check_vma=False
-    )
-    return apart
+    return jax.shard_map(attention, in_specs=heads, out_specs=heads, axis_names={"model"}, check_vma=False)
 
 
 @jax.custom_vjp

@@ -26,10 +26,8 @@ def read_by_heads(
     whole, first, second = PartitionSpec(), PartitionSpec("model"), PartitionSpec(None, "model")
 
     def read(cross: Any, query: jax.Array) -> jax.Array:
-        found: jax.Array = cross.read(query, dtype=dtype)
-        return found
+        return cross.read(query, dtype=dtype)
 
     in_specs = (type(cross)(memory=whole, key=first, value=first, value_bias=first), second)  # type: ignore[arg-type]
     own = jax.shard_map(read, in_specs=in_specs, out_specs=second, axis_names={"model"}, check_vma=False)
-    found: jax.Array = own(cross, query)
-    return found
+    return own(cross, query)

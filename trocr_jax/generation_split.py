@@ -40,7 +40,7 @@ def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Call
     if split is None:
         return partial(automatic, function)
     of_images, same = PartitionSpec(split.axis), PartitionSpec()
-    apart: Callable[..., Out] = jax.shard_map(
+    return jax.shard_map(
         function,
         mesh=split.mesh,
         in_specs=tuple(of_images if each else same for each in own),
@@ -48,7 +48,6 @@ def alone(split: Split | None, function: Callable[..., Out], *own: bool) -> Call
         axis_names=set(split.mesh.axis_names) - set(_others(split)),
         check_vma=False,
     )
-    return apart
 
 
 def automatic(function: Callable[..., Out], *arguments: Any) -> Out:

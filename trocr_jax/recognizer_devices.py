@@ -68,21 +68,18 @@ class Devices:
         if split is not None:  # a constraint's tables would be sent to every device with every search
             numbers = jax.device_put(numbers, replicated(split.mesh))
         # A lane of a CPU is busy until its batch has been read; an accelerator takes the next one meanwhile.
-        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes_wait else _at_once
+        ended: Callable[[Any], Any] = jax.block_until_ready if self._lanes_wait else lambda found: found
 
         def at_once(pixels: jax.Array) -> Decoded:
             options: dict[str, Any] = {"image_processor": image_processor, "cross_attention": self._cross_attention}
-            found: Decoded = ended(generate(model, pixels, decode, dtype=dtype, **options))
-            return found
+            return ended(generate(model, pixels, decode, dtype=dtype, **options))
 
         def encoded(pixels: jax.Array) -> Encoded:
             options: dict[str, Any] = {"image_processor": image_processor, "split": split}
-            found: Encoded = ended(encode(flat, pixels, numbers, shape=shape, dtype=dtype, **options))
-            return found
+            return ended(encode(flat, pixels, numbers, shape=shape, dtype=dtype, **options))
 
         def decoded(lines: Encoded, rows: np.ndarray) -> Decoded:
-            found: Decoded = ended(decode_rows(flat, lines, rows, numbers, shape=shape, dtype=dtype, split=split))
-            return found
+            return ended(decode_rows(flat, lines, rows, numbers, shape=shape, dtype=dtype, split=split))
 
         return Programs(at_once, encoded, partial(together, split=split), decoded)
 
@@ -120,7 +117,3 @@ class Devices:
     @property
     def _on_cpu(self) -> bool:
         return jax.default_backend() == "cpu"
-
-
-def _at_once(arrays: Any) -> Any:
-    return arrays

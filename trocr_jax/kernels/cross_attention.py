@@ -46,7 +46,7 @@ def read_memory(query: jax.Array, memory: jax.Array, *, interpret: bool = False)
     scratch = [pltpu.VMEM((block * heads, LANES), jnp.float32)] * (width // LANES)
     # two of each block, so that one comes or goes while the other is worked on
     vmem = 2 * query.dtype.itemsize * (group * length + 2 * heads * block) * width + 2 * 4 * block * heads * width
-    call: Any = pl.pallas_call(
+    call = pl.pallas_call(
         partial(_kernel, group=group),
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
         grid=(pl.cdiv(images, group),),

@@ -83,8 +83,7 @@ def read_memory(query: jax.Array, memory: jax.Array, length: int, *, interpret: 
         compiler_params=gpu.CompilerParams(approx_math=True),
         **({} if interpret is None else {"interpret": interpret}),
     )
-    found: jax.Array = call(query, memory)
-    return found
+    return call(query, memory)
 
 
 def _kernel(
@@ -135,8 +134,7 @@ def _kernel(
             for place, x, x_turned, y in factors():
                 gpu.wgmma(accumulators[place], x.transpose((1, 0)) if x_turned else x, y.transpose((1, 0)))
 
-        multiplied: tuple[jax.Array, ...] = pl.run_state(accumulate)(tuple(gpu.ACC.init(each) for each in sums))
-        return multiplied
+        return pl.run_state(accumulate)(tuple(gpu.ACC.init(each) for each in sums))
 
     def put_turned(array: jax.Array, here: Any) -> None:
         array = array.astype(here.dtype)
