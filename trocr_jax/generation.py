@@ -233,46 +233,21 @@ def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape
 
 def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: Shape, special: Special) -> Search:
     """The search of a `plan` over any language model: one image for each of the random keys [B]."""
-    batch = len(keys)
+    every: dict[str, Any] = {"batch": len(keys), "max_new_tokens": shape.max_new_tokens, "special": special}
+    every["processor"] = numbers.processor
     if shape.num_beams == 1:
-        return sample_search(
-            step,
-            cache,
-            batch=batch,
-            samples=shape.hypotheses,
-            max_new_tokens=shape.max_new_tokens,
-            special=special,
-            choose=categorical(keys) if shape.do_sample else greedy,
-            processor=numbers.processor,
-        )
+        choose = categorical(keys) if shape.do_sample else greedy
+        return sample_search(step, cache, samples=shape.hypotheses, choose=choose, **every)
+    beams = every | {
+        "num_beams": shape.num_beams,
+        "num_return_sequences": shape.num_return_sequences,
+        "length_penalty": numbers.length_penalty,
+        "early_stopping": shape.early_stopping,
+    }
     if shape.num_beam_groups > 1:
-        return diverse_beam_search_loop(
-            step,
-            cache,
-            batch=batch,
-            num_beams=shape.num_beams,
-            num_beam_groups=shape.num_beam_groups,
-            diversity_penalty=numbers.diversity_penalty,
-            max_new_tokens=shape.max_new_tokens,
-            special=special,
-            num_return_sequences=shape.num_return_sequences,
-            length_penalty=numbers.length_penalty,
-            early_stopping=shape.early_stopping,
-            processor=numbers.processor,
-        )
-    return beam_search_loop(
-        step,
-        cache,
-        batch=batch,
-        num_beams=shape.num_beams,
-        max_new_tokens=shape.max_new_tokens,
-        special=special,
-        num_return_sequences=shape.num_return_sequences,
-        length_penalty=numbers.length_penalty,
-        early_stopping=shape.early_stopping,
-        processor=numbers.processor,
-        keys=keys if shape.do_sample else None,
-    )
+        groups, penalty = shape.num_beam_groups, numbers.diversity_penalty
+        return diverse_beam_search_loop(step, cache, num_beam_groups=groups, diversity_penalty=penalty, **beams)
+    return beam_search_loop(step, cache, keys=keys if shape.do_sample else None, **beams)
 
 
 def _check(pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> None:
