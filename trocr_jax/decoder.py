@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
         return tuple(prime_columns(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def prime_rounded(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
-        """The same in int8."""
+        """The same in int8, a scale for each key and value of a head."""
         return tuple(prime_rounded(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def absorb(self, memory: Kept, *, dtype: DTypeLike = jnp.float32) -> Cross:

@@ -213,7 +213,8 @@ def cross_of(model: TrOCR, memory: Kept, shape: Shape, dtype: DTypeLike) -> Cros
     """What cross-attention reads of memory [B, S, D]."""
     if not shape.absorbed:
         memory = widened(memory, dtype=dtype)
-        return model.prime_rounded(memory, dtype=dtype) if shape.cache_dtype else model.prime(memory, dtype=dtype)
+        prime = model.decoder.prime_rounded if shape.cache_dtype else model.prime
+        return prime(memory, dtype=dtype)
     if shape.keeps_int8_memory and not isinstance(memory, Int8Rows):
         memory = round_rows(memory)
     cross = model.absorb(memory, dtype=dtype)

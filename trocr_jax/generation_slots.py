@@ -174,7 +174,8 @@ def run(
     def step(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         slots, steps = carry
         tokens, positions = jax.vmap(partial(_asked, model.config, numbers, shape))(slots.searches, keys)
-        logits, cache = model.step_ring(tokens, slots.cache, positions, cross, place=slots.place, dtype=dtype)
+        ring = model.decoder.step_ring
+        logits, cache = ring(tokens, slots.cache, positions, cross, place=slots.place, dtype=dtype)
         told = jax.vmap(partial(_told, model.config, numbers, shape))(slots.searches, keys, logits)
         slots = Slots(
             place=(slots.place + 1) % shape.max_new_tokens,

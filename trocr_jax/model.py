@@ -48,10 +48,6 @@ class TrOCR(nnx.Module):
         """memory [B, S, D] -> keys [B, N, H, S] and values [B, N, S, H] of every cross-attention."""
         return self.decoder.prime(memory, dtype=dtype)
 
-    def prime_rounded(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
-        """The same in int8, a scale for each key and value of a head."""
-        return self.decoder.prime_rounded(memory, dtype=dtype)
-
     def absorb(self, memory: Kept, *, dtype: DTypeLike = jnp.float32) -> Cross:
         """memory [B, S, D] -> what every cross-attention reads instead of keys and values: the memory itself."""
         return self.decoder.absorb(memory, dtype=dtype)
@@ -66,20 +62,6 @@ class TrOCR(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """tokens [B, K] int32 at `position` -> logits [B, K, V] f32 of the next token, cache."""
         return self.decoder.step(tokens, cache, position, cross, dtype=dtype)
-
-    def step_ring(
-        self,
-        tokens: jax.Array,
-        cache: Cache,
-        positions: jax.Array,
-        cross: Cross,
-        *,
-        place: jax.Array,
-        dtype: DTypeLike = jnp.float32,
-    ) -> tuple[jax.Array, Cache]:
-        """As `step` for images that began at different times: tokens [B, K] at positions [B] of their texts, written
-        at one `place` of the cache, which moves on by one a call."""
-        return self.decoder.step_ring(tokens, cache, positions, cross, place=place, dtype=dtype)
 
     def __call__(
         self, pixels: jax.Array, token_ids: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
