@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from trocr_jax.attention_rows import LARGEST, round_rows
+
 Kind = Literal["int8", "float8"]
 DTYPES: dict[Kind, str] = {"int8": "int8", "float8": "float8_e4m3fn"}
-LARGEST = 127  # -128 is left out: it has no counterpart
 LARGEST_FLOAT8 = 448
 # Activations are multiplied by it before they become float8: 3 bits of mantissa from 1/256 to 112, steps of 1/2048
 # below, cut off above. Behind a norm, a gelu or an average of values most are between 0.01 and 10.
@@ -134,11 +135,9 @@ def both_float8(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTyp
 def rows_and_weights(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike) -> jax.Array:
     """The product of integers: a row depends on no other, and not on the order of summation."""
     b, t, d = x.shape
-    x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)  # [B, T, 1]
-    integers = jnp.round(x * jnp.where(largest > 0, np.float32(LARGEST) / largest, np.float32(0))).astype(jnp.int8)
+    integers, own = round_rows(x)
     y = _sums(integers.reshape(b * t, d), weights).reshape(b, t, -1)
-    return (y.astype(jnp.float32) * (largest / np.float32(LARGEST)) * scale[None, None, :]).astype(out)
+    return (y.astype(jnp.float32) * own[:, :, None] * scale[None, None, :]).astype(out)
 
 
 def _sums(x: jax.Array, weights: jax.Array) -> jax.Array:

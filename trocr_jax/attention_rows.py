@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-LARGEST = 127
+LARGEST = 127  # -128 is left out: it has no counterpart
 
 
 class Int8Rows(NamedTuple):
