@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from trocr_jax.decoding.checks import check_whole
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import DecodeError
@@ -55,9 +56,8 @@ class Refill:
         cross_attention: CrossAttention = "products",
     ) -> None:
         """Arguments as for `generate`; on a GPU the memory is read by products. Raises DecodeError as it does."""
-        for name, number in (("slots", slots), ("group", group)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise DecodeError(f"{name} is {number!r}: give a whole number of at least 1")
+        check_whole("slots", slots, 1)
+        check_whole("group", group, 1)
         self.slots, self.group = slots, group
         self.steps = self.lines = 0
         self._dtype = compute_dtype(dtype)

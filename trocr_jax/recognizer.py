@@ -22,6 +22,7 @@ from PIL import Image
 from trocr_jax import checkpoint
 from trocr_jax.calibration import Calibration
 from trocr_jax.config import EncoderConfig
+from trocr_jax.decoding.checks import check_whole
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ConfigError, DecodeError, ImageError, TokenizerError
@@ -394,6 +395,5 @@ def _say_once(message: str) -> None:
 
 
 def _whole(batch_size: Any) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise DecodeError(f"batch_size is {batch_size!r}: give a whole number of at least 1")
+    check_whole("batch_size", batch_size, 1)
     return int(batch_size)

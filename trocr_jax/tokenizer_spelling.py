@@ -53,9 +53,7 @@ def spellings(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> Sp
 
 
 def _text_of(token: str | None, old: str, new: str) -> bytes | None:
-    if token is None:
-        return None
-    return (token.replace(old, new) if old else token).encode()
+    return None if token is None else token.replace(old, new).encode()
 
 
 def _bytes_of(token: str | None) -> bytes | None:

@@ -21,7 +21,8 @@ def processor_for(config: DecodeConfig, special: Special) -> Chain:
     option that leaves its default does, and so does another number of token ids or another length of the longest word.
     """
     constraint = () if config.constraint is None else (config.constraint,)
-    return chain(*_penalties(config, special), *config.processors, *constraint, *_filters(config), *_last(config))
+    last = (processors.Normalize(),) if config.renormalize_logits else ()
+    return chain(*_penalties(config, special), *config.processors, *constraint, *_filters(config), *last)
 
 
 def check_token_ids(config: DecodeConfig, vocab_size: int) -> None:
@@ -77,11 +78,6 @@ def _filters(config: DecodeConfig) -> Iterator[Processor]:
         yield filters.EpsilonCutoff(float(config.epsilon_cutoff), least)
     if config.eta_cutoff > 0:
         yield filters.EtaCutoff(float(config.eta_cutoff), least)
-
-
-def _last(config: DecodeConfig) -> Iterator[Processor]:
-    if config.renormalize_logits:
-        yield processors.Normalize()
 
 
 def _token_ids(config: DecodeConfig) -> Iterator[tuple[str, int]]:
