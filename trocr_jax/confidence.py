@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -71,15 +72,8 @@ def character_confidences(
 def word_confidences(characters: Iterable[Confidence]) -> tuple[Confidence, ...]:
     """The product of the confidences of the characters of every word: the probability that the model gives to the whole
     word. Words are what `str.split` makes of the text; the spaces between them belong to none."""
-    words: list[list[Confidence]] = [[]]
-    for character in characters:
-        if character.text.isspace():
-            words.append([])
-        else:
-            words[-1].append(character)
-    return tuple(
-        Confidence("".join(c.text for c in word), math.prod(c.confidence for c in word)) for word in words if word
-    )
+    words = (list(run) for space, run in groupby(characters, lambda c: c.text.isspace()) if not space)
+    return tuple(Confidence("".join(c.text for c in word), math.prod(c.confidence for c in word)) for word in words)
 
 
 def alternatives(texts: Sequence[str], scores: Sequence[float], log_probs: Sequence[float]) -> tuple[Alternative, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -27,8 +28,10 @@ def edits(reference: str, hypothesis: str) -> Iterator[Edit]:
 
     Of several shortest alignments it is the one of rapidfuzz.
     """
-    for first, last, start, stop, equal in _stretches(reference, hypothesis):
-        yield Edit(reference[first:last], hypothesis[start:stop], equal)
+    for equal, blocks in groupby(Levenshtein.opcodes(reference, hypothesis), lambda block: block.tag == "equal"):
+        stretch = list(blocks)
+        first, last = stretch[0], stretch[-1]
+        yield Edit(reference[first.src_start : last.src_end], hypothesis[first.dest_start : last.dest_end], equal)
 
 
 def confusions(
@@ -61,18 +64,3 @@ def _characters(edit: Edit) -> Iterable[tuple[str, str]]:
             "" if operation.tag == "insert" else edit.reference[operation.src_pos],
             "" if operation.tag == "delete" else edit.hypothesis[operation.dest_pos],
         )
-
-
-def _stretches(reference: str, hypothesis: str) -> Iterator[tuple[int, int, int, int, bool]]:
-    pending: tuple[int, int, int, int] | None = None
-    for block in Levenshtein.opcodes(reference, hypothesis):
-        if block.tag == "equal":
-            if pending is not None:
-                yield *pending, False
-                pending = None
-            yield block.src_start, block.src_end, block.dest_start, block.dest_end, True
-        else:
-            first, start = (block.src_start, block.dest_start) if pending is None else (pending[0], pending[2])
-            pending = first, block.src_end, start, block.dest_end
-    if pending is not None:
-        yield *pending, False
