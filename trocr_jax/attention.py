@@ -201,7 +201,7 @@ class OutProjection(nnx.Module):
 
 class Attention(nnx.Module):
     """The four projections of multi-head attention. `width` is the width of queries and output, `memory_width` of
-    what keys and values are made from."""
+    what keys and values are made from; bias: of queries and values."""
 
     relative_position_bias_table: nnx.Param  # of BEiT alone, whose encoder sets it
 
@@ -211,17 +211,16 @@ class Attention(nnx.Module):
         heads: int,
         *,
         memory_width: int | None = None,
-        query_bias: bool = True,
+        bias: bool = True,
         key_bias: bool = True,
-        value_bias: bool = True,
         rngs: nnx.Rngs,
         param_dtype: DTypeLike,
     ) -> None:
         head_dim = width // heads
         memory_width = memory_width or width
-        self.query = HeadProjection(width, heads, head_dim, bias=query_bias, rngs=rngs, param_dtype=param_dtype)
+        self.query = HeadProjection(width, heads, head_dim, bias=bias, rngs=rngs, param_dtype=param_dtype)
         self.key = HeadProjection(memory_width, heads, head_dim, bias=key_bias, rngs=rngs, param_dtype=param_dtype)
-        self.value = HeadProjection(memory_width, heads, head_dim, bias=value_bias, rngs=rngs, param_dtype=param_dtype)
+        self.value = HeadProjection(memory_width, heads, head_dim, bias=bias, rngs=rngs, param_dtype=param_dtype)
         self.out = OutProjection(heads, head_dim, width, rngs=rngs, param_dtype=param_dtype)
 
 

@@ -165,9 +165,8 @@ class EncoderLayer(nnx.Module):
         self.attention = Attention(
             d,
             config.num_heads,
-            query_bias=config.qkv_bias,
+            bias=config.qkv_bias,
             key_bias=config.qkv_bias and config.kind != "beit",
-            value_bias=config.qkv_bias,
             rngs=rngs,
             param_dtype=param_dtype,
         )
