@@ -87,11 +87,9 @@ class Calibration:
 
     def to_json(self) -> str:
         """The text of calibration.json."""
-        maps = {name: {"kind": _KIND[type(m)], **_rounded(asdict(m))} for name, m in self._maps().items()}
+        parts = {"line": self.line, "word": self.word, "character": self.character}
+        maps = {name: {"kind": _KIND[type(m)], **_rounded(asdict(m))} for name, m in parts.items()}
         return json.dumps({"format": _FORMAT, "fitted_on": self.fitted_on, **maps}, indent=1) + "\n"
-
-    def _maps(self) -> dict[str, Map]:
-        return {"line": self.line, "word": self.word, "character": self.character}
 
 
 def fit(log_probs: Sequence[float], right: Sequence[bool], *, method: Literal["temperature", "isotonic"]) -> Map:

@@ -37,8 +37,9 @@ def attentions(
     row = config.decoder.num_layers * config.decoder.num_heads * length * 4
     patch_height, patch_width = config.encoder.patch_size
     special = config.encoder.num_special_tokens
-    for start in range(0, len(pixels), _images(row, config.encoder.memory_length)):
-        part = slice(start, start + _images(row, config.encoder.memory_length))
+    each = 1 << max(0, (MOST_BYTES // (row * config.encoder.memory_length)).bit_length() - 1)  # images at a time
+    for start in range(0, len(pixels), each):
+        part = slice(start, start + each)
         ids = np.full((_power_above(len(pixels[part])), length), config.pad_token_id, np.int32)
         ids[:, 0] = config.decoder_start_token_id
         for i, own in enumerate(token_ids[part]):
@@ -85,11 +86,6 @@ def _grey_levels(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     return np.clip((pixels + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
-
-
-def _images(row: int, memory_length: int) -> int:
-    """How many images are computed at a time: a power of two."""
-    return 1 << max(0, (MOST_BYTES // (row * memory_length)).bit_length() - 1)
 
 
 def _power_above(count: int) -> int:

@@ -32,9 +32,11 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
     text = os.fspath(name)
     path = Path(os.path.expanduser(text))  # that of pathlib raises where there is no home
     if isinstance(name, str) and name in BUILT_IN and not os.path.isdir(path):
-        return _without_revision(BUILT_IN[name], text, revision)
+        path = BUILT_IN[name]
     if os.path.isdir(path):  # which, unlike that of pathlib, says no to a name that is too long
-        return _without_revision(path, text, revision)
+        if revision is not None:
+            raise CheckpointError(f"{text}: is a local folder and has no revision {revision!r}; leave that out")
+        return path
     if os.path.exists(path):
         raise CheckpointError(
             f"{text}: is a file; a model is a folder with config.json (python -m convert turns a fairseq .pt into one)"
@@ -46,12 +48,6 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
         f"{text}: no such model or folder; {hint}built in: {', '.join(BUILT_IN)}. Others: a local folder, or a "
         "repository of the Hugging Face hub such as microsoft/trocr-base-printed"
     )
-
-
-def _without_revision(path: Path, name: str, revision: str | None) -> Path:
-    if revision is not None:
-        raise CheckpointError(f"{name}: is a local folder and has no revision {revision!r}; leave that out")
-    return path
 
 
 def _download(name: str, revision: str | None) -> Path:
