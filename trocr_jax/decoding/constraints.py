@@ -45,7 +45,7 @@ class Characters(Constraint):
     def automaton(self) -> dfa.Dfa:
         if not self.characters:
             raise DecodeError("the list of allowed characters is empty: give at least one")
-        return dfa.from_characters(self.characters)
+        return regex.from_regex(f"[{re.escape(self.characters)}]*")
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,6 @@ class Dfa(NamedTuple):
     accepting: np.ndarray
 
 
-def from_characters(characters: str) -> Dfa:
-    """Texts of these characters alone, the empty one too."""
-    states: dict[bytes, int] = {b"": 0}
-    arcs: list[tuple[int, int, int]] = []
-    for character in sorted(set(characters)):
-        code = character.encode()
-        for i in range(1, len(code)):
-            if code[:i] not in states:
-                states[code[:i]] = len(states)
-                arcs.append((states[code[: i - 1]], code[i - 1], states[code[:i]]))
-        arcs.append((states[code[:-1]], code[-1], 0))  # no character's code begins another's
-    return from_arcs(arcs, accepting=[state == 0 for state in states.values()])
-
-
 def from_arcs(arcs: Sequence[tuple[int, int, int]] | np.ndarray, *, accepting: Sequence[bool] | np.ndarray) -> Dfa:
     """A Dfa of (source, symbol, target) in any order."""
     table = np.asarray(arcs, np.int64).reshape(-1, 3)
