@@ -207,7 +207,9 @@ def main(
         raise SystemExit(f"--json {json_file}: no such folder: {json_file.parent}")
     if rounds < 1:
         raise SystemExit(f"--rounds {rounds}: every side needs a turn at least")
-    check(config_of(shape) if folder is None else trocr_jax.checkpoint.load(folder).config, batch, tokens, num_beams)
+    if only is None:  # of which nothing of another side shall take memory
+        config = config_of(shape) if folder is None else trocr_jax.checkpoint.load(folder).config
+        check(config, batch, tokens, num_beams)
     if natural:
         if shape != "tiny" and folder is None:
             raise SystemExit("random weights end no line: with --natural give --shape tiny, or --folder with a model")
@@ -233,7 +235,6 @@ def main(
             arguments.pop("natural", None)
             result["peak memory, MiB"] = {name: peak_memory(name, weights, arguments) for name in names}
         engines = {name: SIDES[name](weights, **options) for name in names}
-        config = config_of(shape) if folder is None else trocr_jax.checkpoint.load(folder).config
         steps = None if natural or tokens == 1 else tokens - 1
         result["batches"] = [
             compare(
