@@ -21,11 +21,11 @@ OPSET = 17
 
 
 class OnnxRuntime:
-    """ONNX Runtime in f32 on the CPU."""
+    """ONNX Runtime on the CPU, in f32 or with dynamic int8 quantisation."""
 
-    int8 = False
-
-    def __init__(self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str) -> None:
+    def __init__(
+        self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str, int8: bool = False
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -33,7 +33,7 @@ class OnnxRuntime:
         if dtype != "float32":
             raise SystemExit("onnxruntime is measured in float32 and int8 on the CPU: leave --dtype out")
         graphs = export(folder)
-        if self.int8:
+        if int8:
             graphs = {name: quantized(path) for name, path in graphs.items()}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -91,12 +91,6 @@ class OnnxRuntime:
             if (parents != np.arange(lines * k)).any():
                 past = {name: self.value(value.numpy()[parents]) for name, value in past.items()}
         return texts.reshape(lines, k, -1)[:, 0]
-
-
-class OnnxRuntimeInt8(OnnxRuntime):
-    """ONNX Runtime with dynamic int8 quantisation."""
-
-    int8 = True
 
 
 def export(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 import trocr_jax
-from benchmarks.engine_onnx import OnnxRuntime, OnnxRuntimeInt8
+from benchmarks.engine_onnx import OnnxRuntime
 
 
 class Engine(Protocol):
@@ -32,25 +32,34 @@ class Engine(Protocol):
 
 
 class Ours:
-    """trocr_jax."""
-
-    cache_dtype: Literal["int8"] | None = None
+    """trocr_jax. weights: as `python -m convert quantize` makes them. cache_dtype: of memory, keys and values."""
 
     def __init__(
-        self, folder: Path, *, tokens: int, num_beams: int, threads: int, dtype: str, natural: bool = False
+        self,
+        folder: Path,
+        *,
+        tokens: int,
+        num_beams: int,
+        threads: int,
+        dtype: str,
+        natural: bool = False,
+        weights: Literal["int8", "float8"] | None = None,
+        cache_dtype: Literal["int8"] | None = None,
     ) -> None:
         import jax
         import jax.numpy as jnp
 
         from trocr_jax import generation, generation_plan
+        from trocr_jax.quantization import quantize
 
         self.dtype = jnp.dtype(dtype)
-        self.jax, self.model = jax, self.loaded(folder)
+        model = trocr_jax.checkpoint.load(folder, dtype=self.dtype)
+        self.model = model if weights is None else quantize(model, kind=weights)
         self.config = trocr_jax.DecodeConfig(
             num_beams=num_beams,
             max_new_tokens=tokens,
             min_new_tokens=0 if natural else tokens,
-            cache_dtype=self.cache_dtype,
+            cache_dtype=cache_dtype,
         )
         self.generate, self.array = trocr_jax.generate, jnp.asarray
         shape, self.numbers = generation_plan.plan(self.config, self.model.config, dtype=self.dtype)
@@ -60,9 +69,6 @@ class Ours:
         first, self.first_numbers = generation_plan.plan(one, self.model.config, dtype=self.dtype)
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
         self._prefill = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, first, self.dtype))
-
-    def loaded(self, folder: Path) -> Any:
-        return trocr_jax.checkpoint.load(folder, dtype=self.dtype)
 
     def _encoder(self, model: Any, pixels: Any) -> Any:
         from trocr_jax.encoder import cached_micro_batch, in_micro_batches
@@ -83,30 +89,6 @@ class Ours:
 
     def read(self, pixels: Any) -> np.ndarray:
         return np.asarray(self.generate(self.model, pixels, self.config, dtype=self.dtype).token_ids[:, 0])
-
-
-class OursInt8(Ours):
-    """trocr_jax with int8 weights, as `python -m convert quantize` makes them."""
-
-    def loaded(self, folder: Path) -> Any:
-        from trocr_jax.quantization import quantize
-
-        return quantize(super().loaded(folder))
-
-
-class OursFloat8(Ours):
-    """trocr_jax with float8 weights; in bf16 on a GPU with fp8 units both factors of a product are float8."""
-
-    def loaded(self, folder: Path) -> Any:
-        from trocr_jax.quantization import quantize
-
-        return quantize(super().loaded(folder), kind="float8")
-
-
-class OursInt8Cache(Ours):
-    """trocr_jax with memory, keys and values in int8."""
-
-    cache_dtype: Literal["int8"] | None = "int8"
 
 
 class Transformers:
@@ -173,11 +155,11 @@ class CompiledTransformers(Transformers):
 
 SIDES: dict[str, Callable[..., Engine]] = {
     "trocr_jax": Ours,
-    "trocr_jax-int8": OursInt8,
-    "trocr_jax-float8": OursFloat8,
-    "trocr_jax-int8-cache": OursInt8Cache,
+    "trocr_jax-int8": partial(Ours, weights="int8"),
+    "trocr_jax-float8": partial(Ours, weights="float8"),  # with fp8 units both factors of a product, in bf16
+    "trocr_jax-int8-cache": partial(Ours, cache_dtype="int8"),
     "transformers": Transformers,
     "transformers-compiled": CompiledTransformers,
     "onnxruntime": OnnxRuntime,
-    "onnxruntime-int8": OnnxRuntimeInt8,
+    "onnxruntime-int8": partial(OnnxRuntime, int8=True),
 }
