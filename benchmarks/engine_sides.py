@@ -91,6 +91,13 @@ class Ours:
         return np.asarray(self.generate(self.model, pixels, self.config, dtype=self.dtype).token_ids[:, 0])
 
 
+def forced(config: Any, *, tokens: int, num_beams: int) -> dict[str, Any]:
+    """Options of transformers' `generate` by which every text has so many tokens."""
+    own = {name: getattr(config, name) for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id")}
+    ids = {name: getattr(config.decoder, name) if value is None else value for name, value in own.items()}
+    return {"max_new_tokens": tokens, "min_new_tokens": tokens, "num_beams": num_beams, "do_sample": False, **ids}
+
+
 class Transformers:
     """transformers on torch, eager, with its key-value cache; SDPA in the encoder."""
 
@@ -104,16 +111,9 @@ class Transformers:
         self.torch, self.dtype = torch, getattr(torch, dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=self.dtype).eval().to(self.device)
-        config = self.model.config
-        self.options = {
-            "max_new_tokens": tokens,
-            "min_new_tokens": 0 if natural else tokens,
-            "num_beams": num_beams,
-            "do_sample": False,
-            "decoder_start_token_id": config.decoder_start_token_id or config.decoder.decoder_start_token_id,
-            "pad_token_id": config.pad_token_id if config.pad_token_id is not None else config.decoder.pad_token_id,
-            "eos_token_id": config.eos_token_id if config.eos_token_id is not None else config.decoder.eos_token_id,
-        }
+        self.options = forced(self.model.config, tokens=tokens, num_beams=num_beams)
+        if natural:
+            self.options["min_new_tokens"] = 0
 
     def put(self, pixels: np.ndarray) -> Any:
         tensor = self.torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))

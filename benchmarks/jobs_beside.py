@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from benchmarks.engine_sides import forced
 from benchmarks.jobs_material import line_files, model_folder
 
 
@@ -151,16 +152,7 @@ class Loader:
             persistent_workers=True,
             multiprocessing_context="spawn",  # a process with threads of XLA cannot be forked
         )
-        config = self.model.config
-        self.options = {
-            "max_new_tokens": tokens,
-            "min_new_tokens": tokens,
-            "num_beams": num_beams,
-            "do_sample": False,
-            "decoder_start_token_id": config.decoder_start_token_id or config.decoder.decoder_start_token_id,
-            "pad_token_id": config.pad_token_id if config.pad_token_id is not None else config.decoder.pad_token_id,
-            "eos_token_id": config.eos_token_id if config.eos_token_id is not None else config.decoder.eos_token_id,
-        }
+        self.options = forced(self.model.config, tokens=tokens, num_beams=num_beams)
         for number, (_, pixels) in enumerate(self.loader):  # starts the workers; to its end, so that none goes on
             if number == 0:
                 self.batch_texts(pixels)
