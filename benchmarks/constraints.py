@@ -27,8 +27,7 @@ import numpy as np
 import tyro
 
 from trocr_jax import DecodeConfig, TrOCR, TrOCRConfig, checkpoint, generation, generation_plan
-from trocr_jax.decoding import Special, constraints
-from trocr_jax.presets import PRESETS
+from trocr_jax.decoding import constraints
 from trocr_jax.tokenizer import load_tokenizer
 from trocr_jax.tokenizer_spelling import spellings
 
@@ -75,11 +74,10 @@ def main(
         model = checkpoint.load(shape)
         known: list[bytes | None] = spellings(load_tokenizer(checkpoint.resolve(shape)))
     else:
-        config = TrOCRConfig.from_huggingface(PRESETS[f"{shape}-printed"].to_huggingface())
-        model = TrOCR(config)
-        known = vocabulary(config.decoder.vocab_size, listed)
+        model = TrOCR(TrOCRConfig.preset(f"{shape}-printed"))
+        known = vocabulary(model.config.decoder.vocab_size, listed)
     ids = model.config
-    special = Special(start=ids.decoder_start_token_id, end=ids.eos_token_id, pad=ids.pad_token_id)
+    special = generation_plan.special_tokens(ids)
     specs: dict[str, constraints.Constraint] = {
         "digits": constraints.Characters("0123456789"),
         "regex ([A-Z]{2}-\\d{4} ?)+": constraints.Regex(r"([A-Z]{2}-\d{4} ?)+"),
@@ -98,10 +96,8 @@ def main(
         )
         plan, sides[name] = generation_plan.plan(decode, model.config)
     run = jax.jit(lambda model, memory, numbers: generation.decode(model, memory, numbers, plan, jnp.float32))
-    grid = [side // patch for side, patch in zip(ids.encoder.image_size, ids.encoder.patch_size, strict=True)]
-    memory = jnp.asarray(
-        np.random.default_rng(0).normal(size=(batch, grid[0] * grid[1] + 1, ids.memory_width)), jnp.float32
-    )
+    size = (batch, ids.encoder.memory_length, ids.memory_width)
+    memory = jnp.asarray(np.random.default_rng(0).normal(size=size), jnp.float32)
 
     def seconds(action: Callable[[], np.ndarray]) -> tuple[float, float]:
         elapsed, used = time.perf_counter(), time.process_time()

@@ -24,8 +24,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,9 +57,8 @@ class Job:
         self.model, self.lines, self.batch, self.workers = model, lines, batch, workers
         self.decode = trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
         self.stats: list[dict[str, float]] = []
-        self.pixels = jnp.asarray(
-            np.stack([processor.pixels(path) for _, path in zip(range(batch), _cycle(lines), strict=False)])
-        )
+        paths = islice(cycle(sorted(lines.iterdir())), batch)
+        self.pixels = jnp.asarray(np.stack([processor.pixels(path) for path in paths]))
         self.on_device(1)
         batches = [Batch.of_pixels(list(np.asarray(self.pixels)))] * (2 * WINDOW)  # of one shape, as those of the job
         assert len(list(self.recognizer.read_batches(batches, self.decode, batch))) == len(batches) * batch
@@ -260,12 +259,6 @@ def _seconds(function: Any) -> float:
     begun = time.perf_counter()
     function()
     return time.perf_counter() - begun
-
-
-def _cycle(folder: Path) -> Iterator[Path]:
-    paths = sorted(folder.iterdir())
-    while True:
-        yield from paths
 
 
 if __name__ == "__main__":

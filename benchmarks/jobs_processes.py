@@ -28,9 +28,8 @@ UNIT = 32
 
 def processes(folder: Path, lines: int, rounds: int) -> None:
     """lines: for each process. Loading and compiling are over when the clock starts."""
-    manifests = [draw(folder / name, Options(lines=size, distinct=lines, max_chars=64)) for name, size in
-                 (("single", lines), ("double", 2 * lines))]  # fmt: skip
-    single, double = manifests
+    single = draw(folder / "single", Options(lines=lines, distinct=lines, max_chars=64))
+    double = draw(folder / "double", Options(lines=2 * lines, distinct=lines, max_chars=64))
     loop = [_loop((0,)), _loop((0, 1))]
     print(f"a loop of Python beside another, on the other core, runs at {loop[1] / loop[0]:.3f} of its speed alone")
     shared, alone = [], []

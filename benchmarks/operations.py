@@ -25,11 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.engine import PRESETS
+from benchmarks.engine import config_of
 from trocr_jax import DecodeConfig, generation, generation_plan
 from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.model import TrOCR
-from trocr_jax.presets import PRESETS as CONFIGURATIONS
 from trocr_jax.quantization import quantize
 
 _DEFINED = re.compile(r"%([\w.\-]+) = \(?([a-z0-9]+\[[\d,]*\])\S* ([\w\-]+)\((.*)")
@@ -57,7 +56,7 @@ def main(
         int8: int8 weights instead, as `python -m convert quantize` makes them.
         most: rows of the table.
     """
-    config = CONFIGURATIONS[PRESETS[shape]]
+    config = config_of(shape)
     model = TrOCR(config, param_dtype=jnp.dtype(dtype))
     model = quantize(model) if int8 else model
     random = np.random.default_rng(0)

@@ -106,7 +106,7 @@ def texts(
             fast.model = weights
             read[side] = [result.text for result in fast([image for image, _ in drawn], search)]
     truth = [text for _, text in drawn]
-    rows = [("parameters, bytes: floats (f32), int8", f"{size(recognizer_bytes(sides['floats']), sides['int8'])}")]
+    rows = [("parameters, bytes: floats (f32), int8", size(sides["floats"], sides["int8"]))]
     rows += [(f"CER, {side}", f"{cer(truth, found):.3%}") for side, found in read.items()]
     for side in list(read)[1:]:
         same = sum(a == b for a, b in zip(read["floats"], read[side], strict=True))
@@ -131,7 +131,7 @@ def logits(shape: str, count: int, min_width: int | None, folder: Path) -> list[
 
     model = TrOCR(config_of(shape))
     small = quantize(model, min_width=min_width)
-    rows = [("parameters, bytes: floats (f32), int8", size(recognizer_bytes(model), small))]
+    rows = [("parameters, bytes: floats (f32), int8", size(model, small))]
     random = np.random.default_rng(0)
     pixels = jnp.asarray(images(model.config, count))
     ids = jnp.asarray(random.integers(3, model.config.decoder.vocab_size, (count, 20)), jnp.int32)
@@ -231,16 +231,11 @@ def kept(model: Any, search: DecodeConfig, dtype: str, platform: str) -> int:
     return sum(array.size * array.dtype.itemsize for array in found)
 
 
-def recognizer_bytes(model: Any) -> int:
-    """Of the parameters in f32, whatever they are in."""
+def size(model: Any, small: Any) -> str:
+    """Of the parameters of one in f32, whatever they are in, and of the other as they are."""
     from trocr_jax.checkpoint.parameters import parameters
 
-    return sum(4 * array.size for array in parameters(model).values())
-
-
-def size(wide: int, small: Any) -> str:
-    from trocr_jax.checkpoint.parameters import parameters
-
+    wide = sum(4 * array.size for array in parameters(model).values())
     found = sum(array.nbytes for array in parameters(small).values())
     return f"{wide:,}, {found:,}: {found / wide:.1%}"
 

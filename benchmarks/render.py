@@ -7,7 +7,6 @@ stages build on each other: each row is the whole path up to its stage.
 """
 
 import io
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -52,7 +51,7 @@ def measure(options: Options) -> None:
     renderer = Renderer.create(style=options.style)
     folder = resolve("tiny-printed")
     tokenizer, narrow = load_tokenizer(folder), ImageProcessor.from_folder(folder)
-    config = TrOCRConfig.from_huggingface(json.loads((folder / "config.json").read_text()))
+    config = TrOCRConfig.from_json(folder / "config.json")
     square = ImageProcessor(height=384, width=384)  # of the published models
 
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, style {options.style}")

@@ -140,14 +140,13 @@ def main(
         cpu: another one, by what it was measured to do: GFLOP/s in f32, in bf16 and in int8, GB/s of its memory.
         measure: also run the programs here, on the chip that jax has or on this CPU, whose rates are measured first.
     """
-    known = dict(CHIPS)
-    if unknown := set(chips) - known.keys():
-        raise SystemExit(f"no such chip: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    chosen = {name: known[name] for name in chips}
+    if unknown := set(chips) - CHIPS.keys():
+        raise SystemExit(f"no such chip: {', '.join(sorted(unknown))}; there are {', '.join(CHIPS)}")
+    chosen = {name: CHIPS[name] for name in chips}
     if cpu is not None:
+        if min(cpu) <= 0:
+            raise SystemExit(f"--cpu {' '.join(map(str, cpu))}: its rates must be above 0")
         chosen["CPU"] = described(*cpu)
-    if cpu is not None and min(cpu) <= 0:
-        raise SystemExit(f"--cpu {' '.join(map(str, cpu))}: its rates must be above 0")
     for name in shape:
         for beams in num_beams:
             check(config_of(name), (batch,), tokens, beams)

@@ -11,14 +11,11 @@ the same pixels, in turn; every program is compiled before.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +26,7 @@ import tyro
 from PIL import Image
 
 import trocr_jax
+from benchmarks.engine import machine
 from train.data.render import Renderer
 from trocr_jax import generation, generation_plan
 from trocr_jax.decoding.loop import last
@@ -65,14 +63,6 @@ _COMPILED: list[str] = []
 def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         _COMPILED.append(event)
-
-
-@contextmanager
-def count_compilations() -> Iterator[list[str]]:
-    """A list with one entry for each program compiled in the block, filled when it ends."""
-    before, found = len(_COMPILED), list[str]()
-    yield found
-    found.extend(_COMPILED[before:])
 
 
 def drawn_lengths(mean: float, deviation: float, *, most: int) -> np.ndarray:
@@ -165,13 +155,12 @@ def main(
         "plain batches": Plain(recognizer, decode, batch or slots),
     }
     result = compare(sides, pixels, rounds=rounds)
-    packages = ("jax",)
     result |= {
         "model": model,
         "slots": slots,
         "beams": num_beams,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": machine(),
+        "versions": {"python": platform.python_version()} | {"jax": jax.__version__},
         "date": time.strftime("%Y-%m-%d"),
     }
     text = json.dumps(result, indent=2)
@@ -184,14 +173,13 @@ def compare(sides: dict[str, Refill | Plain], pixels: np.ndarray, *, rounds: int
     """Work, speed and equality. The first round compiles and is not counted."""
     found: dict[str, Decoded] = {}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    compiled = 0
     for number in range(rounds + 1):
-        with count_compilations() as compilations:
-            for name, side in sides.items():
-                begun = time.perf_counter()
-                found[name] = refilled(side, pixels) if isinstance(side, Refill) else side.read(pixels)
-                seconds[name].append(time.perf_counter() - begun)
-        compiled += len(compilations) if number else 0
+        if number == 1:
+            _COMPILED.clear()
+        for name, side in sides.items():
+            begun = time.perf_counter()
+            found[name] = refilled(side, pixels) if isinstance(side, Refill) else side.read(pixels)
+            seconds[name].append(time.perf_counter() - begun)
     slots, plain = found.values()
     work = {
         name: side.steps * (side.slots if isinstance(side, Refill) else side.batch) / len(pixels)
@@ -209,7 +197,7 @@ def compare(sides: dict[str, Refill | Plain], pixels: np.ndarray, *, rounds: int
         "ratio, median of the rounds": round(
             statistics.median(b / a for a, b in list(zip(*seconds.values(), strict=True))[1:]), 2
         ),
-        "programs compiled after the first round": compiled,
+        "programs compiled after the first round": len(_COMPILED),
     }
 
 
