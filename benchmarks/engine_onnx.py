@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from trocr_jax.config import TrOCRConfig
+
 OPSET = 17
 
 
@@ -43,7 +45,10 @@ class OnnxRuntime:
         }
         self.tokens, self.beams = tokens, num_beams
         self.value = onnxruntime.OrtValue.ortvalue_from_numpy
-        self.start, self.end, self.layers, self.heads, self.head_dim = _numbers(folder)
+        config = TrOCRConfig.from_json(folder / "config.json")
+        self.start, self.end = config.decoder_start_token_id, config.eos_token_id
+        self.layers, self.heads = config.decoder.num_layers, config.decoder.num_heads
+        self.head_dim = config.decoder.head_dim
 
     def put(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
@@ -220,18 +225,3 @@ def quantized(path: Path) -> Path:
             path, made, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
         )
     return made
-
-
-def _numbers(folder: Path) -> tuple[int, int, int, int, int]:
-    """Start and end token, layers, heads and head width of the decoder."""
-    import trocr_jax
-
-    config = trocr_jax.TrOCRConfig.from_json(folder / "config.json")
-    decoder = config.decoder
-    return (
-        config.decoder_start_token_id,
-        config.eos_token_id,
-        decoder.num_layers,
-        decoder.num_heads,
-        decoder.head_dim,
-    )

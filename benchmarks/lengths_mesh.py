@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from PIL import Image
 
 DEFAULT_LINES = 6144
 
@@ -33,8 +32,7 @@ def main(lines: int = DEFAULT_LINES, devices: int = 8, batch: int = 16) -> int:
     recognizer_lanes.WINDOW_SECONDS = math.inf  # of devices that there are
     reader = Recognizer.from_pretrained("tiny-printed", mesh=make_mesh(f"data={devices}"))
     renderer = Renderer.create(split="heldout", seed=0)
-    images = (Image.fromarray(renderer.line(i, max_chars=64).image) for i in range(lines))
-    pixels = [reader.image_processor.pixels(image) for image in images]
+    pixels = [reader.image_processor.pixels(renderer.line(i, max_chars=64).image) for i in range(lines)]
     taken = list[np.ndarray]()  # of each search, steps of each device
 
     def counted(search: Callable[..., Any]) -> Callable[..., Any]:

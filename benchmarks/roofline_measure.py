@@ -70,17 +70,17 @@ def seconds(function: Callable[[], Any], *, rounds: int = ROUNDS) -> list[float]
 def measured(asked: Asked, platform: str) -> dict[str, float]:
     """Seconds of each program and of a whole batch from pixels to text, medians."""
     model, dtype = asked.model(platform), asked.compute(platform)
-    made = {name: jax.jit(function) for name, function in programs(asked, platform).items()}
+    made = programs(asked, platform)
     search = trocr_jax.DecodeConfig(num_beams=asked.num_beams, max_new_tokens=asked.tokens, min_new_tokens=asked.tokens)
     scores = plan(search, model.config)[0].scores_bytes
     size = cached_micro_batch(model.config.encoder, asked.batch, scores)
-    made["encoder"] = jax.jit(lambda m, pixels: in_micro_batches(partial(m.encode, dtype=dtype), pixels, size))
+    encoder = jax.jit(lambda m, pixels: in_micro_batches(partial(m.encode, dtype=dtype), pixels, size))
+    preparation, steps = jax.jit(made["preparation"]), jax.jit(made["step"], donate_argnums=2)
     pixels = jnp.asarray(images(model.config, asked.batch))
-    memory = made["encoder"](model, pixels)
-    cross = made["preparation"](model, memory)
+    memory = encoder(model, pixels)
+    cross = preparation(model, memory)
     cache = model.init_cache(asked.batch, asked.num_beams, asked.tokens, dtype=dtype)
     tokens = jnp.full((asked.batch, asked.num_beams), 5, jnp.int32)
-    steps = jax.jit(programs(asked, platform)["step"], donate_argnums=2)
 
     def step() -> jax.Array:
         nonlocal cache
@@ -88,8 +88,8 @@ def measured(asked: Asked, platform: str) -> dict[str, float]:
         return logits
 
     calls: dict[str, Callable[[], Any]] = {
-        "encoder": lambda: made["encoder"](model, pixels),
-        "preparation": lambda: made["preparation"](model, memory),
+        "encoder": lambda: encoder(model, pixels),
+        "preparation": lambda: preparation(model, memory),
         "step": step,
         "line": lambda: trocr_jax.generate(model, pixels, search, dtype=dtype).token_ids,
     }

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from PIL import Image
 
 import trocr_jax
 from benchmarks.engine import machine
@@ -145,7 +144,7 @@ def main(
     jax.monitoring.register_event_duration_secs_listener(_listen)
     recognizer = trocr_jax.Recognizer.from_pretrained(model)
     renderer = Renderer.create(split="heldout", seed=0)
-    pixels = np.stack([_pixels(recognizer, renderer.line(i, max_chars=64).image) for i in range(lines)])
+    pixels = np.stack([recognizer.image_processor.pixels(renderer.line(i, max_chars=64).image) for i in range(lines)])
     lengths = Lengths(drawn_lengths(mean, deviation, most=max_new_tokens), recognizer.model.config.eos_token_id)
     decode = trocr_jax.DecodeConfig(
         num_beams=num_beams, max_new_tokens=max_new_tokens, processors=() if natural else (lengths,)
@@ -199,10 +198,6 @@ def compare(sides: dict[str, Refill | Plain], pixels: np.ndarray, *, rounds: int
         ),
         "programs compiled after the first round": len(_COMPILED),
     }
-
-
-def _pixels(recognizer: trocr_jax.Recognizer, image: np.ndarray) -> np.ndarray:
-    return recognizer.image_processor.pixels(Image.fromarray(image))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.tpu_kernel import schedule
+from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError
 
 FILE = Path(__file__).with_suffix(".json")
@@ -150,7 +151,7 @@ def compiled(chip: str, program: str) -> Row:
     cycles = made.outside * done.work.cycles + made.turns * sum(loop.cycles or 0 for loop in loops)
     seconds = cycles / KNOWN[chip].clock / made.batch
     if made.kernel_beams:
-        seconds += layers() * schedule(chip, made.kernel_beams).seconds
+        seconds += TrOCRConfig.preset(SHAPE).decoder.num_layers * schedule(chip, made.kernel_beams).seconds
     return Row(
         chip=chip,
         program=program,
@@ -227,19 +228,12 @@ def whole(device: Any, batch: int, cache_dtype: Literal["int8"] | None = None) -
     return generation.lower(model, pixels, search, dtype=jnp.bfloat16, image_processor=processor)
 
 
-def layers() -> int:
-    from trocr_jax.config import TrOCRConfig
-
-    return TrOCRConfig.preset(SHAPE).decoder.num_layers
-
-
 def abstract_model(device: Any) -> tuple[Any, Any]:
     """A model of shapes, bf16, on one device; its configuration."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    from trocr_jax.config import TrOCRConfig
     from trocr_jax.model import TrOCR
 
     config = TrOCRConfig.preset(SHAPE)

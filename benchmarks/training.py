@@ -29,14 +29,15 @@ import numpy as np
 import tyro
 from flax import nnx
 
+from benchmarks.engine import PRESETS
 from train.flops import peak, step_flops
 from train.input import Batch
 from train.optimizer import optimizer as make_optimizer
 from train.recipe import Optimizer, Recipe, Stage
 from train.step import init_state, make_train_step
 from trocr_jax.config import TrOCRConfig
+from trocr_jax.model import TrOCR
 
-PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
 RATE = 1e-5
 Step = Callable[[], float]  # trains once on the batch, waits, and returns the loss
 
@@ -167,7 +168,7 @@ def main(
         gc.collect()
     device = jax.devices()[0]
     flops = step_flops(recipe, recipe.stages[0])
-    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: _model(recipe)))))
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: TrOCR(recipe.config)))))
     print(
         f"{shape}, {parameters / 1e6:.1f} M parameters, batch {batch}, {tokens} tokens, {dtype}; jax on "
         f"{device.device_kind}, torch on {'cuda' if torch.cuda.is_available() else 'cpu'}, {os.cpu_count()} cores; "
@@ -192,12 +193,6 @@ def table(results: list[dict[str, Any]], *, batch: int, flops: float, device_pea
             remat = "on" if result["remat"] else "off"
             out.append(f"| {remat} | {name} | {batch / median:.3g} | {flops / median / 1e12:.3g} | {mfu} | {ratio} |")
     return "\n".join(out)
-
-
-def _model(recipe: Recipe) -> nnx.Module:
-    from trocr_jax.model import TrOCR
-
-    return TrOCR(recipe.config)
 
 
 if __name__ == "__main__":
