@@ -63,11 +63,8 @@ def test_no_program_has_a_collective(found):
 
 def test_its_benchmark_counts_steps_both_ways() -> None:
     create("heldout")  # skipped without fonts
-    command = [sys.executable, "-m", "benchmarks.lengths_mesh", "--lines", "24", "--devices", "2", "--batch", "4"]
-    environment = programs.environment()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    assert "sorted by each device" in finished.stdout
+    done = programs.run("-m", "benchmarks.lengths_mesh", "--lines", "24", "--devices", "2", "--batch", "4")
+    assert "sorted by each device" in done.stdout
 
 
 def main() -> None:
