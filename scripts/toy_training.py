@@ -61,9 +61,10 @@ def bars(stage: Any) -> FewBars:
     return FewBars(ENDLESS, stage.max_chars)
 
 
-def recipe(*, batch: int = 4, steps: int = 8) -> Any:
+def recipe(*, batch: int = 4, steps: int = 8, short: bool = False) -> Any:
     """Three eighths of the steps on narrow lines with CTC alone, the rest on whole ones; dropout and token noise on,
-    so that every random number of a step counts."""
+    so that every random number of a step counts. short: all steps on whole lines, without CTC, which takes long to
+    compile."""
     from train.data.alphabet import ALPHABET
     from train.input import FIRST_CHARACTER_ID
     from train.recipe import Optimizer, Recipe, Stage
@@ -81,13 +82,14 @@ def recipe(*, batch: int = 4, steps: int = 8) -> Any:
         ),
     )
     first = 3 * steps // 8
+    both = (
+        Stage(steps=first, batch_size=batch, width=32, max_chars=4, cross_entropy_weight=0.0, ctc_weight=1.0),
+        Stage(steps=steps - first, batch_size=batch, width=64, max_chars=8, ctc_weight=0.5),
+    )
     return Recipe(
         name="toy",
         config=config,
-        stages=(
-            Stage(steps=first, batch_size=batch, width=32, max_chars=4, cross_entropy_weight=0.0, ctc_weight=1.0),
-            Stage(steps=steps - first, batch_size=batch, width=64, max_chars=8, ctc_weight=0.5),
-        ),
+        stages=(replace(both[1], steps=steps, ctc_weight=0.0),) if short else both,
         optimizer=Optimizer(
             learning_rate=3e-3,
             schedule="constant",
@@ -121,7 +123,7 @@ class Options:
     processes: int | None = None
     coordinator: str | None = None
     log_samples: bool = False
-    short: bool = False  # the second stage alone, without CTC, which takes long to compile
+    short: bool = False
     output: Path | None = None  # writes the model there, as all processes of a run do together
     state: Path | None = None  # writes the final parameters and optimiser state there, bit for bit
 
@@ -141,13 +143,11 @@ def train_toy(options: Options, stop: Stop) -> int:
     from train.loop import train
 
     what = replace(
-        recipe(batch=options.batch, steps=options.steps),
+        recipe(batch=options.batch, steps=options.steps, short=options.short),
         save_every=options.save_every,
         eval_every=options.eval_every,
         eval_lines=6,
     )
-    if options.short:
-        what = replace(what, stages=(replace(what.stages[1], steps=options.steps, ctc_weight=0.0),))
     lines: Callable[[Any], Any] = (lambda s: FewBars(options.epoch, s.max_chars)) if options.epoch else bars
     outcome = train(
         what,

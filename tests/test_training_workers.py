@@ -37,7 +37,7 @@ def killed(folder: Path) -> None:
     from train.loop import train
     from trocr_jax.errors import DataError
 
-    log, what = folder / "log.jsonl", recipe(steps=80_000)
+    log, what = folder / "log.jsonl", recipe(steps=80_000, short=True)
     what = replace(what, eval_every=0, save_every=100_000, log_every=5)
 
     def kill() -> None:
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     from train.loop import train
 
     for until in (2, None):  # with batches that are made and not taken, and to the end
-        outcome = train(recipe(), folder, workers=1, lines=bars, until=until)
+        outcome = train(recipe(short=True), folder, workers=1, lines=bars, until=until)
         print(outcome.step, outcome.finished)
 
 
