@@ -352,3 +352,14 @@ def test_a_space_in_front_that_is_kept_is_spelt():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", clean_up_tokenization_spaces=False)
     assert decode(tokenizer, [[1, 2]]) == [" ab"]
     assert spellings(tokenizer).first == [None, b" a", b"b"]
+
+
+def test_a_special_token_without_a_role_spells_nothing(tmp_path):
+    """One of `add_tokens(…, special_tokens=True)`, which is in none of the tokenizer's named special tokens."""
+    made = character_tokenizer("ab")
+    made.add_tokens(["<math>"], special_tokens=True)
+    save_tokenizer(made, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.convert_tokens_to_ids(["a", "<math>", "b"])
+    assert decode(tokenizer, [ids]) == ["ab"]
+    assert [spellings(tokenizer)[i] for i in ids] == [b"a", None, b"b"]
