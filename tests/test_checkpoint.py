@@ -457,6 +457,7 @@ def test_assets_of_a_model_that_was_there_before_are_removed(base, tmp_path):
     assert {path.name for path in folder.iterdir()} == left | {"preprocessor_config.json"}
     with pytest.raises(CheckpointError, match="no such folder to copy a tokenizer"):
         checkpoint.save_huggingface(model, folder, assets=tmp_path / "typo")
+    assert_same_model(checkpoint.load(folder), model)  # what was there
     assert "of" not in json.loads((folder / "generation_config.json").read_text())
 
 
@@ -570,7 +571,9 @@ def test_options_of_a_config_json_go_along(base, tmp_path):
     model = checkpoint.load(source)
     checkpoint.save(model, tmp_path / "native", assets=source)
     checkpoint.save_huggingface(model, tmp_path / "back", assets=tmp_path / "native")
-    for folder in (source, tmp_path / "native", tmp_path / "back"):
+    itself = shutil.copytree(source, tmp_path / "itself")
+    checkpoint.save_huggingface(model, itself, assets=itself)
+    for folder in (source, tmp_path / "native", tmp_path / "back", itself):
         found = DecodeConfig.from_generation_config(folder)
         assert (found.num_beams, found.max_new_tokens) == (4, 15)
     ids = json.loads((tmp_path / "back" / "generation_config.json").read_text())

@@ -33,8 +33,7 @@ ASSETS = (*TOKENIZER, *PROCESSOR, GENERATION, CALIBRATION)
 
 def copy_assets(source: Path, folder: Path) -> list[str]:
     """Copies those of `ASSETS` that `source` has. Returns their names. Raises CheckpointError, for no folder too."""
-    if not source.is_dir():
-        raise CheckpointError(f"{source}: no such folder to copy a tokenizer and image processor from; check the path")
+    _check(source)
     copied = []
     for name in ASSETS:
         if (source / name).is_file():
@@ -54,8 +53,17 @@ def token_ids(config: TrOCRConfig) -> dict[str, int]:
 
 
 def older_options(source: Path) -> dict[str, Any]:
-    """What a folder without a generation_config.json has of it in its config.json."""
+    """What a folder without a generation_config.json has of it in its config.json; nothing of one that has the file.
+    Raises CheckpointError for no folder, DecodeError."""
+    _check(source)
+    if (source / GENERATION).is_file():
+        return {}
     return options_before(source, {field.name for field in fields(DecodeConfig)})
+
+
+def _check(source: Path) -> None:
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such folder to copy a tokenizer and image processor from; check the path")
 
 
 def remove(path: Path) -> None:

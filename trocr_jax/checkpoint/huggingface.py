@@ -147,7 +147,8 @@ def save_huggingface(
     does not use, is not written (nor is it in the published folders): transformers says that it makes a new one.
     torch_dtype: what config.json says that transformers is to compute in; the type of the parameters if none. The
     folder loads again when all of it is there: config.json is written last, and one that was there is removed before
-    its weights are replaced. Raises CheckpointError if the folder cannot be written, or the model is quantised.
+    its weights are replaced. Raises CheckpointError if the folder cannot be written, the model is quantised, or
+    `assets` are no folder.
     """
     folder = Path(folder)
     if kind := kind_of(model):
@@ -155,6 +156,7 @@ def save_huggingface(
             f"{folder}: the model has {kind} weights, which a folder of transformers cannot hold: write it as a native "
             "folder, or with floats again (trocr_jax.quantization.dequantize; `python -m convert` does it)"
         )
+    options = {} if assets is None else older_options(Path(assets))  # whose config.json may be the one that is removed
     arrays = {stored_name(path)[0]: (stored_name(path)[1], array) for path, array in parameters(model).items()}
     specs = {key: (layout.stored_shape(array.shape), array.dtype.name) for key, (layout, array) in arrays.items()}
 
@@ -183,7 +185,7 @@ def save_huggingface(
     if CALIBRATION not in copied:
         remove(folder / CALIBRATION)
     if GENERATION not in copied:
-        write_json(folder / GENERATION, token_ids(config) | ({} if assets is None else older_options(Path(assets))))
+        write_json(folder / GENERATION, token_ids(config) | options)
     torch_dtype = torch_dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
     write_json(folder / "config.json", config.to_huggingface(dtype=torch_dtype))
 

@@ -69,8 +69,8 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
         _write_parameters(written / "params", model)
         (written / "config.json").write_text(model.config.to_json(), encoding="utf-8")
         if assets is not None:
-            copied = copy_assets(Path(assets), written)
-            if GENERATION not in copied and (options := older_options(Path(assets))):
+            copy_assets(Path(assets), written)
+            if options := older_options(Path(assets)):
                 write_json(written / GENERATION, token_ids(model.config) | options)
         (written / _MANIFEST).write_text(_manifest_text(_hashes(written, _files(written))), encoding="utf-8")
         if folder.exists():
