@@ -286,6 +286,7 @@ def test_calibration_error_of_hand_made_bins():
     assert metrics.adaptive_calibration_error(confidences, right, bins=2) == pytest.approx(
         0.5 * abs((0.55 + 0.55 + 0.95) / 3 - 2 / 3) + 0.5 * abs(0.95 - 2 / 3)
     )
+    assert metrics.adaptive_calibration_error([0.5] * 100, [True] * 50 + [False] * 50) == 0.0  # as in any order
     bins = metrics.reliability([0.0, 1.0, 0.1], [False, True, True], bins=10)
     assert [(b.low, b.size) for b in bins] == [(0.0, 2), (0.9, 1)]
     assert metrics.expected_calibration_error([], []) == metrics.adaptive_calibration_error([], []) == 0.0

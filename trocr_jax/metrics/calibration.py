@@ -86,8 +86,10 @@ def _mean_of_folded(mean: float, spread: float) -> float:
 
 def adaptive_calibration_error(confidences: Sequence[float], right: Sequence[bool], *, bins: int = BINS) -> float:
     """The same over bins of equally many confidences (Nguyen and O'Connor 2015), so that it also sees differences among
-    confidences that crowd near 1."""
+    confidences that crowd near 1. Equal confidences in several bins count with the share of them all that is right."""
     c, r = _checked(confidences, right)
+    _, groups, sizes = np.unique(c, return_inverse=True, return_counts=True)
+    r = (np.bincount(groups, r) / sizes)[groups]  # else the order of lines would count
     order = np.argsort(c, kind="stable")
     parts = [part for part in np.array_split(order, min(bins, max(len(c), 1))) if len(part)]
     return sum(len(part) * abs(float(c[part].mean() - r[part].mean())) for part in parts) / len(c) if len(c) else 0.0
