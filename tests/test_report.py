@@ -190,6 +190,18 @@ def test_in_a_browser(browser, tmp_path):
     assert browser.get_log("browser") == []
 
 
+def test_a_text_from_right_to_left_ends_at_the_left(browser, tmp_path):
+    text = "שלום עולם."
+    samples, readings = Samples("s", [Sample("0", text, None)]), [Reading("one", [Outcome(text)], None)]
+    path = tmp_path / "report.html"
+    path.write_text(page("s", samples, readings, evaluate(samples, readings, resamples=20)), encoding="utf-8")
+    browser.get(path.as_uri())
+    letters = "[...document.querySelectorAll('.read b')].map((b) => b.getBoundingClientRect().left)"
+    found = browser.execute_script(f"return {letters}")
+    assert len(found) == len(text)
+    assert found == sorted(found, reverse=True)  # the full stop too
+
+
 def scores(level: float = 0.95, count: int = 12) -> dict[str, Any]:
     """Of two runs: the second reads a third of the lines wrong."""
     samples = Samples("s", [Sample(str(i), "abc", None) for i in range(count)])
