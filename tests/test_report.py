@@ -22,7 +22,7 @@ from trocr_jax.metrics.titles import TITLES
 from trocr_jax.report.charts import Series, _ticks
 from trocr_jax.report.lines import rows
 from trocr_jax.report.page import page
-from trocr_jax.report.sections import comparisons, summary
+from trocr_jax.report.sections import comparisons, confusions, summary
 from trocr_jax.report.thumbnails import TOTAL, Thumbnail, thumbnail, thumbnails
 from trocr_jax.word_boxes import Box
 
@@ -252,3 +252,11 @@ def test_axes_hold_what_is_drawn_and_few_lines_stand_beside_it() -> None:
         assert ticks[0] <= low <= high <= ticks[-1]
         assert 4 <= len(ticks) <= 10
     assert Series("a", [(0, 1), (1, 2)], [10, 9]).joined() == [(0, 1)]
+
+
+def test_characters_that_are_not_seen_have_signs_among_the_confusions() -> None:
+    samples = Samples("s", [Sample("0", "\u0645\u06cc\u200c\u0631\u0648\u062f a", None)])  # Persian, with a non-joiner
+    readings = [Reading("one", [Outcome(samples.samples[0].reference.replace("\u200c", "\u00a0"))], None)]
+    found = confusions(evaluate(samples, readings, resamples=20))
+    assert r'<code title="zero width non-joiner">\u200c</code>' in found
+    assert r'<code title="no-break space">\xa0</code>' in found

@@ -77,15 +77,15 @@ def matrix(counts: Sequence[tuple[str, str, int]], *, most: int = 14) -> str:
     parts.append(f'<text x="{edge}" y="10" class="label">read as →</text>')
     for i, character in enumerate(shown):
         middle = edge + cell * i + cell / 2
-        parts.append(f'<text x="{middle}" y="{edge - 6}" text-anchor="middle">{_visible(character)}</text>')
-        parts.append(f'<text x="{edge - 8}" y="{middle + 4}" text-anchor="end">{_visible(character)}</text>')
+        parts.append(f'<text x="{middle}" y="{edge - 6}" text-anchor="middle">{visible(character)}</text>')
+        parts.append(f'<text x="{edge - 8}" y="{middle + 4}" text-anchor="end">{visible(character)}</text>')
         parts.append(
             f'<rect x="{edge}" y="{edge + cell * i}" width="{cell * len(shown)}" height="{cell}" class="row"/>'
         )
     for reference, read, count in counts:
         if reference in shown and read in shown:
             x, y = edge + cell * shown.index(read), edge + cell * shown.index(reference)
-            title = f"<title>{_visible(reference)} read as {_visible(read)}: {count}</title>"
+            title = f"<title>{visible(reference)} read as {visible(read)}: {count}</title>"
             shade = 0.2 + 0.8 * count / largest
             parts.append(
                 f'<g>{title}<rect x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}" class="cell" '
@@ -97,8 +97,8 @@ def matrix(counts: Sequence[tuple[str, str, int]], *, most: int = 14) -> str:
     )
 
 
-def _visible(character: str) -> str:
-    """A character as text of a label: nothing and spaces have signs."""
+def visible(character: str) -> str:
+    """A character as text of HTML: nothing and spaces have signs, and what is not seen has its number."""
     if character == "":
         return "∅"
     return escape("␣" if character == " " else repr(character)[1:-1] if not character.isprintable() else character)

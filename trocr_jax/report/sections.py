@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from trocr_jax.metrics.titles import LOWER_IS_BETTER, TITLES
-from trocr_jax.report.charts import Series, bars, lines, matrix
+from trocr_jax.report.charts import Series, bars, lines, matrix, visible
 from trocr_jax.report.facts import FACTS
 
 
@@ -151,7 +151,7 @@ def confusions(scores: dict[str, Any]) -> str:
 def _shown(text: str) -> str:
     """A piece of text, with the names of its characters for those that look alike."""
     names = ", ".join(unicodedata.name(c, f"U+{ord(c):04X}").lower() for c in text) or "nothing"
-    return f'<code title="{escape(names)}">{escape(text.replace(" ", "␣")) or "∅"}</code>'
+    return f'<code title="{escape(names)}">{"".join(map(visible, text)) or "∅"}</code>'
 
 
 def _points(run: dict[str, Any], table: list[dict[str, Any]], x: str, y: str) -> Series:
