@@ -84,6 +84,15 @@ def test_different_lengths_are_refused(rate):
         rate(["a", "b"], ["a"])
 
 
+@pytest.mark.parametrize("score", [metrics.cer, metrics.wer, metrics.exact_match, metrics.sroie])
+@pytest.mark.parametrize("value", [None, math.nan, b"b"])
+def test_what_is_no_text_is_named(score, value):
+    with pytest.raises(ValueError, match=rf"hypotheses\[1\] is {value!r}, and no text"):
+        score(["a", "b"], ["a", value])
+    with pytest.raises(ValueError, match=rf"references\[0\] is {value!r}, and no text"):
+        score([value], ["a"])
+
+
 def test_both_normalisations_equal_jiwer_on_random_unicode():
     pairs = list(score_check.random_pairs(1500, seed=1))
     assert score_check.largest_difference(pairs, "keep") < 1e-12

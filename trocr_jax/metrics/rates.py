@@ -33,7 +33,8 @@ def cer(
 ) -> float:
     """Character error rate: edits per reference character (Unicode code point, spaces counted).
 
-    Takes two strings, or two equally long series of strings; raises DataError if the lengths differ.
+    Takes two strings, or two equally long series of strings; raises DataError if the lengths differ, or for what is no
+    string.
     whitespace: "keep", or "jiwer" for its default. unicode_form: both sides are brought to it first; none leaves them.
     """
     return character_edits(references, hypotheses, whitespace=whitespace, unicode_form=unicode_form).value
@@ -76,8 +77,12 @@ def exact_matches(references: Texts, hypotheses: Texts, *, unicode_form: Unicode
 
 
 def pair(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | None = None) -> list[tuple[str, str]]:
-    """Each reference with its hypothesis, in `unicode_form` if given. Raises DataError if the lengths differ."""
+    """Each reference with its hypothesis, in `unicode_form` if given. Raises DataError if the lengths differ, or for
+    what is no text."""
     one, other = ([side] if isinstance(side, str) else list(side) for side in (references, hypotheses))
+    for name, side in (("references", one), ("hypotheses", other)):
+        if others := [i for i, text in enumerate(side) if not isinstance(text, str)]:  # as NaN of a table's empty cells
+            raise DataError(f'{name}[{others[0]}] is {side[others[0]]!r}, and no text; give "" where there is none')
     if len(one) != len(other):
         raise DataError(f"{len(one)} references and {len(other)} hypotheses: give as many of each")
     if unicode_form is not None:
