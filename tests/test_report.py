@@ -244,6 +244,11 @@ def test_lines_are_marked_for_review_below_the_threshold_and_where_nothing_was_r
     assert [one.get("x", []) for one in found] == [[], ["review"], ["unreadable", "review"]]
     assert found[0]["b"] == [[250, 500]]
     assert found[0]["a"] == [[2, 1, 50]]
+    outcomes = [Outcome("ab")] * 3  # of a system that knows no confidence
+    readings, lines = [Reading("a", outcomes, None)], Samples("s", samples)
+    for threshold, count in ((0.5, 3), (None, 0)):
+        scored = evaluate(lines, readings, min_confidence=threshold, resamples=20)
+        assert page("s", lines, readings, scored).count('"x":["review"]') == count
 
 
 def test_axes_hold_what_is_drawn_and_few_lines_stand_beside_it() -> None:

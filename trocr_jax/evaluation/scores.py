@@ -42,6 +42,7 @@ def evaluate(
         "left_out": [{"id": bad.id, "reason": bad.reason} for bad in samples.left_out],
         "headline": headline,
         "unicode_form": unicode_form,
+        "min_confidence": min_confidence,
         "level": level,
         "resamples": resamples,
         "runs": runs,

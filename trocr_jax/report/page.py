@@ -22,12 +22,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def page(title: str, samples: Samples, readings: Sequence[Reading], scores: dict[str, Any]) -> str:
     """The text of report.html. scores: what `trocr_jax.evaluation.scores.evaluate` gave for the same readings."""
-    review = next((r["confidence"]["review"] for r in scores["runs"] if (r["confidence"] or {}).get("review")), None)
-    threshold = None if review is None else review["min_confidence"]
     images = thumbnails([sample.image for sample in samples.samples])
     data = {
         "runs": [printable(reading.name) for reading in readings],
-        "rows": rows(samples.samples, readings, images, threshold, scores["unicode_form"]),
+        "rows": rows(samples.samples, readings, images, scores["min_confidence"], scores["unicode_form"]),
     }
     body = [
         f"<header><h1>{escape(title)}</h1><p class=note>{_about(samples, scores)}</p></header>",
