@@ -53,6 +53,8 @@ def _convert(arguments: list[str]) -> int:
     parser.add_argument("--config", help="for a .pt file: a preset's name or a config.json")
     options = parser.parse_args(arguments)
     is_file = Path(options.source).is_file()
+    if is_file and Path(options.source).suffix in (".safetensors", ".bin", ".json"):
+        parser.error("SRC is a file of a model of transformers: give its folder")
     if options.config and not is_file:
         parser.error("--config is for .pt files; a folder has its own config.json")
     if options.revision and is_file:

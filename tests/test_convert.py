@@ -171,6 +171,10 @@ def test_what_cannot_be_converted(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
+    for name in ("model.safetensors", "config.json"):
+        with pytest.raises(SystemExit):
+            main([str(source / name), str(tmp_path / "out")])
+        assert "give its folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
