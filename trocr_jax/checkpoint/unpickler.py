@@ -76,9 +76,6 @@ class _StorageType(NamedTuple):
 class _Inert:
     """Stands for an object whose class is not wanted. Takes whatever a pickle does to it, and keeps nothing."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return super().__new__(cls)
-
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
@@ -98,9 +95,6 @@ class _Inert:
         pass
 
     def add(self, value: object) -> None:
-        pass
-
-    def update(self, values: object) -> None:
         pass
 
 
