@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -18,12 +17,7 @@ from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
 from trocr_jax.quantization import empty_kernels
 
-FLOAT_TYPES = {
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-}
+FLOAT_TYPES = ("bfloat16", "float16", "float32", "float64")  # numpy knows the first by ml_dtypes, which jax imports
 
 
 class StoredTensor(NamedTuple):
@@ -103,7 +97,7 @@ def build(
         wanted = target(".".join(map(str, path)), variable.get_value().shape)
         stored = unused.pop(wanted.name, None)
         kernel = variable.get_value().dtype == jnp.dtype(rounded.dtype)
-        types = (rounded.dtype,) if kernel else tuple(FLOAT_TYPES)
+        types = (rounded.dtype,) if kernel else FLOAT_TYPES
         array = None if stored is None else _read(wanted, stored, problems, types=types)
         if stored is None:
             problems.append(f"missing: {wanted.name} {_shape(wanted.stored_shape)}")
@@ -173,7 +167,7 @@ def _read(wanted: Target, stored: StoredTensor, problems: list[str], *, types: t
 
 def count_not_finite(array: np.ndarray) -> int:
     """How many values are NaN or infinite."""
-    if array.dtype == FLOAT_TYPES["bfloat16"]:  # ml_dtypes has no fast loop: look at the exponent's bits
+    if array.dtype.name == "bfloat16":  # ml_dtypes has no fast loop: look at the exponent's bits
         return int(np.count_nonzero((array.view(np.uint16) & 0x7F80) == 0x7F80))
     if array.dtype.name == "float8_e4m3fn":  # which has no infinity, and one NaN of either sign
         return int(np.count_nonzero((array.view(np.uint8) & 0x7F) == 0x7F))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trocr_jax.checkpoint.parameters import FLOAT_TYPES, StoredTensor
+from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.errors import CheckpointError
 
 _TYPES: dict[str, tuple[str, int]] = {  # name in the header: numpy's name, bytes
@@ -143,12 +143,11 @@ def _check_layout(ranges: list[tuple[int, int, str]], size: int) -> None:
 
 
 def _read_tensor(path: Path, offset: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    kind = FLOAT_TYPES.get(dtype) or np.dtype(dtype)
     count = math.prod(shape)
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            array = np.fromfile(file, kind, count)
+            array = np.fromfile(file, np.dtype(dtype), count)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if array.size != count:

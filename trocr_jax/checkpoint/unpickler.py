@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from trocr_jax.checkpoint.parameters import FLOAT_TYPES, StoredTensor
+from trocr_jax.checkpoint.parameters import StoredTensor
 from trocr_jax.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of the format before torch 1.6
@@ -189,7 +189,7 @@ def _load_zip(path: Path, unknown: Callable[[str], type]) -> Any:
 
         def storage(dtype: str, key: str, count: int) -> _Storage:
             info = entries.get(f"{root}data/{key}")
-            width = _numpy_type(dtype).itemsize
+            width = np.dtype(dtype).itemsize
             if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size != count * width:
                 raise pickle.UnpicklingError(f"storage {key!r} is missing, compressed or of another size")
             return _Storage(dtype, functools.partial(_read_zip_storage, path, info, dtype), count)
@@ -204,7 +204,7 @@ def _read_zip_storage(path: Path, info: zipfile.ZipInfo, dtype: str, first: int,
             content = archive.read(info)  # checks the CRC
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: {info.filename} is damaged ({error})") from None
-    whole = np.frombuffer(content, _numpy_type(dtype))
+    whole = np.frombuffer(content, np.dtype(dtype))
     return whole if count == whole.size else whole[first : first + count].copy()
 
 
@@ -216,7 +216,7 @@ def _load_legacy(path: Path, unknown: Callable[[str], type]) -> Any:
 
     def storage(dtype: str, key: str, count: int) -> _Storage:
         sizes[key] = (dtype, count)
-        width = _numpy_type(dtype).itemsize
+        width = np.dtype(dtype).itemsize
 
         def read(first: int, count: int) -> np.ndarray:
             with path.open("rb") as file:
@@ -224,7 +224,7 @@ def _load_legacy(path: Path, unknown: Callable[[str], type]) -> Any:
                 content = file.read(count * width)
             if len(content) != count * width:
                 raise CheckpointError(f"{path}: the file ends inside a tensor")
-            return np.frombuffer(content, _numpy_type(dtype))
+            return np.frombuffer(content, np.dtype(dtype))
 
         return _Storage(dtype, read, count)
 
@@ -242,7 +242,7 @@ def _load_legacy(path: Path, unknown: Callable[[str], type]) -> Any:
             if stored != count:
                 raise CheckpointError(f"{path}: storage {key!r} has {stored} elements instead of {count}")
             starts[key] = file.tell()
-            file.seek(count * _numpy_type(dtype).itemsize, 1)
+            file.seek(count * np.dtype(dtype).itemsize, 1)
     if sizes.keys() != starts.keys():
         raise CheckpointError(f"{path}: a storage is missing")
     return content
@@ -264,12 +264,8 @@ def _tensors_of(path: Path, content: Any) -> dict[str, StoredTensor]:
 
 def _read_tensor(tensor: _Tensor) -> np.ndarray:
     if not math.prod(tensor.shape):
-        return np.zeros(tensor.shape, _numpy_type(tensor.storage.dtype))
+        return np.zeros(tensor.shape, np.dtype(tensor.storage.dtype))
     span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     flat = tensor.storage.read(tensor.offset, span)
     strides = tuple(step * flat.itemsize for step in tensor.strides)
     return np.ascontiguousarray(as_strided(flat, tensor.shape, strides))
-
-
-def _numpy_type(dtype: str) -> np.dtype:
-    return FLOAT_TYPES.get(dtype) or np.dtype(dtype)
