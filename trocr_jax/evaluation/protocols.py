@@ -14,7 +14,7 @@ from trocr_jax.datasets import Bad, Iam, Record, SceneText, Sroie
 from trocr_jax.datasets.base import Dataset
 from trocr_jax.errors import DataError
 from trocr_jax.evaluated import Sample, Samples
-from trocr_jax.evaluation.samples import listed, missing_images, once
+from trocr_jax.evaluation.samples import listed, once
 
 Protocol = Literal["iam", "sroie", "str"]
 HEADLINE = {"iam": "cer", "sroie": "word_f1", "str": "scene_text_accuracy"}
@@ -60,7 +60,8 @@ def _complete(dataset: Dataset, splits: dict[str, Iterable[Record | Bad]], *, gr
             else:
                 own = f"{split}/{record.id}" if group else record.id
                 good.append(Sample(own, record.text, record.image, split if group else ""))
-    wrong = [f"{b.id}: {b.reason}" for b in bad] + missing_images(good)
+    wrong = [f"{b.id}: {b.reason}" for b in bad]
+    wrong += [str(s.image) for s in good if isinstance(s.image, Path) and not s.image.is_file()]
     if wrong:
         raise DataError(f"{dataset.source}: {dataset.name} is not complete; missing:{listed(wrong)}\n{dataset.where}")
     return Samples(f"{dataset.name}, {', '.join(splits)}", good)

@@ -88,11 +88,6 @@ def check_limit(limit: int | None) -> None:
         raise DecodeError(f"--limit is {limit}: give a number of lines")
 
 
-def missing_images(samples: Iterable[Sample]) -> list[str]:
-    """The image files that are not there."""
-    return [str(s.image) for s in samples if isinstance(s.image, Path) and not s.image.is_file()]
-
-
 def listed(what: list[str]) -> str:
     """Names under each other, as many as a message can hold."""
     more = [f"… and {len(what) - LISTED} more"] if len(what) > LISTED else []
