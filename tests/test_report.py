@@ -58,11 +58,13 @@ def test_lines_are_compared_in_the_form_that_is_asked_for(tmp_path):
     Image.new("L", (200, 40), 220).save(tmp_path / "line.png")
     samples = Samples("s", [Sample("0", "cafe\u0301 au", tmp_path / "line.png", "")])
     image = thumbnails([tmp_path / "line.png"])
-    found = [
-        rows(samples.samples, [reading("one", [text], looked=False)], image, None, form)[0]["o"][0]
+    lines = [
+        rows(samples.samples, [reading("one", [text], looked=False)], image, None, form)[0]
         for text in ("caf\u00e9 au", "caf\u00e9 du")
         for form in (None, "NFC")
     ]
+    assert [line["l"] for line in lines] == [8, 7, 8, 7]
+    found = [line["o"][0] for line in lines]
     assert [row["e"] for row in found] == [2, 0, 3, 1]
     assert found[1]["d"] == ["caf", "\u00e9", " au"]
     assert found[3]["d"] == ["caf", "\u00e9", " ", ["a", "d"], "u"]
@@ -188,6 +190,16 @@ def test_in_a_browser(browser, tmp_path):
         assert run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
     assert run("return window.owned") is None
     assert browser.get_log("browser") == []
+
+
+def test_the_rate_of_a_line_is_of_its_characters_in_the_form_of_the_scores(browser, tmp_path):
+    samples = Samples("s", [Sample("0", "\u1112\u1161\u11ab\u1100\u1173\u11af", None)])  # two syllables in six parts
+    readings = [Reading("one", [Outcome("\ud55c")], None)]  # the first of them
+    path = tmp_path / "report.html"
+    scored = evaluate(samples, readings, unicode_form="NFC", resamples=20)
+    path.write_text(page("s", samples, readings, scored), encoding="utf-8")
+    browser.get(path.as_uri())
+    assert browser.execute_script("return document.querySelector('.head').textContent").endswith("1 wrong, 50.0 %")
 
 
 def test_a_text_from_right_to_left_ends_at_the_left(browser, tmp_path):

@@ -19,13 +19,14 @@ def rows(
     min_confidence: float | None,
     form: UnicodeForm | None,
 ) -> list[dict[str, Any]]:
-    """A row for each line: i id, g group, r reference, m image, w and h its size, o what each run made of it. form: in
-    which texts are compared."""
+    """A row for each line: i id, g group, r reference, l its characters, m image, w and h its size, o what each run
+    made of it. form: in which texts are compared, and characters are counted."""
     return [
         {
             "i": printable(sample.id),
             "g": printable(sample.group),
             "r": printable(sample.reference),
+            "l": int(character_edits(sample.reference, "", unicode_form=form).denominators[0]),
             "m": image.data,
             "w": image.width,
             "h": image.height,

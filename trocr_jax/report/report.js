@@ -20,7 +20,7 @@ function shape(tag, attributes) {
 }
 
 const textOf = (outcome) => (outcome.d || []).map((p) => (typeof p === "string" ? p : p[1])).join("");
-const rate = (row, o) => (o.e || 0) / Math.max(1, [...row.r].length);
+const rate = (row, o) => (o.e || 0) / Math.max(1, row.l);
 const confidence = (o, missing) => (o.c === undefined ? missing : o.c);
 const order = {
   order: () => 0,
@@ -28,7 +28,7 @@ const order = {
   rate: (a, b, r) => rate(b, b.o[r]) - rate(a, a.o[r]),
   unsure: (a, b, r) => confidence(a.o[r], 2) - confidence(b.o[r], 2),
   sure: (a, b, r) => confidence(b.o[r], -1) - confidence(a.o[r], -1),
-  long: (a, b) => b.r.length - a.r.length,
+  long: (a, b) => b.l - a.l,
 };
 const kept = {
   all: () => true,
