@@ -93,6 +93,12 @@ def test_what_is_no_text_is_named(score, value):
         score([value], ["a"])
 
 
+@pytest.mark.parametrize("rate", [cer, wer])
+def test_another_choice_of_white_space_is_refused(rate):
+    with pytest.raises(ValueError, match="whitespace is 'strip': give 'keep' or 'jiwer'"):
+        rate("a ", "a", whitespace="strip")
+
+
 def test_both_normalisations_equal_jiwer_on_random_unicode():
     pairs = list(score_check.random_pairs(1500, seed=1))
     assert score_check.largest_difference(pairs, "keep") < 1e-12

@@ -34,7 +34,7 @@ def cer(
     """Character error rate: edits per reference character (Unicode code point, spaces counted).
 
     Takes two strings, or two equally long series of strings; raises DataError if the lengths differ, or for what is no
-    string.
+    string, and for another `whitespace`.
     whitespace: "keep", or "jiwer" for its default. unicode_form: both sides are brought to it first; none leaves them.
     """
     return character_edits(references, hypotheses, whitespace=whitespace, unicode_form=unicode_form).value
@@ -53,7 +53,7 @@ def character_edits(
 ) -> Tally:
     """The character error rate line by line: edits, and characters of the reference. Arguments as for `cer`."""
     pairs = pair(references, hypotheses, unicode_form=unicode_form)
-    if whitespace == "jiwer":
+    if _is_jiwer(whitespace):
         pairs = [(r.strip(), h.strip()) for r, h in pairs]
     return _distances(pairs)
 
@@ -62,7 +62,7 @@ def word_edits(
     references: Texts, hypotheses: Texts, *, whitespace: Whitespace = "keep", unicode_form: UnicodeForm | None = None
 ) -> Tally:
     """The word error rate line by line: edits, and words of the reference. Arguments as for `cer`."""
-    words = _jiwer_words if whitespace == "jiwer" else str.split
+    words = _jiwer_words if _is_jiwer(whitespace) else str.split
     return _distances([(words(r), words(h)) for r, h in pair(references, hypotheses, unicode_form=unicode_form)])
 
 
@@ -88,6 +88,12 @@ def pair(references: Texts, hypotheses: Texts, *, unicode_form: UnicodeForm | No
     if unicode_form is not None:
         one, other = ([unicodedata.normalize(unicode_form, text) for text in side] for side in (one, other))
     return list(zip(one, other, strict=True))
+
+
+def _is_jiwer(whitespace: Whitespace) -> bool:
+    if whitespace not in ("keep", "jiwer"):
+        raise DataError(f"whitespace is {whitespace!r}: give 'keep' or 'jiwer'")
+    return whitespace == "jiwer"
 
 
 _SPACES = re.compile(r"\s\s+")
