@@ -256,6 +256,9 @@ def test_lines_are_marked_for_review_below_the_threshold_and_where_nothing_was_r
     assert [one.get("x", []) for one in found] == [[], ["review"], ["unreadable", "review"]]
     assert found[0]["b"] == [[250, 500]]
     assert found[0]["a"] == [[2, 1, 50]]
+    outcome = Outcome("abc", characters=[("a", 0.57), ("b", 0.0), ("c", 1.0)])
+    (row,) = rows(samples[:1], [Reading("a", [outcome], None)], images[:1], None, None)
+    assert row["o"][0]["k"] == "570099"  # 100 * 0.57 is less than 57
     outcomes = [Outcome("ab")] * 3  # of a system that knows no confidence
     readings, lines = [Reading("a", outcomes, None)], Samples("s", samples)
     for threshold, count in ((0.5, 3), (None, 0)):

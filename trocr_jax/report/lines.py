@@ -51,7 +51,7 @@ def _outcome(reference: str, found: Outcome, min_confidence: float | None, form:
             for e in edits(reference, found.text)
         ],
         "c": None if found.confidence is None else round(found.confidence, 4),
-        "k": "".join(f"{min(99, int(100 * c)):02}" for _, c in found.characters),
+        "k": "".join(f"{min(99, round(100 * c)):02}" for _, c in found.characters),
         "x": marks,
         "f": printable(found.error) if found.error else "",
         "n": [[printable(a.text), round(a.probability, 4)] for a in found.alternatives],
