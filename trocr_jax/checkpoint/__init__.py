@@ -41,5 +41,6 @@ def load(path: str | os.PathLike[str], dtype: DTypeLike | None = None, *, revisi
 
 def save(model: TrOCR, path: str | os.PathLike[str], *, assets: str | os.PathLike[str] | None = None) -> None:
     """Writes the native folder: `save_native`. `assets` is a folder whose tokenizer and preprocessor go along, without
-    which the folder is a model, but no `Recognizer`."""
+    which the folder is a model, but no `Recognizer`. So does its calibration: remove calibration.json where that folder
+    has other weights."""
     save_native(model, path, assets=assets)

@@ -141,10 +141,11 @@ def save_huggingface(
 ) -> None:
     """Writes a folder that transformers loads with `VisionEncoderDecoderModel.from_pretrained`.
 
-    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along. Files of a tokenizer or
-    image processor that was there before are removed where another one takes its place. Generation settings that are
-    not copied are written anew, and a calibration of other weights is always removed. The encoder's pooler, which TrOCR
-    does not use, is not written (nor is it in the published folders): transformers says that it makes a new one.
+    `assets` is a folder whose tokenizer, preprocessor, generation settings and calibration are copied along. Files of a
+    tokenizer or image processor that was there before are removed where another one takes its place. Generation
+    settings that are not copied are written anew, and a calibration that is not copied is removed. The encoder's
+    pooler, which TrOCR does not use, is not written (nor is it in the published folders): transformers says that it
+    makes a new one.
     torch_dtype: what config.json says that transformers is to compute in; the type of the parameters if none. The
     folder loads again when all of it is there: config.json is written last, and one that was there is removed before
     its weights are replaced. Raises CheckpointError if the folder cannot be written, the model is quantised, or

@@ -53,7 +53,7 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
     """Writes a native folder, complete or not at all. An older native folder of that name is replaced, with the
     programs that were compiled for it.
 
-    `assets` is a folder whose tokenizer, preprocessor and generation settings are copied along.
+    `assets` is a folder whose tokenizer, preprocessor, generation settings and calibration are copied along.
     Raises CheckpointError if the folder cannot be written, or holds anything else.
     """
     folder = Path(folder).absolute()
