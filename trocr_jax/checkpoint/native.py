@@ -40,7 +40,6 @@ from trocr_jax.quantization import SCALE
 
 _MANIFEST = "MANIFEST.json"
 _FORMAT = "trocr_jax checkpoint 1"
-_BLOCK = 1 << 20
 _SCALE = f".kernel{SCALE}"  # of a layer with a kernel in int8 or float8
 
 
@@ -233,11 +232,8 @@ def _files(folder: Path) -> list[str]:
 
 def _hashes(folder: Path, names: list[str]) -> dict[str, str]:
     def digest(name: str) -> str:
-        sha = hashlib.sha256()
         with (folder / name).open("rb") as file:
-            while block := file.read(_BLOCK):
-                sha.update(block)
-        return sha.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     try:
         with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter's lock
