@@ -72,10 +72,8 @@ def once(records: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
 
 def choose(source: Path, splits: Mapping[str, _T], split: str | None) -> tuple[str, _T]:
     """The split that was asked for, or the only one, or that with the name test. Raises DataError naming them all."""
-    if split is None and len(splits) > 1:
-        split = "test" if "test" in splits else None
-    elif split is None:
-        split = next(iter(splits), None)
+    if split is None and (len(splits) == 1 or "test" in splits):
+        split = "test" if "test" in splits else next(iter(splits))
     if split is None or split not in splits:
         asked = "it has several splits" if split is None else f"no split {split!r}"
         raise DataError(f"{source}: {asked}; give --split with one of {', '.join(splits)}")
