@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
@@ -344,6 +346,12 @@ def test_a_regex_accepts_what_python_does(pattern: str) -> None:
         "{,2",
     ]:
         assert accepts(dfa, text) == bool(re.fullmatch(pattern, text)), text
+
+
+def test_what_any_character_repeats_takes_as_many_states_as_it_is_long() -> None:
+    code = "from trocr_jax.decoding.regex import from_regex; print(len(from_regex('[^:]{1,60}: .{,60}').accepting))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert int(found.stdout) < 2000  # 2 ** 60 of an automaton that may begin anywhere
 
 
 def accepts(dfa, text: str) -> bool:

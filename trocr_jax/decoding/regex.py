@@ -135,24 +135,30 @@ def _ranges(name: str) -> str:
     return "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in zip(first, last, strict=True))
 
 
+_FRONT = 257  # a token of three zero bytes
+
+
 @cache
 def _bytes() -> Any:
-    """The vocabulary of all bytes: over it, the index that outlines-core builds is the automaton itself."""
+    """The vocabulary of all bytes: over it, the index that outlines-core builds is the automaton itself. Beside them
+    _FRONT and, at 256, an end token."""
     from outlines_core import Vocabulary
 
-    return Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})  # 256: its end token
+    return Vocabulary(256, {bytes(3): [_FRONT], **{bytes([byte]): [byte] for byte in range(256)}})
 
 
 def _index(pattern: str, inner: str) -> tuple[dict[int, dict[int, int]], int, set[int]]:
     """Transitions, start and accepting states of outlines-core.
 
     Its automata stop at the first match by priority (`a|ab` would be `a`) unless an end is asked for, and an end may
-    only be asked for behind a byte: so a zero byte stands in front, and the start is what follows it.
+    only be asked for behind a byte: so zero bytes stand in front, and the start is what follows them. It also makes
+    automata that may begin anywhere, with 2 ** n states for `.{n}` behind zero bytes that `.` matches. A match of the
+    first zero byte alone comes before all other beginnings and stops that; it is told of behind the second.
     """
     from outlines_core import Index
 
     try:
-        index = Index(f"\\x00(?:{inner})\\z", _bytes())
+        index = Index(rf"\x00\x00\x00(?:{inner})\z|\x00", _bytes())
     except ValueError as error:
         if "no transitions" in str(error):
             raise DecodeError(f"regex {pattern!r} matches no text") from error
@@ -160,4 +166,4 @@ def _index(pattern: str, inner: str) -> tuple[dict[int, dict[int, int]], int, se
             f"regex {pattern!r}: {error}; look-around and back-references are not regular: leave them out"
         ) from error
     transitions = index.get_transitions()
-    return transitions, transitions[index.get_initial_state()][0], set(index.get_final_states())
+    return transitions, transitions[index.get_initial_state()][_FRONT], set(index.get_final_states())
