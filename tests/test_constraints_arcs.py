@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from tests.test_constraints import CASES, OPENING, SPECIAL, TOY, L, V, allowed_a
 from tests.toy import toy
 from trocr_jax.decoding import automaton as automaton_module
 from trocr_jax.decoding import constraints, diverse_beam_search
+from trocr_jax.decoding import dfa as dfa_module
 from trocr_jax.decoding import token_arcs as token_arcs_module
 from trocr_jax.decoding.automaton import SparseAutomaton, TableAutomaton
 from trocr_jax.decoding.constraints import All, Lexicon, Regex
@@ -87,6 +89,27 @@ def test_arcs_come_in_blocks_of_any_size(case: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(token_arcs_module, "ARC_LIMIT", 2)
     with pytest.raises(DecodeError, match="more than 2 arcs: give a simpler one"):
         arcs()
+
+
+def looked_at(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many arcs a module will have looked at, each time that it asks for rows of them."""
+    counts, rows = list[int](), dfa_module.rows
+
+    def counted(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = rows(offsets, chosen)
+        counts.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(module, "rows", counted)
+    return counts
+
+
+def test_where_any_character_may_follow_those_of_tokens_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = looked_at(token_arcs_module, monkeypatch)
+    texts = [None, None, None, *(bytes(pair) for n in (1, 2) for pair in itertools.product(LETTERS.encode(), repeat=n))]
+    dfa = Regex(".{1,20}").automaton()
+    found = token_arcs_module.token_arcs(dfa, texts, texts, special=SPECIAL, max_new_tokens=30)
+    assert sum(counts) < 8 * len(found.tokens)  # some 200 bytes may follow each character of a token
 
 
 def test_special_tokens_spell_nothing() -> None:

@@ -99,23 +99,28 @@ class _Trie:
 
 def _spell(dfa: Dfa, trie: _Trie, states: np.ndarray, arcs: np.ndarray) -> np.ndarray:
     """Arcs [A, 3] (state, token, state) that begin with the byte arcs [N] of `dfa`, each of the state beside it."""
-    found, total = [np.zeros((0, 3), np.int64)], 0
+    found, total, own_keys, degree = [np.zeros((0, 3), np.int64)], 0, keys(dfa), np.diff(dfa.offsets)
     for begin in range(0, len(states), BLOCK):
-        origin, at = states[begin : begin + BLOCK], np.zeros(len(states[begin : begin + BLOCK]), np.int64)
-        arc = arcs[begin : begin + BLOCK]
+        origin, arc = states[begin : begin + BLOCK], arcs[begin : begin + BLOCK]
+        branch = find(trie.keys, dfa.symbols[arc])  # the arc of the trie beside it, at first of its root, 0
         while len(origin):
-            hit = find(trie.keys, at * 256 + dfa.symbols[arc])
-            ok = hit >= 0
-            origin, at, state = origin[ok], trie.dfa.targets[hit[ok]].astype(np.int64), dfa.targets[arc[ok]]
+            ok = (arc >= 0) & (branch >= 0)
+            origin, arc, branch = origin[ok], arc[ok], branch[ok]
+            at, state = trie.dfa.targets[branch].astype(np.int64), dfa.targets[arc].astype(np.int64)
             owner, index = rows(trie.offsets, at)
-            found.append(np.stack([origin[owner], trie.tokens[index], 3 + state[owner].astype(np.int64)], axis=1))
+            found.append(np.stack([origin[owner], trie.tokens[index], 3 + state[owner]], axis=1))
             total += len(owner)
             if total > ARC_LIMIT:
                 raise DecodeError(f"the constraint takes more than {ARC_LIMIT:,} arcs: give a simpler one")
             more = trie.degree[at] > 0
             origin, at, state = origin[more], at[more], state[more]
-            owner, arc = rows(dfa.offsets, state)
-            origin, at = origin[owner], at[owner]
+            if trie.degree[at].sum() < degree[state].sum():  # as where any character may follow
+                owner, branch = rows(trie.dfa.offsets, at)
+                arc = find(own_keys, state[owner] * 256 + trie.dfa.symbols[branch])
+            else:
+                owner, arc = rows(dfa.offsets, state)
+                branch = find(trie.keys, at[owner] * 256 + dfa.symbols[arc])
+            origin = origin[owner]
     return np.concatenate(found)
 
 
