@@ -112,6 +112,15 @@ def test_where_any_character_may_follow_those_of_tokens_are_looked_at(monkeypatc
     assert sum(counts) < 8 * len(found.tokens)  # some 200 bytes may follow each character of a token
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_where_any_character_may_follow_those_of_words_are_looked_at(
+    turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = looked_at(dfa_module, monkeypatch)
+    both = All(*(Regex(".{1,20}"), Lexicon(WORDS))[::turn]).automaton()
+    assert sum(counts) < 2 * len(both.symbols)
+
+
 def test_special_tokens_spell_nothing() -> None:
     """Whatever their strings are: of a tokenizer that takes them for ordinary ones, say."""
     known = Spellings([b"a", b"a", b"a", b"a", b"ab", b" "])

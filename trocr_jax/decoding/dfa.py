@@ -32,6 +32,7 @@ def from_arcs(arcs: Sequence[tuple[int, int, int]] | np.ndarray, *, accepting: S
 
 def intersect(a: Dfa, b: Dfa) -> Dfa:
     """Texts of both. Raises DecodeError if that takes too many states."""
+    a, b = sorted((a, b), key=lambda one: len(one.symbols) / len(one.accepting))  # fewer arcs are followed
     width, table_a, table_b = len(b.accepting), (a.offsets, keys(a)), keys(b)
     known = frontier = np.zeros(1, np.int64)  # a pair of states is the number p * width + q
     sources, symbols, targets = [], [], []
@@ -44,8 +45,9 @@ def intersect(a: Dfa, b: Dfa) -> Dfa:
         sources.append(source)
         symbols.append(symbol[both])
         targets.append(target)
-        frontier = np.setdiff1d(target, known)
-        known = np.union1d(known, frontier)
+        frontier = np.unique(target)
+        frontier = frontier[find(known, frontier) < 0]
+        known = np.sort(np.concatenate([known, frontier]), kind="stable")  # merges the two, which are sorted
         if len(known) > LIMIT:
             raise DecodeError(f"the constraints together take more than {LIMIT:,} states: give simpler ones")
     pairs = [np.searchsorted(known, np.concatenate(column)) for column in (sources, targets)]
