@@ -120,6 +120,14 @@ def test_seeds_are_checked(model: trocr_jax.TrOCR, seed: Any) -> None:
             begin()
 
 
+def test_a_search_of_ones_own_has_no_more_tokens_than_positions(model: trocr_jax.TrOCR) -> None:
+    init_cache = prime(model, pixels(1)).init_cache
+    most = model.config.decoder.max_position_embeddings
+    assert init_cache(1, most).max_new_tokens == most
+    with pytest.raises(DecodeError, match=f"{most + 1} tokens: the model has {most} positions"):
+        init_cache(1, most + 1)
+
+
 def test_a_search_of_ones_own_reads_what_generate_reads(model: trocr_jax.TrOCR) -> None:
     @jax.jit
     def read(model: trocr_jax.TrOCR, pixels: jax.Array) -> trocr_jax.decoding.Decoded:

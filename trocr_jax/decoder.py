@@ -123,7 +123,9 @@ class Decoder(nnx.Module):
         return tuple(absorb(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
-        """An empty cache for `length` tokens. dtype: of its keys and values; int8 has a scale for each."""
+        """An empty cache for `length` tokens. dtype: of its keys and values; int8 has a scale for each. Raises
+        DecodeError for more tokens than the model has learned positions."""
+        self._check_length(length)
         shape = (batch, self.config.num_heads, length * beams, self.config.head_dim)
         layers = tuple(KeyValue(empty_rows(shape, dtype), empty_rows(shape, dtype)) for _ in self.layers)
         return Cache(layers, jnp.zeros((batch, beams, length), jnp.int32))
@@ -211,12 +213,15 @@ class Decoder(nnx.Module):
         _check_tokens(tokens, self.config.vocab_size)
         length = tokens.shape[1]
         rows = jnp.arange(length, dtype=jnp.int32)[None, :] + POSITION_OFFSET
-        if self.config.learned_positions and length > self.config.max_position_embeddings:
-            raise DecodeError(f"{length} tokens: the model has {self.config.max_position_embeddings} positions")
+        self._check_length(length)
         if not self.config.learned_positions:
             mask = (tokens != self.pad_token_id).astype(jnp.int32)
             rows = jnp.cumsum(mask, axis=1) * mask + self.pad_token_id
         return self._embed(tokens, jnp.broadcast_to(rows, tokens.shape), length=length, dtype=dtype)
+
+    def _check_length(self, length: int) -> None:
+        if self.config.learned_positions and length > self.config.max_position_embeddings:
+            raise DecodeError(f"{length} tokens: the model has {self.config.max_position_embeddings} positions")
 
     def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
         """tokens and position rows [...] -> [..., D]."""
