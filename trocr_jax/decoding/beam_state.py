@@ -54,7 +54,7 @@ def check_lengths(
     check_room(cache, max_new_tokens)
     check_whole("batch", batch, 1)
     check_whole("num_beams", beams, 1)
-    if early_stopping not in (True, False, "never"):
+    if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise DecodeError(f'early_stopping is {early_stopping!r}: give True, False or "never"')
     if not 1 <= count <= beams:
         raise DecodeError(f"num_return_sequences is {count}: {beams} beams give at least 1 text and at most {beams}")
