@@ -216,6 +216,9 @@ class Wrong:
     def init(self, batch: int, beams: int) -> jax.Array:
         return jnp.int32(0) if self.mistake == "state" else jnp.zeros((batch, beams))
 
+    def advance(self, state: jax.Array, tokens: jax.Array) -> Any:
+        return {"kind": tokens, "more": state[..., None], "list": [state]}.get(self.mistake, state)
+
     def __call__(self, scores: jax.Array, context: Context) -> Any:
         return {"rank": scores[0], "nothing": None, "type": scores > 0}.get(self.mistake, scores)
 
@@ -224,6 +227,9 @@ class Wrong:
     ("mistake", "weight", "message"),
     [
         ("state", 1.0, r"Wrong: a state of shape \(\); give arrays of shape \(2, 3, …\)"),
+        ("kind", 1.0, r"Wrong: advance makes int32\[2,3\] of a state float32\[2,3\]; give the same types"),
+        ("more", 1.0, r"Wrong: advance makes float32\[2,3,1\] of a state float32\[2,3\]"),
+        ("list", 1.0, r"Wrong: advance makes \[.*\] of a state float32\[2,3\]"),
         ("rank", 1.0, r"Wrong: gives float32\(3, 6\), not scores \[B, K, V\], floats\(2, 3, 6\)"),
         ("nothing", 1.0, r"Wrong: gives NoneType, not scores"),
         ("type", 1.0, r"Wrong: gives bool\(2, 3, 6\), not scores"),

@@ -40,7 +40,12 @@ class Chain:
         return states
 
     def advance(self, state: tuple[Any, ...], tokens: jax.Array) -> tuple[Any, ...]:
-        return tuple(advance(p, s, tokens) for p, s in zip(self.processors, state, strict=True))
+        states = tuple(advance(p, s, tokens) for p, s in zip(self.processors, state, strict=True))
+        for processor, *both in zip(self.processors, state, states, strict=True):
+            old, new = (jax.tree.map(jax.typeof, one) for one in both)
+            if not _same(old, new):
+                raise DecodeError(f"{_name(processor)}: advance makes {new} of a state {old}; give the same types")
+        return states
 
     def __call__(self, scores: jax.Array, context: Context) -> jax.Array:
         for processor, state in zip(self.processors, context.state, strict=True):
@@ -95,6 +100,14 @@ def _checked(processor: Processor) -> Processor:
 def _reorders(part: Any) -> bool:
     """Whether it is a state that `take` leaves to itself."""
     return hasattr(part, "reordered")
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether states of these types are alike; weak types, of Python's numbers, may become others."""
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=False)
+    equal = all(a.shape == b.shape and (a.weak_type or a.dtype == b.dtype) for a, b in pairs)
+    before: Any = jax.tree.structure(old)
+    return equal and bool(before == jax.tree.structure(new))
 
 
 def _name(processor: Processor) -> str:
