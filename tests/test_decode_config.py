@@ -24,6 +24,7 @@ from tests.tiny import HEIGHT, WIDTH, tiny_config, tiny_model
 from trocr_jax import DecodeConfig, checkpoint, generation, generation_plan
 from trocr_jax.decoding import Decoded, Special, categorical, chain, filters, greedy, sample
 from trocr_jax.decoding.config_huggingface import OURS, UNSUPPORTED, WITHOUT_EFFECT
+from trocr_jax.decoding.constraints import All, Constraint, Regex
 from trocr_jax.errors import DecodeError
 
 # As the published folders have it; the values of old versions are those of transformers 4.
@@ -36,6 +37,10 @@ PUBLISHED = {
     "transformers_version": "4.27.0.dev0",
     "use_cache": False,
 }
+
+
+class Unhashable(Constraint):
+    __hash__ = None  # type: ignore[assignment]  # as of a dataclass that is not frozen
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,8 @@ PUBLISHED = {
         {"eta_cutoff": -1, "do_sample": True},
         {"do_sample": 1},
         {"constraint": "[0-9]+"},
+        {"constraint": Regex},  # not called
+        {"constraint": All(Unhashable())},
         {"early_stopping": 1},
         {"renormalize_logits": None},
         {"choose": "worst"},

@@ -131,11 +131,16 @@ class DecodeConfig:
             raise DecodeError(f'early_stopping is {self.early_stopping!r}: give True, False or "never"')
         if self.choose not in ("score", "mbr"):
             raise DecodeError(f'choose is {self.choose!r}: give "score" or "mbr"')
-        if self.constraint is not None and not callable(self.constraint):
+        if isinstance(self.constraint, type) or not (self.constraint is None or callable(self.constraint)):
             from trocr_jax.decoding.constraints import Constraint
 
             if not isinstance(self.constraint, Constraint):
                 raise DecodeError(f"constraint is {self.constraint!r}: give Regex(…), Characters(…) or another of them")
+            try:
+                hash(self.constraint)
+            except TypeError as error:
+                kind = type(self.constraint).__name__
+                raise DecodeError(f"constraint: {error}; make {kind} a frozen dataclass of hashable fields") from None
         if self.cache_dtype not in (None, "int8"):
             raise DecodeError(f'cache_dtype is {self.cache_dtype!r}: give "int8", or leave it out for the compute type')
         check_seed(self.seed)
