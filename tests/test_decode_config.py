@@ -252,6 +252,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps({**PUBLISHED, "num_beams": 3}), encoding="utf-8")
     with pytest.raises(DecodeError, match=r"nowhere\.json: no such file"):
         DecodeConfig.from_generation_config(tmp_path / "nowhere.json")
+    with pytest.raises(DecodeError, match=r"a GenerationConfig is no .*to_dict"):
+        DecodeConfig.from_generation_config(GenerationConfig())
     sources: list[Path | str] = [tmp_path, str(tmp_path), tmp_path / "generation_config.json"]
     for folder in sources:
         assert DecodeConfig.from_generation_config(folder).num_beams == 3

@@ -114,6 +114,9 @@ def _new_tokens(options: Mapping[str, Any]) -> int:
 def _read(source: Mapping[str, Any] | str | os.PathLike[str], names: set[str]) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise DecodeError(f"a {kind} is no generation_config.json: give its path or its contents, a dict (to_dict())")
     path = Path(source)
     if not path.is_dir():
         return _object(path)
