@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from trocr_jax.decoding.arpa import NGrams
+from trocr_jax.decoding.dfa import find
 from trocr_jax.errors import DecodeError
 
 LOG_UNKNOWN = -100 * math.log(10)  # of <unk> where the file has none: kenlm's default
@@ -61,10 +62,7 @@ class Tree:
         """words [M, n] -> the place of each in its level, -1 for one that is not there; 0 for the empty one."""
         found = np.zeros(len(words), np.int64)
         for keys, last in zip(self.keys, words.T, strict=False):
-            wanted = np.where(found < 0, -1, found * self.width + last)
-            found = np.searchsorted(keys, wanted)
-            there = keys[np.minimum(found, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(words), bool)
-            found = np.where(there, found, -1)
+            found = find(keys, np.where(found < 0, -1, found * self.width + last))
         return found
 
     def context(self, words: np.ndarray) -> np.ndarray:
