@@ -172,4 +172,3 @@ class Refill:
             for i, label in enumerate(labels):
                 self.lines += 1
                 yield Found(label, Decoded._make(array[i] for array in arrays))
-        found.clear()
