@@ -4,6 +4,7 @@ cannot be used."""
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,43 @@ def test_a_field_that_a_recipe_does_not_have_is_named(tmp_path: Path, monkeypatc
     monkeypatch.setattr(train.recipes, "__path__", [*train.recipes.__path__, str(tmp_path)])
     with pytest.raises(ConfigError, match=r"train/recipes/misspelt_recipe.py: .*'nmae'.*train/recipe.py"):
         load_recipe("misspelt-recipe")
+
+
+@pytest.mark.parametrize(
+    ("stages", "data", "message"),
+    [
+        ("STAGE", "DATA", "'Stage' object is not iterable; the fields are in train/recipe.py"),
+        ("(STAGE,)", "Data(train=Pictures())", r"must be an iterable, not Pictures; the fields are"),
+        (
+            "(replace(STAGE, steps=1e3, width=40.0),)",
+            "DATA",
+            r"stages\[0\].steps is 1000.0; give a whole number; .*width",
+        ),
+        (
+            "(STAGE,)",
+            "replace(DATA, train=(Rendered(style='handwritten'),))",
+            "'handwritten'; supported: printed, handwr",
+        ),
+        ("(STAGE,)", "replace(DATA, augmentation='randaug')", "data names 'randaug'; supported: none, paper, randaug"),
+    ],
+)
+def test_what_is_easily_mistaken_in_a_recipe_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str, data: str, message: str
+) -> None:
+    import train.recipes
+
+    text = (
+        "from dataclasses import replace\n"
+        "from train.data.parts import Data, Pictures, Rendered\n"
+        "from train.recipes.tiny_printed import RECIPE\n"
+        "STAGE, DATA = RECIPE.stages[0], Data(train=(Pictures(),))\n"
+        f"RECIPE = replace(RECIPE, stages={stages}, data={data})\n"
+    )
+    (tmp_path / "mistaken.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(train.recipes, "__path__", [*train.recipes.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "train.recipes.mistaken", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("mistaken")
 
 
 def test_counts_that_would_divide_by_zero_are_refused() -> None:

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from train.data.parts import Data
+from train.data.augment import Augmentation
+from train.data.fonts import STYLES
+from train.data.parts import Data, Rendered
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import ConfigError
 from trocr_jax.image import ImageProcessor
@@ -19,6 +21,7 @@ from trocr_jax.image import ImageProcessor
 METHODS = ("adamw", "muon")
 SCHEDULES = ("inverse_sqrt", "cosine", "linear", "constant")
 TYPES = ("float32", "bfloat16")
+AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 LEAST = {
     0: ("seed", "keep_best", "keep_every", "eval_every", "eval_beams", "eval_worst", "patience"),
     1: ("log_every", "save_every", "keep_last", "eval_lines"),
@@ -187,9 +190,9 @@ def load_recipe(name: str, *, data: Path = Path("data"), **options: Any) -> Reci
         given["data"] = data
     try:
         recipe: Recipe = make(**given) if make else module.RECIPE
+        check(recipe)
     except TypeError as error:
         raise _misspelt(module_name, error) from error
-    check(recipe)
     return recipe
 
 
@@ -201,7 +204,7 @@ def _names() -> list[str]:
 
 
 def _misspelt(module_name: str, error: TypeError) -> ConfigError:
-    """What a dataclass says of a field that it does not have or that is missing."""
+    """What a dataclass says of a field that it does not have or that is missing, and Python of one of another type."""
     return ConfigError(f"{module_name.replace('.', '/')}.py: {error}; the fields are in train/recipe.py")
 
 
@@ -228,9 +231,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             f"{recipe.config.encoder.image_size}"
         )
     for least, names in LEAST.items():
-        for name in names:
-            if getattr(recipe, name) < least:
-                yield f"{name} is {getattr(recipe, name)}; give at least {least}"
+        yield from _number_problems(recipe, names, least)
+    if recipe.data is not None:
+        drawn = [part for part in (*recipe.data.train, *recipe.data.held_out) if isinstance(part, Rendered)]
+        for kind, known in (*((part.style, STYLES) for part in drawn), (recipe.data.augmentation, AUGMENTATIONS)):
+            if kind not in known:
+                yield f"data names {kind!r}; supported: {', '.join(known)}"
     if recipe.patience and not (recipe.eval_every and recipe.keep_best):
         yield f"patience is {recipe.patience}; set eval_every and keep_best, which it counts by"
     if recipe.start_from == WarmStart():
@@ -279,9 +285,7 @@ def _optimizer_problems(recipe: Recipe) -> Iterator[str]:
 
 def _stage_problems(recipe: Recipe, stage: Stage) -> Iterator[str]:
     encoder, decoder = recipe.config.encoder, recipe.config.decoder
-    for name in ("steps", "batch_size", "micro_batches", "max_chars"):
-        if getattr(stage, name) < 1:
-            yield f"{name} is {getattr(stage, name)}; give at least 1"
+    yield from _number_problems(stage, ("steps", "batch_size", "micro_batches", "max_chars", "width"), 1)
     weights = stage.cross_entropy_weight, stage.ctc_weight
     if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         yield (
@@ -304,6 +308,14 @@ def _stage_problems(recipe: Recipe, stage: Stage) -> Iterator[str]:
             f"max_chars is {stage.max_chars}; with the end token that is more than the "
             f"{decoder.max_position_embeddings} positions of the decoder"
         )
+
+
+def _number_problems(of: Recipe | Stage, names: tuple[str, ...], least: int) -> Iterator[str]:
+    for name in names:
+        if not isinstance(value := getattr(of, name), int):
+            yield f"{name} is {value!r}; give a whole number"
+        elif value < least:
+            yield f"{name} is {value}; give at least {least}"
 
 
 def _pattern_problems(name: str, pattern: str) -> Iterator[str]:
