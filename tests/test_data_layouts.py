@@ -13,7 +13,7 @@ from PIL import Image
 from tests.test_data_build import picture, quarantine, texts, write
 from train.data import records
 from train.data.build import build
-from train.data.builders import HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
+from train.data.builders import Folder, HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Record
 from trocr_jax.datasets.crop import cut_line, cut_word
@@ -430,6 +430,24 @@ def test_lines_with_baselines_alone_are_cut_by_their_distance(tmp_path: Path) ->
 def quarters() -> Image.Image:
     """Grey levels 0 and 80 above, 160 and 240 below."""
     return Image.fromarray(np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((20, 40), np.uint8)))
+
+
+def test_what_macos_leaves_beside_files_is_none_of_a_data_set(tmp_path: Path) -> None:
+    Image.new("L", (100, 100), 255).save(tmp_path / "p1.png")
+    write(tmp_path / "p1.xml", PAGE)
+    write(tmp_path / "train.tsv", "p1.png\ta\n")
+    write(tmp_path / "test/img/X1.png", picture())
+    write(tmp_path / "test/box/X1.txt", "0,0,9,0,9,9,0,9,b\n")
+    for name in ("._p1.xml", "__MACOSX/._p1.xml", "__MACOSX/p1.xml", "._train.tsv", "test/img/._X1.png", "._a.parquet"):
+        write(tmp_path / name, b"\0\5\x16\7")
+    pages = {split: list(found) for split, found in Pages(source=tmp_path).records().items()}
+    assert pages.keys() == {"train"}
+    assert {r.id.partition("/")[0] for r in pages["train"]} == {"p1"}
+    assert [r.text for r in Folder(source=tmp_path).records()["train"]] == ["a"]  # type: ignore[union-attr]
+    receipts = Sroie(source=tmp_path, only=("test",), partial=True)
+    assert not receipts.missing()
+    assert [r.text for r in receipts.records()["test"]] == ["b"]  # type: ignore[union-attr]
+    assert HuggingFace(source=tmp_path).missing()
 
 
 def test_a_word_that_is_written_askew_is_upright() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from trocr_jax.errors import DataError
+from trocr_jax.image_paths import hidden
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 
@@ -121,7 +122,12 @@ def rows_of(text: str) -> list[str]:
     return rows if rows[-1] else rows[:-1]
 
 
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern finds in a folder, in the order of paths, but for what is `hidden`: macOS leaves a ._NAME beside
+    each NAME, or in a folder of its own."""
+    return sorted(path for path in folder.glob(pattern) if not hidden(path.relative_to(folder).as_posix()))
+
+
 def images_in(folder: Path) -> dict[str, Path]:
     """Stem -> image file directly in a folder, in the order of names; empty where there is no such folder."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.stem: path for path in found}
+    return {path.stem: path for path in files_in(folder, "*") if path.suffix.lower() in IMAGE_SUFFIXES}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trocr_jax.datasets.base import LOCAL, Bad, Dataset, Record, read_text, rows_of, split_name
+from trocr_jax.datasets.base import LOCAL, Bad, Dataset, Record, files_in, read_text, rows_of, split_name
 from trocr_jax.errors import DataError
 
 SUFFIXES = (".jsonl", ".tsv", ".csv")
@@ -38,7 +38,7 @@ class Folder(Dataset):
 
     def _lists(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in sorted(path for path in self.source.glob("*") if path.suffix in SUFFIXES):
+        for path in (path for path in files_in(self.source, "*") if path.suffix in SUFFIXES):
             split = "train" if path.stem in _SINGLE else split_name(path.stem)
             if split in found:
                 raise DataError(f"{path} and {found[split]} are both the split {split}; keep one of them")

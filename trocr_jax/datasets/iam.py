@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, read_text, rows_of
+from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, files_in, read_text, rows_of
 from trocr_jax.errors import DataError
 
 # The files that each partition is published as: split -> names, the first that exists counts.
@@ -119,7 +119,7 @@ class Iam(Dataset):
         texts: dict[str, str] = {}
         writers: dict[str, str] = {}
         if (self.source / "xml").is_dir():
-            for path in sorted((self.source / "xml").glob("*.xml")):
+            for path in files_in(self.source / "xml", "*.xml"):
                 try:
                     form = ElementTree.parse(path).getroot()
                 except (ElementTree.ParseError, LookupError, ValueError) as error:  # or of an unknown encoding

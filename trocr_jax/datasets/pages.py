@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 
 from PIL import Image
 
-from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, split_name
+from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, files_in, split_name
 from trocr_jax.datasets.crop import Point, box, coordinate, cut_line
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
@@ -75,7 +75,7 @@ class Pages(Dataset):
 
     def _files(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in sorted(self.source.rglob("*.xml")):
+        for path in files_in(self.source, "**/*.xml"):
             inside = [
                 part for part in path.parent.relative_to(self.source).parts if part.lower() not in ("page", "alto")
             ]

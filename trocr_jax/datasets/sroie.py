@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, images_in
+from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, files_in, images_in
 from trocr_jax.datasets.crop import coordinate, cut_word
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
@@ -101,7 +101,7 @@ class Sroie(Dataset):
 
     def _boxes(self, split: str) -> dict[str, Path]:
         for name in _BOXES[split]:
-            if found := sorted((self.source / name).glob("*.txt")):
+            if found := files_in(self.source / name, "*.txt"):
                 return {path.stem: path for path in found}
         return {}
 

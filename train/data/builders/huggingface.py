@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from train.data.line import DataError
-from trocr_jax.datasets.base import Bad, Dataset, Record, split_name
+from trocr_jax.datasets.base import Bad, Dataset, Record, files_in, split_name
 from trocr_jax.datasets.saved import arrow_files, check_whole
 
 _TEXT = ("text", "transcription", "label", "ground_truth", "sentence", "words")
@@ -37,7 +37,7 @@ class HuggingFace(Dataset):
     def missing(self) -> list[str]:
         if not self._shards():
             return ["*.parquet, or data-*.arrow with state.json (of save_to_disk)"]
-        return _missing_shards(sorted(self.source.rglob("*.parquet")), partial=self.partial)
+        return _missing_shards(files_in(self.source, "**/*.parquet"), partial=self.partial)
 
     def records(self) -> Mapping[str, Iterable[Record | Bad]]:
         return {split: self._split(split, paths) for split, paths in self._shards().items()}
@@ -45,7 +45,7 @@ class HuggingFace(Dataset):
     def _shards(self) -> dict[str, list[Path]]:
         """Split -> its files, in the order of names."""
         found: dict[str, list[Path]] = {}
-        for path in sorted(self.source.rglob("*.parquet")):
+        for path in files_in(self.source, "**/*.parquet"):
             stem = _SHARD.sub("", path.stem)
             inside = path.parent.relative_to(self.source).parts
             in_folder = bool(inside) and inside[-1] != "data" and re.fullmatch(r"\d*", stem) is not None
