@@ -432,6 +432,24 @@ def quarters() -> Image.Image:
     return Image.fromarray(np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((20, 40), np.uint8)))
 
 
+def test_a_file_that_cannot_be_read_costs_its_own_lines_alone(tmp_path: Path) -> None:
+    Image.new("L", (100, 100), 255).save(tmp_path / "p1.png")
+    write(tmp_path / "p1.xml", PAGE)
+    write(tmp_path / "test/img/X1.png", picture())
+    write(tmp_path / "test/img/X2.png", picture())
+    write(tmp_path / "test/box/X2.txt", "0,0,9,0,9,9,0,9,b\n")
+    for broken in ("p0.xml", "test/box/X1.txt"):
+        (tmp_path / broken).symlink_to("gone")
+    bad, *others = Pages(source=tmp_path).records()["train"]
+    assert isinstance(bad, Bad)
+    assert bad.reason.startswith(f"{tmp_path / 'p0.xml'}: cannot be read (No such file or directory); copy it again")
+    assert isinstance(others[0], Record)
+    bad, line = Sroie(source=tmp_path, only=("test",), partial=True).records()["test"]
+    assert isinstance(bad, Bad)
+    assert f"No such file or directory: '{tmp_path / 'test/box/X1.txt'}' (all lines of the receipt)" in bad.reason
+    assert isinstance(line, Record)
+
+
 def test_what_macos_leaves_beside_files_is_none_of_a_data_set(tmp_path: Path) -> None:
     Image.new("L", (100, 100), 255).save(tmp_path / "p1.png")
     write(tmp_path / "p1.xml", PAGE)

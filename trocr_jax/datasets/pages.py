@@ -108,6 +108,8 @@ def read_page(xml: Path) -> tuple[Picture, list[Line]]:
         return parse_page(xml.read_bytes())
     except ElementTree.ParseError as error:
         raise DataError(f"{xml}: is no XML ({error})") from error
+    except OSError as error:
+        raise DataError(f"{xml}: cannot be read ({error.strerror}); copy it again") from None
 
 
 def parse_page(content: bytes) -> tuple[Picture, list[Line]]:

@@ -71,11 +71,11 @@ class Sroie(Dataset):
         boxes = self._boxes(split)
         for stem, path in self._images(split).items():
             try:
-                page = open_rgb(path)
-            except ImageError as error:
+                page, rows = open_rgb(path), _rows(boxes[stem])
+            except (ImageError, OSError) as error:
                 yield Bad(stem, f"{error} (all lines of the receipt)")
                 continue
-            for number, row in enumerate(_rows(boxes[stem]), 1):
+            for number, row in enumerate(rows, 1):
                 name = f"{stem}-{number:03}"
                 fields = row.split(",", 8)  # the text may hold commas
                 try:
