@@ -204,6 +204,13 @@ def test_a_text_in_json_that_is_no_string_is_told_as_such(tmp_path: Path) -> Non
     ]
 
 
+def test_zero_names_a_line_a_writer_and_a_page_too(tmp_path: Path) -> None:
+    rows = [{"id": value, "image": "0.png", "text": "a", "writer": value, "page": value} for value in (0, "", None)]
+    write(tmp_path / "train.jsonl", "\n".join(map(json.dumps, rows)))
+    fields = [(r.id, r.writer, r.page) for r in Folder(source=tmp_path).records()["train"] if isinstance(r, Record)]
+    assert fields == [("0", "0", "0"), ("0.png", "", ""), ("0.png", "", "")]
+
+
 ENDS = "a\u2028b\u0085c\x0cd"  # str.splitlines divides it
 
 

@@ -61,11 +61,9 @@ class Folder(Dataset):
             if "://" in image:
                 yield Bad(f"{path.name}:{number}", f"the picture is {image}; {LOCAL}")
                 continue
-            writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
-            own = row.get("id")
-            yield Record(
-                image if own is None or own == "" else str(own), text, self.source / image, writer=writer, page=page
-            )
+            fields = (row.get(key) for key in ("id", "writer", "page"))
+            own, writer, page = ("" if value is None else str(value) for value in fields)
+            yield Record(own or image, text, self.source / image, writer=writer, page=page)
 
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

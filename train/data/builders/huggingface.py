@@ -70,10 +70,9 @@ class HuggingFace(Dataset):
                         what = f"no image in {image!r}" if found is None else f"no text in {text!r}"
                         yield Bad(name, f"{path.name}: {what}")
                         continue
-                    writer, page = (str(row.get(key) or "") for key in ("writer", "page"))
-                    own = row.get("id")
-                    id_ = name if own is None or own == "" else str(own)
-                    yield Record(id_, row[text], found, writer=writer, page=page)
+                    fields = (row.get(key) for key in ("id", "writer", "page"))
+                    own, writer, page = ("" if value is None else str(value) for value in fields)
+                    yield Record(own or name, row[text], found, writer=writer, page=page)
 
     def _column(self, path: Path, names: list[str], kind: str) -> str:
         wanted = self.image_column if kind == "image" else self.text_column
