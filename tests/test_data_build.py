@@ -233,7 +233,7 @@ def test_rows_end_at_newlines_alone(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("train.jsonl", "{oops", r"train.jsonl:1: not JSON"),
-        ("train.tsv", "0.png a\n", r"train.tsv:1: 1 columns"),
+        ("train.tsv", "0.png a\n", r"train.tsv:1: 1 columns .* begin with a header that names them, image and text"),
         ("train.tsv", "0.png\t \n", r"split train: no record can be used; 1 were left out:\n  - 1 x its text is empty"),
         ("train.csv", b"0.png,\xff\n", r"train.csv: byte 6 is not UTF-8"),
     ],

@@ -112,7 +112,10 @@ def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]] | Bad]:
             continue
         if not header and len(row) != 2:
             what = "a tab" if path.suffix == ".tsv" else "a comma"
-            raise DataError(f"{path}:{number}: {len(row)} columns instead of picture and text, divided by {what}")
+            raise DataError(
+                f"{path}:{number}: {len(row)} columns instead of picture and text, divided by {what}; for other "
+                "columns begin with a header that names them, image and text among them"
+            )
         columns = header or ["image", "text"]
         if len(row) > len(columns):
             advice = "a text holds no tab" if path.suffix == ".tsv" else "put a text with a comma into quotation marks"
