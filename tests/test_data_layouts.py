@@ -476,7 +476,7 @@ def test_a_word_that_is_written_askew_is_upright() -> None:
         [(2, 2), (76, 5), (75, 38), (1, 35)],
         [(78, 38), (2, 38), (2, 2), (78, 2)],  # upside down
     ):
-        image = np.asarray(cut_word(quarters(), corners).image).astype(int)
+        image = np.asarray(cut_word(quarters(), corners)).astype(int)
         seen = [image[y, x] for y in (4, -5) for x in (4, -5)]
         turned = [0, 80, 160, 240] if corners[0] == (2, 2) else [240, 160, 80, 0]
         assert np.abs(np.array(seen) - turned).max() < 20
@@ -485,7 +485,7 @@ def test_a_word_that_is_written_askew_is_upright() -> None:
 def test_an_outline_that_begins_before_the_page_is_where_it_is() -> None:
     page = np.full((40, 80, 3), 30, np.uint8)
     page[10, 15] = 200  # beside the outline, which is at 10 there
-    cut = np.asarray(cut_line(Image.fromarray(page), [(-10, 0), (30, 0), (-10, 20)]).image)
+    cut = np.asarray(cut_line(Image.fromarray(page), [(-10, 0), (30, 0), (-10, 20)]))
     assert cut.shape == (21, 31, 3)
     assert (cut == 30).all()
 

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import hypot, nan
 
 import numpy as np
@@ -28,20 +27,14 @@ def coordinate(text: str) -> float:
     return number
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A picture cut out of a page."""
-
-    image: Image.Image
-
-    def png(self) -> bytes:
-        """The picture without loss."""
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG", compress_level=3)
-        return buffer.getvalue()
+def png(image: Image.Image) -> bytes:
+    """A picture without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
 
 
-def cut_word(page: Image.Image, corners: Sequence[Point]) -> Cut:
+def cut_word(page: Image.Image, corners: Sequence[Point]) -> Image.Image:
     """The word between four corners, clockwise from its own top left: turned upright where it is written askew.
 
     Raises DataError where the corners enclose nothing on the page, or far more than the page.
@@ -56,17 +49,17 @@ def cut_word(page: Image.Image, corners: Sequence[Point]) -> Cut:
     if max(width, height) > 2 * hypot(*page.size):
         raise DataError(f"its corners {[(round(x), round(y)) for x, y in corners]} are far from the page")
     quad = (x0, y0, x3, y3, x2, y2, x1, y1)  # PIL goes round the other way
-    return Cut(page.transform((width, height), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC))
+    return page.transform((width, height), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
 
-def cut_line(page: Image.Image, outline: Sequence[Point]) -> Cut:
+def cut_line(page: Image.Image, outline: Sequence[Point]) -> Image.Image:
     """The box around an outline; what lies outside the outline, pieces of other lines, takes the colour of the paper
     (the median of each channel inside it).
 
     Raises DataError where the outline encloses nothing on the page.
     """
     xs, ys = [x for x, _ in outline], [y for _, y in outline]
-    cut = _cut_box(page, min(xs), min(ys), max(xs) + 1, max(ys) + 1).image
+    cut = _cut_box(page, min(xs), min(ys), max(xs) + 1, max(ys) + 1)
     left, top = max(0, int(min(xs))), max(0, int(min(ys)))
     mask = Image.new("1", cut.size)
     if len(outline) > 2:
@@ -76,7 +69,7 @@ def cut_line(page: Image.Image, outline: Sequence[Point]) -> Cut:
         raise DataError(f"its outline of {len(outline)} points encloses nothing on the page")
     pixels = np.asarray(cut).copy()
     pixels[~inside] = np.median(pixels[inside], axis=0).astype(np.uint8)
-    return Cut(Image.fromarray(pixels))
+    return Image.fromarray(pixels)
 
 
 def box(left: float, top: float, right: float, bottom: float) -> tuple[Point, Point, Point, Point]:
@@ -84,14 +77,14 @@ def box(left: float, top: float, right: float, bottom: float) -> tuple[Point, Po
     return (left, top), (right, top), (right, bottom), (left, bottom)
 
 
-def _cut_box(page: Image.Image, left: float, top: float, right: float, bottom: float) -> Cut:
+def _cut_box(page: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
     edges = max(0, int(left)), max(0, int(top)), min(page.width, round(right)), min(page.height, round(bottom))
     if edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise DataError(
             f"its box {round(left)},{round(top)} to {round(right)},{round(bottom)} has nothing on the page of "
             f"{page.width} x {page.height} pixels"
         )
-    return Cut(page.crop(edges))
+    return page.crop(edges)
 
 
 def _axis_aligned(corners: Sequence[Point]) -> bool:

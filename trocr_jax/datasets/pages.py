@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element
 from PIL import Image
 
 from trocr_jax.datasets.base import IMAGE_SUFFIXES, Bad, Dataset, Record, files_in, split_name
-from trocr_jax.datasets.crop import Point, box, coordinate, cut_line
+from trocr_jax.datasets.crop import Point, box, coordinate, cut_line, png
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
@@ -97,7 +97,7 @@ class Pages(Dataset):
             for number, line in enumerate(lines, 1):
                 own, row = f"{name}/{line.id or number}", f"{path}#{line.id or number}"
                 try:
-                    yield Record(own, line.text, cut_line(page, outlines(line)).png(), page=name, row=row)
+                    yield Record(own, line.text, png(cut_line(page, outlines(line))), page=name, row=row)
                 except (DataError, ImageError) as error:
                     yield Bad(own, str(error))
 

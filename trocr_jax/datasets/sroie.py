@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from trocr_jax.datasets.base import Bad, Dataset, Record, chosen, files_in, images_in
-from trocr_jax.datasets.crop import coordinate, cut_word
+from trocr_jax.datasets.crop import coordinate, cut_word, png
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
@@ -86,7 +86,7 @@ class Sroie(Dataset):
                     yield Bad(name, f"{boxes[stem].name}:{number}: not eight numbers and a text, divided by commas")
                     continue
                 try:
-                    image = cut_word(page, list(zip(numbers[::2], numbers[1::2], strict=True))).png()
+                    image = png(cut_word(page, list(zip(numbers[::2], numbers[1::2], strict=True))))
                 except DataError as error:
                     yield Bad(name, str(error))
                     continue

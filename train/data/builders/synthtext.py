@@ -10,7 +10,7 @@ import numpy as np
 
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Dataset, Record
-from trocr_jax.datasets.crop import cut_word
+from trocr_jax.datasets.crop import cut_word, png
 from trocr_jax.errors import ImageError
 from trocr_jax.image_file import open_rgb
 
@@ -68,7 +68,7 @@ class SynthText(Dataset):
             for number, word in enumerate(words):
                 try:
                     points = [(float(x), float(y)) for x, y in corners[:, :, number].T]
-                    image = cut_word(page, points).png()
+                    image = png(cut_word(page, points))
                 except DataError as error:
                     yield Bad(f"{name}-{number}", str(error))
                     continue

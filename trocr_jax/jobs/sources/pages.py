@@ -94,7 +94,7 @@ class _Page:
             if not is_there(place, self.lines):
                 raise DataError("is not where it was when the job was planned; plan another job")
             self.picture.check(self._image)
-            return cut_line(self._image, outline_of(self.lines)(self.lines[number])).image
+            return cut_line(self._image, outline_of(self.lines)(self.lines[number]))
         except DataError as error:
             raise ImageError(f"{self.path}: line {number + 1}: {error}") from error
 
