@@ -16,7 +16,7 @@ from train.data.build import build
 from train.data.builders import Folder, HuggingFace, Iam, MjSynth, Pages, SceneText, Sroie, SynthText
 from train.data.line import DataError
 from trocr_jax.datasets.base import Bad, Record
-from trocr_jax.datasets.crop import cut_line, cut_word
+from trocr_jax.datasets.crop import box, cut_line, cut_word, png
 from trocr_jax.datasets.pages import parse_page
 from trocr_jax.errors import SourceError
 from trocr_jax.jobs.sources.arrow import Arrow
@@ -480,6 +480,14 @@ def test_a_word_that_is_written_askew_is_upright() -> None:
         seen = [image[y, x] for y in (4, -5) for x in (4, -5)]
         turned = [0, 80, 160, 240] if corners[0] == (2, 2) else [240, 160, 80, 0]
         assert np.abs(np.array(seen) - turned).max() < 20
+
+
+def test_a_word_does_not_carry_the_colour_profile_of_its_page() -> None:
+    page = quarters()
+    page.info["icc_profile"] = b"profile" * 1000
+    for corners in (box(0, 0, 9, 9), [(1.0, 0.0), (9.0, 2.0), (8.0, 9.0), (0.0, 7.0)]):
+        with Image.open(io.BytesIO(png(cut_word(page, corners)))) as stored:
+            assert "icc_profile" not in stored.info
 
 
 def test_an_outline_that_begins_before_the_page_is_where_it_is() -> None:

@@ -28,9 +28,9 @@ def coordinate(text: str) -> float:
 
 
 def png(image: Image.Image) -> bytes:
-    """A picture without loss."""
+    """A picture without loss, and without the colour profile of its page, which may be larger."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=3)
+    image.save(buffer, "PNG", compress_level=3, icc_profile=None)
     return buffer.getvalue()
 
 
