@@ -127,6 +127,16 @@ def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path)
         open_lines(recipe, few)
 
 
+def test_a_recipe_that_names_no_lines_to_be_scored_on_is_not_scored_on_others(tmp_path: Path, model: Path) -> None:
+    data = lines(tmp_path / "lines", train=60)
+    recipe = load_recipe("finetune-folder", data=data, model=str(model))
+    assert recipe.data is not None
+    recipe = replace(recipe, data=replace(recipe.data, held_out=()))
+    with pytest.raises(DataError, match="eval_every is 400, and data names no held_out lines to read: name some, or"):
+        open_lines(recipe, data)
+    assert open_lines(replace(recipe, eval_every=0), data).held_out is None
+
+
 def test_other_lists_in_a_folder_are_not_looked_at(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,8 @@ class Opened(NamedTuple):
 
 def open_lines(recipe: Recipe, folder: Path) -> Opened:
     """The data of `recipe`, which must name some, below `folder`. Texts that it cannot use are left out and named on
-    stderr. Raises DataError, before anything is trained, where data are missing, with where they have to lie."""
+    stderr. Raises DataError, before anything is trained, where data are missing, with where they have to lie, and
+    where `recipe.eval_every` has none to read."""
     data = recipe.data
     if data is None:
         raise DataError(f"recipe {recipe.name!r} names no data; give it a field data")
@@ -94,6 +95,11 @@ def _lists(folder: Path, limit: TextLimit | None) -> Iterator[tuple[str, list[Re
 
 def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> list[Line] | None:
     if not data.held_out:
+        if recipe.eval_every:
+            raise DataError(
+                f"recipe {recipe.name!r}: eval_every is {recipe.eval_every}, and data names no held_out lines to read: "
+                "name some, or set eval_every=0"
+            )
         return None
     found: list[Line] = []
     for part in data.held_out:
