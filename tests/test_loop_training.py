@@ -30,14 +30,14 @@ from train.data.render import Renderer
 from train.export import _write_assets, export
 from train.flight import Flight
 from train.input import padded
-from train.loop import Outcome, WorkerLost, _next, _scorer, describe_recipe, rendered, train
+from train.loop import Outcome, _next, _scorer, describe_recipe, rendered, train
 from train.objective import Losses
 from train.optimizer import optimizer
 from train.processes import Stop
 from train.progress import Progress
 from train.recipe import Recipe, Stage, check, spans
 from train.step import TrainState, init_state
-from trocr_jax.errors import CheckpointError, ConfigError, OutputError, TrOCRError
+from trocr_jax.errors import CheckpointError, ConfigError, DataError, OutputError, TrOCRError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.sharding import make_mesh
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
@@ -306,6 +306,18 @@ def test_a_text_that_does_not_fit_is_named(tmp_path: Path) -> None:
         train(SHORT, tmp_path, workers=0, lines=lambda s: FewBars(2**40, 30))
 
 
+def test_the_steps_before_a_line_that_cannot_be_read_are_saved(tmp_path: Path) -> None:
+    class Failing(FewBars):
+        def __getitem__(self, index: int) -> Any:
+            if index == 13:  # of the fourth step
+                raise DataError("13.png: no such file")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"13\.png: no such file"):
+        train(SHORT, tmp_path, workers=0, lines=lambda s: Failing(2**40, s.max_chars))
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "00000003"
+
+
 def test_lines_drawn_without_data_are_those_that_the_tokenizer_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,7 +448,7 @@ def test_a_signal_that_ends_the_workers_too_is_no_error() -> None:
             raise ValueError(self.said)
 
     stop = Stop()
-    with pytest.raises(WorkerLost):
+    with pytest.raises(DataError, match="has died, perhaps because memory was short"):
         _next(Ending("Worker process 0 was terminated unexpectedly with exit code -9"), stop)
     with pytest.raises(ValueError, match="other"):
         _next(Ending("other"), stop)

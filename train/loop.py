@@ -35,7 +35,7 @@ from train.scoring import Evaluate, Scorer
 from train.step import TrainState, init_state, make_train_step
 from train.warm_start import start_from
 from train.worst import Misread
-from trocr_jax.errors import CheckpointError, ConfigError, DataError
+from trocr_jax.errors import CheckpointError, ConfigError, DataError, TrOCRError
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
 # what decides only what one sees and keeps
@@ -168,7 +168,7 @@ def train(
                 asked = time.perf_counter()
                 try:
                     samples = _next(data, stop)
-                except WorkerLost:
+                except TrOCRError:  # of a line that cannot be read, or a process that has died
                     flight.land()
                     if step and jax.process_count() == 1:
                         checkpoints.save(state)
@@ -294,10 +294,6 @@ def _limit(recipe: Recipe, stage: Stage) -> TextLimit | None:
     return None if recipe.tokenizer is None else text_limit(recipe, stage)
 
 
-class WorkerLost(DataError):
-    """A process that makes examples has died."""
-
-
 def _next(data: Any, stop: Stop) -> Samples | None:
     try:
         samples: Samples = next(data)
@@ -307,7 +303,7 @@ def _next(data: Any, stop: Stop) -> Samples | None:
         if stop.seen and jax.process_count() == 1:
             return None
         if "terminated unexpectedly" in str(error):  # by grain, which has no type of its own for it
-            raise WorkerLost(
+            raise DataError(
                 f"a process that makes examples has died, perhaps because memory was short ({error}). Start the run"
                 " again, it goes on from its newest checkpoint; with --workers 0 threads make the examples"
             ) from None
