@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests import programs
 
 
 def test_no_shared_memory_is_left_over(tmp_path: Path) -> None:
     done = programs.run("-m", "tests.test_training_workers", str(tmp_path))
-    assert done.stdout.splitlines() == ["2 False", "8 True"]
+    assert done.stdout.splitlines() == ["2 False", "8 True", "a line that is damaged"]
     assert "leaked" not in done.stderr, done.stderr
 
 
@@ -59,12 +60,23 @@ def killed(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    from scripts.toy_training import bars, recipe
+    from scripts.toy_training import FewBars, bars, recipe
     from train.loop import train
+    from trocr_jax.errors import DataError
+
+    class Damaged(FewBars):
+        def __getitem__(self, index: int) -> Any:
+            if index == 13:
+                raise DataError("a line that is damaged")
+            return super().__getitem__(index)
 
     for until in (2, None):  # with batches that are made and not taken, and to the end
         outcome = train(recipe(short=True), folder, workers=1, lines=bars, until=until)
         print(outcome.step, outcome.finished)
+    try:
+        train(recipe(short=True), folder / "damaged", workers=1, lines=lambda s: Damaged(2**40, s.max_chars))
+    except DataError as error:
+        print(error)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -152,8 +152,8 @@ def train(
             )
             rows = rows_of(batch_sharding(mesh), stage.batch_size)
             source = in_order(lines(stage), seed=recipe.seed)
-            read = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
-            data = stack.enter_context(closing(read))
+            data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
+            stack.callback(release, data)
             lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
             started = time.perf_counter()
             train_step = compile_unless(agreed, lowered)
