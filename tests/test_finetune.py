@@ -96,6 +96,17 @@ def test_a_run_that_is_not_finished_says_so(
     assert "; the same command goes on\n" in capsys.readouterr().err
 
 
+def test_what_a_run_has_gained_is_not_read_off_a_longer_one_before(
+    tmp_path: Path, model: Path, short: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = command.Chosen(data=lines(tmp_path / "lines", train=3, validation=2), model=str(model))
+    rows = [{"step": step, "cer": cer, "wer": cer} for step, cer in ((0, 0.9), (8, 0.1), (0, 0.8), (4, 0.5))]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(4, finished=True, compiling=False))
+    command.run("finetune-folder", chosen=chosen, folder=tmp_path)
+    assert capsys.readouterr().out.startswith("CER before 80.00 %, after 50.00 %;")
+
+
 def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

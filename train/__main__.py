@@ -107,7 +107,7 @@ def run(
         )
         if outcome.finished:
             # all processes restore what is written
-            step = kept_step(what, folder) if output is None else write(what, folder, output)
+            step = kept_step(what, folder) or outcome.step if output is None else write(what, folder, output)
             if jax.process_index() == 0:
                 if (found := before_and_after(folder, step)) is not None:
                     print(found)
