@@ -85,10 +85,15 @@ def test_what_a_recipe_does_not_leave_to_choose(capsys: pytest.CaptureFixture[st
         assert "leave out --data" in said(capsys, "run", name, "--data", tmp_path)
 
 
-def test_data_that_are_not_there(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+def test_data_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nowhere = tmp_path / "nowhere"
     message = said(capsys, "run", "finetune-folder", "--data", nowhere, "--model", model, "--folder", tmp_path / "run")
     assert f"{nowhere}: not a folder; put the files of folder there" in message
+    monkeypatch.setattr("train.ahead.environment.prepare", lambda topology: None)
+    compile_for = ("compile", "finetune-folder", "--topology", "v5e:2x2")  # 1 would say that it does not fit
+    assert f"{nowhere}: not a folder" in said(capsys, *compile_for, "--data", nowhere, "--model", model, status=2)
     message = said(
         capsys, "run", "finetune-iam", "--data", nowhere, "--model", "tiny-printed", "--folder", tmp_path / "run"
     )

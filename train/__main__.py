@@ -275,7 +275,7 @@ def compile_(
 
     prepare(topology)  # before jax
     from train.ahead.command import compile_ahead
-    from trocr_jax.errors import ConfigError
+    from trocr_jax.errors import TrOCRError
 
     try:
         fits = compile_ahead(
@@ -290,7 +290,7 @@ def compile_(
             num_beams=num_beams,
             json_file=json_file,
         )
-    except ConfigError as error:
+    except TrOCRError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     sys.exit(0 if fits else 1)
