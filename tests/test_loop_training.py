@@ -103,6 +103,20 @@ def test_a_signal_while_a_step_is_awaited_saves_and_ends_the_run(tmp_path: Path,
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_second_interrupt_ends_a_run_at_once_wherever_it_is() -> None:
+    code = """
+import os, signal
+from train.processes import Stop
+with Stop() as stop:
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+        os.kill(os.getpid(), number)
+        print(stop.seen, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "True\n" * 3)
+    assert done.stderr == "stops as soon as it is saved; Ctrl-C again ends it at once\n"
+
+
 def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_made_good(tmp_path: Path) -> None:
     what, stop, seen = replace(SHORT, eval_every=2), Stop(), []
 

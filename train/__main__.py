@@ -56,7 +56,8 @@ def run(
     process: int | None = None,
     processes: int | None = None,
 ) -> None:
-    """Trains a recipe, or goes on where it was stopped. SIGTERM and SIGINT save and end it with status 0.
+    """Trains a recipe, or goes on where it was stopped. SIGTERM and SIGINT save and end it with status 0, a second
+    SIGINT ends it at once.
 
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.

@@ -132,7 +132,7 @@ def check_same(description: Any) -> None:
 
 class Stop:
     """Whether the run is to end: a context manager that notes SIGTERM (what a preempted machine is sent) and SIGINT
-    instead of dying of them."""
+    instead of dying of them, but for a second SIGINT."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -173,6 +173,10 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
+        if number == signal.SIGINT:  # a download, or the decoding of a folder, is waited for
+            signal.signal(number, signal.SIG_DFL)
+            with suppress(OSError, AttributeError, ValueError):  # it may be closed, or the main thread writing to it
+                os.write(sys.stderr.fileno(), b"stops as soon as it is saved; Ctrl-C again ends it at once\n")
 
 
 def compile_unless(agreed: Callable[[], bool], lowered: jax.stages.Lowered) -> Any:
