@@ -4,6 +4,10 @@ test_training_checkpoints, states of other runs in test_loop_training."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from trocr_jax.errors import DataError, ImageError
 from trocr_jax.tokenizer import character_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.usefixtures("promotion_of_optax")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -77,6 +82,16 @@ def test_a_field_that_there_is_not(capsys: pytest.CaptureFixture[str], monkeypat
     message = said(capsys, "run", "finetune-folder")
     assert "train/recipes/finetune_folder.py" in message
     assert "unexpected keyword argument 'learning_rat'; the fields are in train/recipe.py" in message
+
+
+def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
+    os.mkfifo(log := tmp_path / "log.jsonl")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-m", "train", "log", str(log)]
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process, log.open("w"):  # once it is read
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0] == ""
+    assert process.returncode == 130
 
 
 def test_what_a_recipe_does_not_leave_to_choose(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
