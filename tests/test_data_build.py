@@ -283,6 +283,16 @@ def test_counts_on_disk_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert not list((folder / "out").rglob("*.array_record*"))
 
 
+def test_a_stop_while_counts_are_checked_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr("train.data.build.open_split", stopped)
+    with pytest.raises(SystemExit):
+        build(Folder(source=folder / "in"), folder / "out")
+    assert not (folder / "out/folder/1.0.0").exists()
+
+
 def test_every_data_set_says_where_its_files_come_from() -> None:
     kinds: list[type[Dataset]] = list(DATASETS.values())
     assert len({kind.name for kind in kinds}) == len(kinds) == 9

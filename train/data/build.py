@@ -64,25 +64,19 @@ def build(dataset: Dataset, output: Path, *, limit: TextLimit | None = None) -> 
             _write(dataset.name, splits, output, Path(scratch))
         with _whole(folder):
             shutil.move(Path(scratch) / QUARANTINE, folder / QUARANTINE)
-    built = Built(
-        folder,
-        written={name: split.written for name, split in splits.items()},
-        quarantined={name: split.quarantined for name, split in splits.items()},
-    )
-    with _whole(folder):
-        if (on_disk := {name: len(open_split(folder, name)) for name in splits}) != built.written:
-            raise DataError(f"{built.written} records were written and {on_disk} are on disk")
-    details = {
-        "name": dataset.name,
-        "source": str(dataset.source),
-        **dataset.note(),
-        "max_length": limit.length,
-        "tokenizer": limit.tokenizer_name or None,
-        "splits": {name: split.summary() for name, split in splits.items()},
-    }
-    with _whole(folder):
-        (folder / BUILD).write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return built
+            written = {name: split.written for name, split in splits.items()}
+            if (on_disk := {name: len(open_split(folder, name)) for name in splits}) != written:
+                raise DataError(f"{written} records were written and {on_disk} are on disk")
+            details = {
+                "name": dataset.name,
+                "source": str(dataset.source),
+                **dataset.note(),
+                "max_length": limit.length,
+                "tokenizer": limit.tokenizer_name or None,
+                "splits": {name: split.summary() for name, split in splits.items()},
+            }
+            (folder / BUILD).write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Built(folder, written, quarantined={name: split.quarantined for name, split in splits.items()})
 
 
 @contextlib.contextmanager
@@ -90,9 +84,11 @@ def _whole(folder: Path) -> Iterator[None]:
     """Or nothing is left of it."""
     try:
         yield
-    except (OSError, DataError) as error:
+    except BaseException as error:  # a stop too
         shutil.rmtree(folder, ignore_errors=True)
-        raise DataError(f"{folder}: cannot be written ({error}); it was removed") from error
+        if isinstance(error, OSError | DataError):
+            raise DataError(f"{folder}: cannot be written ({error}); it was removed") from error
+        raise
 
 
 class _Split:
