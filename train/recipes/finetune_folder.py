@@ -31,8 +31,8 @@ def recipe(
     image_size: tuple[int, int] | None = None,
     rendered: float | None = None,
 ) -> Recipe:
-    """`data`, `model`, `tokenizer`, `image_size`: see train.__main__. `rendered`: printed lines drawn for each line of
-    the folder, so that a small model keeps what it knows of texts; by default 1 for a built-in model, else 0."""
+    """`data`, `model`, `tokenizer`, `image_size`: see train.__main__. `rendered`: lines drawn for each line of the
+    folder, so that a small model keeps what it knows; by default 1 for a built-in model without `tokenizer`, else 0."""
     if rendered is not None and not 0 <= rendered < math.inf:
         raise DataError(f"--rendered {rendered}: give 0, or how many for each line of the folder")
     start = from_model(model, tokenizer=tokenizer, image_size=image_size)
