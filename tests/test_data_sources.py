@@ -298,6 +298,8 @@ def test_a_text_that_spells_a_special_token_is_no_label(tmp_path: Path) -> None:
     assert TextLimit(tokenizer=tokenizer).refusal("a</sb") is None
     with pytest.raises(DataError, match="'a</s>b': the tokenizer  takes </s>"):
         Tokens(tokenizer)("a</s>b")
+    tokenizer.add_tokens(["<math>"], special_tokens=True)  # without a role
+    assert "takes <math> in its text" in str(TextLimit(tokenizer=tokenizer).refusal("a<math>b"))
 
 
 def test_an_encoder_that_was_used_is_the_same_in_another_process() -> None:

@@ -27,6 +27,12 @@ _LAYOUTS = (
 _SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids of the tokens that `decode` leaves out: those with a role, and those that were added as special ones."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(tokenizer.all_special_ids).union(added)
+
+
 def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model folder without network and without running code from the folder.
 

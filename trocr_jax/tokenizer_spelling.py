@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from trocr_jax.errors import TokenizerError
+from trocr_jax.tokenizer import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,8 +29,7 @@ def spellings(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> Sp
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder: dict[str, Any] = (json.loads(backend.to_str())["decoder"] if backend is not None else None) or {}
     kind = decoder.get("type")
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # `decode` leaves them out
-    ids = sorted(set(tokenizer.get_vocab().values()) - special.union(tokenizer.all_special_ids))
+    ids = sorted(set(tokenizer.get_vocab().values()) - special_ids(tokenizer))
     # As written where it is decoded: the vocabulary has what was asked for when a token was added.
     texts: dict[int, str] = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
     count = max(tokenizer.get_vocab().values(), default=-1) + 1 if size is None else size

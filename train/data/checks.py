@@ -11,6 +11,7 @@ from PIL import Image
 
 from trocr_jax.errors import ImageError
 from trocr_jax.image_file import open_rgb
+from trocr_jax.tokenizer import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,8 @@ class TextLimit:
                 unknown = sorted(c for c in set(text) if self.tokenizer.unk_token_id in self.tokenizer(c).input_ids)
                 return f"the tokenizer {self.tokenizer_name} has no token for {unknown or text!r}"
             if self._special.spelt_out(ids):
-                found = [token for token in self.tokenizer.all_special_tokens if token in text] or [text]
+                marks = self.tokenizer.convert_ids_to_tokens(sorted(self._special.all))
+                found = [token for token in marks if token in text] or [text]
                 return f"the tokenizer {self.tokenizer_name} takes {', '.join(found)} in its text for a mark of its own"
         if self.length is not None and (length := self._length(text, ids)) > self.length:
             unit = "characters" if self.tokenizer is None else "tokens"
@@ -79,7 +81,7 @@ class Special(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Special":
-        every = frozenset(tokenizer.all_special_ids)
+        every = special_ids(tokenizer)
         around = sum(i in every for i in tokenizer("").input_ids)
         return cls(tokenizer.unk_token_id, tokenizer.eos_token_id, every, around)
 
