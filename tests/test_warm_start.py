@@ -22,6 +22,7 @@ from tests.tiny import ALPHABET, save_tiny, tiny_config, tiny_model
 from train import __main__ as command
 from train import warm_tensors
 from train.codec import codec
+from train.data.alphabet import ALPHABET as OURS
 from train.from_model import from_model, with_vocabulary
 from train.recipe import Lora, Optimizer, Recipe, Stage, WarmStart, check
 from train.step import TrainState, init_ema, with_params
@@ -364,12 +365,12 @@ def test_a_model_starts_as_it_is_or_not_at_all(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "model")
     config = tiny_config()
     quiet = replace(config, decoder=replace(config.decoder, dropout=0.0))  # dropout is the run's business
-    ours = started(recipe_of(quiet, str(source)))
+    ours = started(recipe_of(quiet, str(source), tokenizer=str(source)))
     for a, b in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(tiny_model())), strict=True):
         np.testing.assert_array_equal(a, b)
     other = replace(config, encoder=replace(config.encoder, num_heads=4, num_layers=2, layer_norm_eps=1e-6))
     with pytest.raises(CheckpointError, match="another architecture") as raised:
-        started(recipe_of(other, str(source)))
+        started(recipe_of(other, str(source), tokenizer=str(source)))
     assert "encoder/layers/1/fc1/kernel is missing" in str(raised.value)
     assert "encoder.num_heads is 2, the recipe wants 4" in str(raised.value)
     assert "encoder.layer_norm_eps is 1e-12, the recipe wants 1e-06" in str(raised.value)
@@ -514,7 +515,7 @@ def test_a_model_does_not_go_on_with_other_arithmetic(part, changes, source):
     other = replace(config, **{part: replace(getattr(config, part), **changes)})
     (name,) = changes
     with pytest.raises(CheckpointError, match=f"{part}.{name} is .*, the recipe wants"):
-        first_weights(recipe_of(other, str(source)), shapes_of(other))
+        first_weights(recipe_of(other, str(source), tokenizer=str(source)), shapes_of(other))
 
 
 @pytest.fixture(scope="module")
@@ -526,6 +527,16 @@ def test_another_tokenizer_of_the_same_size_moves_the_rows(source, tmp_path):
     save_tokenizer(character_tokenizer(ALPHABET[::-1]), tmp_path)
     ours = started(recipe_of(tiny_config(), str(source), tokenizer=str(tmp_path))).decoder.embed_tokens[...]
     theirs = tiny_model().decoder.embed_tokens[...]
+    np.testing.assert_array_equal(ours, np.concatenate([theirs[:4], theirs[:3:-1]]))
+
+
+def test_a_recipe_that_forgets_the_tokenizer_of_its_model_has_its_own_on_the_right_rows(tmp_path):
+    own = tiny_config(vocab_size=4 + len(OURS))
+    model = tiny_model(config=own)
+    checkpoint.save(model, tmp_path / "model")
+    save_tokenizer(character_tokenizer(OURS[::-1]), tmp_path / "model")
+    ours = started(recipe_of(own, str(tmp_path / "model"))).decoder.embed_tokens[...]
+    theirs = model.decoder.embed_tokens[...]
     np.testing.assert_array_equal(ours, np.concatenate([theirs[:4], theirs[:3:-1]]))
 
 

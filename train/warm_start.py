@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from train.warm_decoder import decoder_tensors
 from train.warm_encoder import encoder_tensors, resized_positions
 from train.warm_tensors import Found, Shapes
 from trocr_jax.checkpoint import load, resolve
+from trocr_jax.checkpoint.assets import TOKENIZER
 from trocr_jax.checkpoint.parameters import parameters
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError, ConfigError
@@ -87,7 +89,7 @@ def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
         )  # fmt: skip
     found = Found(arrays, {}, {})
     other_vocabulary = model.config.decoder.vocab_size != config.decoder.vocab_size
-    if other_vocabulary or recipe.tokenizer is not None:
+    if other_vocabulary or recipe.tokenizer is not None or _other_tokens(recipe, resolve(name)):
         found = _in_vocabulary(recipe, found, load_tokenizer(resolve(name)))
     problems = [
         f"{path} is {list(found.arrays[path].shape) if path in found.arrays else 'missing'}, the recipe wants "
@@ -108,6 +110,12 @@ def _whole_model(recipe: Recipe, shapes: Shapes, name: str) -> Found:
             + "\n  ".join(problems)
         )
     return found
+
+
+def _other_tokens(recipe: Recipe, folder: Path) -> bool:
+    """Whether a model's folder has a tokenizer, and its tokens are others than the recipe's, or have other numbers."""
+    has_one = any((folder / name).is_file() for name in TOKENIZER)
+    return has_one and load_tokenizer(folder).get_vocab() != tokenizer_of(recipe).get_vocab()
 
 
 def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -> Found:
