@@ -278,5 +278,14 @@ def test_batches_of_bytes_arrays_and_what_is_no_image(tmp_path, model):
             actor(table.select(["kept"]))
         with pytest.raises(JobError, match="line: no such column in the batch, which has lines; image_column"):
             TranscribeActor.__call__(actor, {"lines": column})
+        with pytest.raises(JobError, match='a batch is a DataFrame: give map_batches batch_format="pyarrow"'):
+            TranscribeActor.__call__(actor, table.to_pandas())
     finally:
         actor.close()
+
+
+def test_numbers_that_no_actor_can_take(model):
+    with pytest.raises(JobError, match="device_batch is 0: give a whole number of at least 1"):
+        TranscribeActor(model, device_batch=0)
+    with pytest.raises(JobError, match="decoders is 0: give at least one process"):
+        TranscribeActor(model, decoders=0)

@@ -21,8 +21,9 @@ from trocr_jax.jobs.decode_pool import DecodePool, Images
 from trocr_jax.jobs.decode_worker import Decoded, Decoder, Limits
 from trocr_jax.jobs.rows import Failure, Outcome, row
 from trocr_jax.jobs.sources import Input
+from trocr_jax.jobs.worker import Resources
 from trocr_jax.recognizer import Recognition
-from trocr_jax.recognizer_batches import Batch, threads
+from trocr_jax.recognizer_batches import Batch
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,9 +55,10 @@ class TranscribeActor:
     batch_format="pyarrow", and one comes out whose columns are of the same types in every block, as files that are
     read together need it (a numpy column of nothing but None is one of nulls to Ray). The image column holds file
     contents, paths or URLs, Hugging Face's {"bytes", "path"}, or arrays (uint8, [H, W] or [H, W, 3]). In its place come
-    `text`, `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; an image
-    that cannot be read, also because nobody answers for its path or URL, or that ends the process that decodes it
-    three times, is a row with an error and ends no pipeline.
+    `text`, `score`, `confidence`, `truncated`, `status` and `error`, with the meaning that they have in a job; columns
+    that had these names give way (`rename_columns` keeps a text that results are to be compared with). An image that
+    cannot be read, also because nobody answers for its path or URL, or that ends the process that decodes it three
+    times, is a row with an error and ends no pipeline.
 
     Within a call, images are decoded while the device reads, so a batch had better be a few times as large as
     `device_batch`. What kills the actor itself is retried as the pipeline's options say.
@@ -78,7 +80,11 @@ class TranscribeActor:
         """model, revision, dtype: as for `Recognizer.from_pretrained`; all devices of the actor are used.
         keep_images: the image column comes out too. device_batch: images that each device reads at a time; 16 on a CPU
         and 64 elsewhere if None. decoders: processes that decode images; as many as there are cores, at most 8, if
-        None. limits: of one image."""
+        None. limits: of one image. Raises JobError for numbers that cannot be, as `Recognizer.from_pretrained` for the
+        rest."""
+        if device_batch is not None and not (isinstance(device_batch, int | np.integer) and device_batch >= 1):
+            raise JobError(f"device_batch is {device_batch!r}: give a whole number of at least 1")
+        resources = Resources(decoders=decoders, limits=Limits() if limits is None else limits)
         self._recognizer = load(model, revision=revision, dtype=dtype)
         self._decode, self._column, self._keep = decode, image_column, keep_images
         self._per_device = self._recognizer.default_batch_size if device_batch is None else device_batch
@@ -88,8 +94,8 @@ class TranscribeActor:
             DecodePool(
                 decoder,
                 self._recognizer.image_processor.size,
-                workers=threads() if decoders is None else decoders,
-                limits=Limits() if limits is None else limits,
+                workers=resources.decoding_processes,
+                limits=resources.limits,
             )
         )
 
@@ -100,7 +106,8 @@ class TranscribeActor:
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table: ...
 
     def __call__(self, batch: Any) -> Any:
-        """Raises JobError for a batch without the image column, DecodeError for a search that the model cannot do."""
+        """Raises JobError for a batch without the image column, or of pandas; DecodeError for a search that the model
+        cannot do."""
         if isinstance(batch, Mapping):
             found = self._read(batch.get(self._column), list(batch))
             kept = {name: values for name, values in batch.items() if self._keep or name != self._column}
@@ -109,6 +116,8 @@ class TranscribeActor:
         import pyarrow
         from ray.data.block import BlockAccessor
 
+        if not isinstance(batch, pyarrow.Table):
+            raise JobError(f'a batch is a {type(batch).__name__}: give map_batches batch_format="pyarrow" or "numpy"')
         there = self._column in batch.column_names
         images = BlockAccessor.for_block(batch.select([self._column])).to_numpy(self._column) if there else None
         found = self._read(images, batch.column_names)
