@@ -126,8 +126,11 @@ def _save(model: TrOCR, folder: Path, to: str, *, assets: Path | None) -> None:
 def _config(name: str | None) -> TrOCRConfig | None:
     if name is None:
         return None
-    is_preset = name.removeprefix("microsoft/").removeprefix("trocr-") in PRESETS
-    return TrOCRConfig.preset(name) if is_preset else TrOCRConfig.from_json(Path(name))
+    if name.removeprefix("microsoft/").removeprefix("trocr-") in PRESETS:
+        return TrOCRConfig.preset(name)
+    if not Path(name).exists():
+        raise ConfigError(f"--config {name}: no such file, and no preset; the presets are {', '.join(PRESETS)}")
+    return TrOCRConfig.from_json(Path(name))
 
 
 def _verify(arguments: list[str]) -> int:

@@ -160,8 +160,9 @@ def test_lists_of_real_lines_that_cannot_be_read(
 
 
 def test_a_mesh_that_the_devices_do_not_make(
-    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("train.lines.open_lines", lambda *arguments: pytest.fail("pictures are looked at before"))
     chosen = ("run", "finetune-folder", "--data", data, "--model", model, "--folder", tmp_path / "run")
     assert "64 devices are asked for and there are" in said(capsys, *chosen, "--mesh", "data=64")
     assert "'modle=1' is not one of data, fsdp, model" in said(capsys, *chosen, "--mesh", "modle=1")

@@ -20,7 +20,7 @@ from convert.verify import Difference, verify
 from tests.small_models import FAMILIES, save_transformers, transformers_model
 from trocr_jax import checkpoint
 from trocr_jax.checkpoint.parameters import StoredTensor, parameters
-from trocr_jax.errors import CheckpointError, TrOCRError
+from trocr_jax.errors import CheckpointError, ConfigError, TrOCRError
 from trocr_jax.presets import PRESETS
 
 
@@ -236,6 +236,10 @@ def test_logits_that_are_no_numbers_are_no_agreement(
 def test_a_preset_is_named_as_its_model_is() -> None:
     for name in ("base-printed", "trocr-base-printed", "microsoft/trocr-base-printed"):
         assert _config(name) == PRESETS["base-printed"]
+    with pytest.raises(
+        ConfigError, match="--config base-print: no such file, and no preset; the presets are small-stage1"
+    ):
+        _config("base-print")
 
 
 def test_dtype_is_for_fairseq_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

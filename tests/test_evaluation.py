@@ -7,6 +7,7 @@ import json
 import os
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -684,10 +685,11 @@ def test_a_protocol_may_be_limited(tmp_path: Path) -> None:
 def test_every_run_has_its_own_model_and_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     sizes: list[int | None] = []
+    checked: list[Any] = []
 
     def load(run: Transcribe) -> Any:
         loaded.append(run.model)
-        return run.model
+        return SimpleNamespace(check=checked.append)
 
     def read(model: Any, samples: Any, decode: Any, batch_size: int | None, **more: Any) -> Any:
         sizes.append(batch_size)
@@ -699,9 +701,19 @@ def test_every_run_has_its_own_model_and_batch_size(monkeypatch: pytest.MonkeyPa
     command = Evaluate(sources=("x",), output="out", batch_size=7)
     runs = {"a": Transcribe(model="m"), "b": Transcribe(model="n"), "c": Transcribe(model="n", batch_size=2)}
     readings = _read(command, runs, Samples("s", [Sample("1", "a", None)]))
-    assert loaded == ["m", "n"]
+    assert loaded == ["n", "m", "n"], "one at a time, and that of the first run last before it"
+    assert len(checked) == 3
     assert sizes == [7, 7, 2]
     assert [reading.attention for reading in readings] == [True, False, False]
+
+
+def test_a_mistake_in_the_last_run_is_told_before_the_first_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trocr_jax.cli.evaluate.read", lambda *arguments, **more: pytest.fail("a run has been read"))
+    runs = ["--run", "greedy:", "--run", f"fused: --num-beams 2 --lm {tmp_path / 'none.arpa'}"]
+    assert main(["evaluate", "samples", *runs, "--output", str(tmp_path / "out")]) == 2
+    assert "none.arpa" in capsys.readouterr().err
 
 
 def test_a_revision_of_a_run_goes_before_that_outside() -> None:

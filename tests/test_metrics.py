@@ -197,6 +197,8 @@ def test_intervals_narrow_with_more_lines_and_are_the_same_every_time():
 def test_an_interval_of_lines_that_are_all_alike_has_no_width():
     assert metrics.interval(metrics.Tally.of([(3, 10)] * 9)) == pytest.approx((0.3, 0.3, 0.3))
     assert metrics.interval(metrics.exact_matches(["a"], ["b"])) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="resamples is 0: give how often lines are to be drawn"):
+        metrics.interval(metrics.exact_matches(["a"], ["b"]), resamples=0)
     with pytest.raises(ValueError, match="level is 95"):
         metrics.interval(metrics.exact_matches(["a"], ["b"]), level=95)
 

@@ -94,6 +94,16 @@ def test_a_profile_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_profile_of_steps_that_a_run_does_not_do_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(TOY, tmp_path, profile=range(20, 25)) as seen:
+        seen.limits(24, 100)
+        assert "no profile" not in capsys.readouterr().err
+        seen.limits(25, 100)
+        assert "no profile of steps 20:25: this run does steps 25:100" in capsys.readouterr().err
+        seen.limits(0, 20)
+        assert "no profile of steps 20:25: this run does steps 0:20" in capsys.readouterr().err
+
+
 def test_a_profile_that_cannot_be_written_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "profile").touch()
     with Progress(TOY, tmp_path, profile=range(1, 2)) as seen:

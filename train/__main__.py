@@ -82,7 +82,7 @@ def run(
         from train.export import check_output, kept_step
         from train.export import export as write
         from train.lines import open_lines
-        from train.loop import train
+        from train.loop import check_options, train
         from train.progress import before_and_after
         from trocr_jax.errors import ConfigError
 
@@ -94,6 +94,7 @@ def run(
                 f"--output is for the end of a run, step {what.total_steps}, and --until {until} ends before it: leave "
                 "out one of them; `python -m train export` writes the state of any checkpoint"
             )
+        steps, devices = _range(profile), check_options(what, mesh, workers=workers, until=until)  # before pictures
         opened = None if what.data is None else open_lines(what, chosen.data or DATA)
         outcome = train(
             what,
@@ -101,11 +102,11 @@ def run(
             lines=opened and opened.lines,
             held_out=opened and opened.held_out,
             workers=workers,
-            mesh=mesh,
+            mesh=devices,
             until=until,
             stop=stop,
             tensorboard=tensorboard,
-            profile=_range(profile),
+            profile=steps,
         )
         if outcome.finished:
             # all processes restore what is written

@@ -77,14 +77,7 @@ def train(
     Raises ConfigError or DataError before the first step where possible, CheckpointError for a checkpoint of another
     run or one that cannot be written, FloatingPointError for a loss that is not finite (kept in nonfinite.json).
     """
-    check(recipe)
-    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(recipe.mesh if mesh is None else mesh)
-    for stage in recipe.stages:
-        check_batch_size(stage.batch_size // stage.micro_batches, mesh)
-    if until is not None and until < 0:
-        raise ConfigError(f"until is {until}: give the step to stop behind, or leave it out")
-    if workers < 0:
-        raise ConfigError(f"workers is {workers}: give how many processes are to make examples, or 0 for threads")
+    mesh = check_options(recipe, mesh, workers=workers, until=until)
     _make(folder)
     lines, text = lines or rendered(recipe), codec(recipe)
     optimizer = make_optimizer(recipe)
@@ -123,6 +116,7 @@ def train(
         # 3. the step, which says where in the stages the run is,
         step = int(np.asarray(state.step))
         last = recipe.total_steps if until is None else min(until, recipe.total_steps)
+        progress.limits(step, last)
 
         def evaluated() -> bool:
             """Whether the reading came to its end; a signal ends it before."""
@@ -200,6 +194,19 @@ def train(
         if step:
             checkpoints.save(state)
         return Outcome(step, finished=not owed and (ended or step == recipe.total_steps), compiling=False)
+
+
+def check_options(recipe: Recipe, mesh: str | Mesh | None, *, workers: int, until: int | None) -> Mesh:
+    """The mesh of a run. Raises ConfigError for a recipe and arguments of `train` that cannot be."""
+    check(recipe)
+    mesh = mesh if isinstance(mesh, Mesh) else make_mesh(recipe.mesh if mesh is None else mesh)
+    for stage in recipe.stages:
+        check_batch_size(stage.batch_size // stage.micro_batches, mesh)
+    if until is not None and until < 0:
+        raise ConfigError(f"until is {until}: give the step to stop behind, or leave it out")
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}: give how many processes are to make examples, or 0 for threads")
+    return mesh
 
 
 def _make(folder: Path) -> None:

@@ -72,6 +72,12 @@ class Progress:
         """Time counts from here: what came before (compilation, evaluation) belongs to no step."""
         self._since, self._started, self.waited = step, time.perf_counter(), 0.0
 
+    def limits(self, first: int, last: int) -> None:
+        """The steps that are to be done; says so if those of the profile are not among them."""
+        for asked in self._profiles:
+            if asked and not range(max(asked.start, first), min(asked.stop, last)):
+                self._say(f"no profile of steps {asked.start}:{asked.stop}: this run does steps {first}:{last}")
+
     def profile(self, step: int) -> None:
         """To be called before each step (the first is 0)."""
         if self._wanted and not self._profiling:

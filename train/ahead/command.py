@@ -82,8 +82,11 @@ def compile_ahead(
             "generation": _row(generation, need["generation"]),
             "mfu_bound": bound,
         }
-        with json_file.open("a", encoding="utf-8") as file:
-            print(json.dumps(row), file=file)
+        try:
+            with json_file.open("a", encoding="utf-8") as file:
+                print(json.dumps(row), file=file)
+        except OSError as error:
+            raise ConfigError(f"--json-file {json_file}: cannot be written ({error.strerror})") from None
     return excess <= 0
 
 

@@ -15,6 +15,7 @@ from trocr_jax.cli.options import check_share, flag, given
 from trocr_jax.cli.output import printable_values
 from trocr_jax.cli.output_file import check_file, replace_file
 from trocr_jax.cli.progress import Progress
+from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DataError, DecodeError, OutputError
 from trocr_jax.evaluated import Outcome, Reading, Samples
 from trocr_jax.evaluation.protocols import HEADLINE, open_protocol
@@ -185,17 +186,26 @@ def _outcomes(source: str, samples: Samples) -> list[Outcome]:
 
 
 def _read(command: Evaluate, runs: dict[str, Transcribe], samples: Samples) -> list[Reading]:
-    readings, bar, known = list[Reading](), on_terminal(), dict[str, Recognizer]()
+    readings, bar, loaded = list[Reading](), on_terminal(), dict[tuple[Any, ...], Recognizer]()
+
+    def recognizer_of(run: Transcribe) -> Recognizer:
+        key = tuple(getattr(run, name) for name in _MODEL if name != "batch_size")
+        if key not in loaded:
+            loaded.clear()  # two models may be too much for the device
+            loaded[key] = load(run)
+        return loaded[key]
+
+    decodes = dict[str, DecodeConfig]()
+    for name, run in reversed(runs.items()):  # a mistake in the last would cost what those before it have read
+        decodes[name] = decode_config(run, recognizer_of(run))
+        recognizer_of(run).check(decodes[name])
     for name, run in runs.items():
-        key = " ".join(str(getattr(run, name)) for name in _MODEL if name != "batch_size")
-        if key not in known:
-            known = {key: load(run)}
-        decode, attention = decode_config(run, known[key]), not readings and not command.no_attention
+        attention = not readings and not command.no_attention
         with Progress(len(samples.samples), bar=bar) as progress:
             outcomes, seconds = read(
-                known[key],
+                recognizer_of(run),
                 samples.samples,
-                decode,
+                decodes[name],
                 command.batch_size if run.batch_size is None else run.batch_size,
                 attention=attention,
                 progress=lambda found, progress=progress: progress.update(failed=found.error is not None),  # type: ignore[misc]

@@ -48,7 +48,10 @@ class SourceOptions:
         str | None, argument("NAME", "Column of ids in a manifest.", "(default: id if there is one, else the path)")
     ] = None
     image_column: Annotated[
-        str | None, argument("NAME", "Column of images in Parquet and data sets.", "(default: image, img or picture)")
+        str | None,
+        argument(
+            "NAME", "Column of images in Parquet and data sets.", "(default: image, img, picture, image_bytes or bytes)"
+        ),
     ] = None
     split: Annotated[str | None, argument("NAME", "Split of a TFDS data set.", "(default: train)")] = None
     root: Annotated[

@@ -48,7 +48,7 @@ def interval(tally: Tally, *, level: float = 0.95, resamples: int = 2000, seed: 
 
     level: how often such intervals shall hold the true value. resamples: how often as many lines are drawn with
     replacement. One line, or none, or all alike but for Wilson's: the interval has no width, and says nothing.
-    Raises DataError for a level outside 0 to 1.
+    Raises DataError for a level outside 0 to 1, and for less than one draw.
     """
     return intervals([tally], level=level, resamples=resamples, seed=seed)[0]
 
@@ -56,7 +56,7 @@ def interval(tally: Tally, *, level: float = 0.95, resamples: int = 2000, seed: 
 def intervals(tallies: Sequence[Tally], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> list[Interval]:
     """The `interval` of each of several scores of the same lines, from the same draws. Raises DataError also if the
     lines are not equally many."""
-    _check(level)
+    _check(level, resamples)
     if len(lengths := {len(tally) for tally in tallies}) != 1:
         raise DataError(f"scores of {sorted(lengths)} lines: scores with common draws need the same lines")
     rates = [tally for tally in tallies if not _counts_lines(tally)]
@@ -83,7 +83,7 @@ def paired_difference(
     (Noreen 1989): the two results of each line are exchanged with probability 1/2, and p = (1 + differences at least as
     large) / (1 + resamples). Raises DataError if the lines are not equally many.
     """
-    _check(level)
+    _check(level, resamples)
     if len(first) != len(second):
         raise DataError(f"scores of {len(first)} and of {len(second)} lines: a paired test needs the same lines")
     value = second.value - first.value
@@ -102,9 +102,11 @@ class _Sums(NamedTuple):
     products: np.ndarray
 
 
-def _check(level: float) -> None:
+def _check(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise DataError(f"level is {level}: give a probability between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise DataError(f"resamples is {resamples}: give how often lines are to be drawn, such as 2000")
 
 
 def _columns(tally: Tally) -> np.ndarray:
