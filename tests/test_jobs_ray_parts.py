@@ -348,6 +348,8 @@ def test_whom_the_bell_counts(monkeypatch):
     assert bell.ring() == ["b"]
     monkeypatch.setattr(time, "monotonic", lambda: now + SILENT + 60)
     assert bell.ring() == []
+    bell.rung("b", loading=False, units=1)
+    assert bell.heard()["b"].begun > SILENT + 59
 
 
 @pytest.mark.parametrize(
@@ -390,8 +392,21 @@ def test_no_sign_of_life_and_nothing_to_do(monkeypatch):
     now += 20
     signs.take({"a": Sign(0.0, False, True, 60.0)})
     assert signs.idle()
+    now += 60
     signs.moved()
     assert not signs.idle()
-    now += 101
+    now += 99
+    assert not signs.check(), "a unit that was read is a sign of life too"
+    signs.take({"a": Sign(19.0, False, True, 200.0), "b": Sign(10.0, True, True, 200.0)})
+    now += 89
+    assert not signs.check(), "ten seconds before that, b has lived"
+    now += 2
     with pytest.raises(JobError, match="within 100 s"):
         signs.check()
+    bell = SimpleNamespace(heard=SimpleNamespace(remote=lambda: {"a": Sign(0.0, False, True, 300.0)}))
+    monkeypatch.setattr("ray.wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr("ray.get", lambda ref: ref)
+    signs = ray_signs.Signs(bell, Actors(), 60.0)
+    assert not signs.stuck()
+    now += 61
+    assert signs.stuck(), "it lives, and has had nothing to do"

@@ -46,6 +46,10 @@ def test_actors_that_end_one_after_the_other_while_they_load():
     with pytest.raises(JobError, match="in a row"):  # the next of the row is no sign of better things
         told.check()
     told = signs([])
+    told.take(row | {"middle": Sign(0.0, True, False, ended(STARTS, one_by_one=True)["lost5"].begun)})
+    with pytest.raises(JobError, match="in a row"):  # those that began before it have ended too
+        told.check()
+    told = signs([])
     told.take(row | {"old": Sign(0.0, True, False, 1000.0)})
     assert not told.check(), "another has loaded for longer than any of them, and lives"
     told.take(row | {"old": Sign(30.0, True, False, 1030.0)})
@@ -54,6 +58,15 @@ def test_actors_that_end_one_after_the_other_while_they_load():
     told.moved()
     told.take(row)
     assert not told.check(), "a unit has been read since"
+
+
+def test_actors_that_are_lost_while_they_read_are_not_in_vain():
+    from trocr_jax.jobs.ray_bell import SILENT, Sign
+    from trocr_jax.jobs.ray_signs import STARTS
+
+    told = signs([])
+    told.take({f"lost{i}": Sign(SILENT + 5 * i, True, True, SILENT + 5 * i + 3) for i in range(2 * STARTS)})
+    assert not told.check()
 
 
 def test_a_node_is_lost_with_all_that_load_on_it():
@@ -74,6 +87,10 @@ def test_actors_that_fail_one_after_the_other():
     from trocr_jax.jobs.ray_signs import STARTS
 
     said: list[str] = []
+    told = signs(said)
+    told.take({"now": Sign(0.0, False, True, 3.0, BREAKS)})
+    assert said == [f"an actor has failed, and another takes its place: {BREAKS}"], "told at once"
+    said.clear()
     row = ended(STARTS, one_by_one=True, failure=f"Traceback\nRuntimeError: {BREAKS}\n")
     told = signs(said)
     told.take(row)
