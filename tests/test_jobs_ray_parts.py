@@ -189,6 +189,48 @@ def test_a_process_that_has_planned_the_job_is_left_to_end_by_itself(monkeypatch
         assert (found, cancelled) == (None, [(series, True)])
 
 
+@pytest.mark.parametrize(
+    ("first", "tasks", "message", "said"),
+    [
+        ("dies", 10, "10 processes have ended while they planned the job, the last so: The worker died", 0),
+        ("lives", 10, r"10 processes have ended .*, the last so: no sign of life for 6\d s", 0),
+        ("", 1, "no process could plan the job within 200 s", 1),  # there is no room for any
+    ],
+)
+def test_processes_that_do_not_get_round_to_planning(monkeypatch, first, tasks, message, said):
+    """Each gives one sign, or none."""
+    import ray
+
+    from trocr_jax.jobs import ray_plan
+    from trocr_jax.jobs.ray_room import Actors
+
+    now, told, asked = 0.0, list[str](), list[list[str]]()
+
+    def remote(*arguments: object) -> Iterator[str]:
+        asked.append([first] * bool(first))
+        return iter(asked[-1])
+
+    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        nonlocal now
+        now += 1.0
+        return (refs, []) if asked[-1] else ([], refs)
+
+    def get(sign: str) -> None:
+        asked[-1].clear()
+        if sign == "dies":
+            raise ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("ray.nodes", list)
+    monkeypatch.setattr("ray.remote", lambda **options: lambda task: SimpleNamespace(remote=remote))
+    monkeypatch.setattr("ray.wait", wait)
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.cancel", lambda ref, force: None)
+    with pytest.raises(JobError, match=message):
+        ray_plan.plan(nothing, Actors(room_seconds=200.0), waiting=told.append)
+    assert (len(asked), len(told)) == (tasks, said)
+
+
 def test_an_actor_works_in_the_folder_of_the_driver_and_decodes_with_what_started_there(
     tmp_path, monkeypatch, model, job, read
 ):

@@ -98,18 +98,18 @@ class _Planning:
                 elif begun and time.monotonic() - self._moved > min(SILENCE, self._actors.room_seconds):
                     raise _Lost(f"no sign of life for {time.monotonic() - self._moved:.0f} s")
                 else:
-                    self._without(time.monotonic() - max(asked, self._moved), begun)
+                    self._without(0.0 if begun else time.monotonic() - asked)
             return found
         finally:
             if found is None:  # else it ends by itself: Ray ends a process that cancels what ends at that moment
                 with suppress(Exception):
                     ray.cancel(answers, force=True)
 
-    def _without(self, seconds: float, begun: bool) -> None:
-        """There has been no room for so long."""
+    def _without(self, seconds: float) -> None:
+        """A process that was asked has had no room for so long."""
         if time.monotonic() - self._moved > self._actors.room_seconds:
             raise no_room(self._actors, "no process could plan the job")
-        if seconds > NOTICE and not begun and not self._told:
+        if seconds > NOTICE and not self._told:
             self._told = True
             self._waiting(f"waiting for room to plan the job. {situation(self._actors)}")
 
