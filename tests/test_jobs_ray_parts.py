@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -298,6 +299,55 @@ def test_pools_that_end_with_units_left(monkeypatch, job):
     stop.request()
     assert ray_engine.run(job, nothing, stop=stop) is None
     assert len(pools) == 3
+    seen = iter([[0, 1], [0, 1], [0, 1], [1], [1], [1], [1]])
+    monkeypatch.setattr(ray_engine, "_left", lambda job: next(seen))
+    with pytest.raises(JobError, match=r"3 pools of actors in a row .* 1 are left"):
+        ray_engine.run(job, nothing)
+    assert len(pools) == 3 + 6, "a unit that is read is progress"
+
+
+class Ringing(nullcontext[Any]):
+    """The bells of a pool: who is at work, each time that it is asked."""
+
+    bell = None
+
+    def __init__(self, at_work: Iterator[list[str] | None]) -> None:
+        super().__init__(self)
+        self.ring = lambda: next(at_work)
+
+
+def test_a_stop_waits_for_those_who_are_at_work_and_for_what_they_have_read(monkeypatch, job):
+    from trocr_jax.jobs import ray_engine
+
+    row = {"unit": 0, "ok": 2, "failed": 0, "quarantined": 0, "owner": "a", "gauge": "{}", "stopped": False}
+    found: queue.Queue[Any] = queue.Queue()
+
+    def at_work() -> Iterator[list[str] | None]:
+        yield ["a"]
+        yield None  # not known at the moment
+        found.put(row | {"error": "", "message": ""})
+        yield []
+        assert told, "what has been read is told first"
+        yield []
+
+    told: list[Any] = []
+    asked = at_work()
+    monkeypatch.setattr(ray_engine, "Bells", lambda: Ringing(asked))
+    monkeypatch.setattr(ray_engine, "Pool", lambda *rest: nullcontext(SimpleNamespace(found=found)))
+    stop = jobs.Stop()
+    stop.request()
+    arguments = (job, [0], nothing, SimpleNamespace(room_seconds=1.0), jobs.Resources(), stop, told.append, print)
+    ray_engine._read(*arguments)  # type: ignore[arg-type]
+    assert [report.unit for report in told] == [0]
+    assert next(asked, "no more") == "no more"
+    asked = iter([["a"]] * 3)  # one that does not answer
+    now = time.monotonic() + jobs.Resources().grace + ray_engine.GIVE_UP
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    ray_engine._read(*arguments)  # type: ignore[arg-type]
+    looked = iter([False, True])  # those who live have nothing to do: another pool is to share out what is left
+    monkeypatch.setattr(ray_engine, "Signs", lambda *rest: SimpleNamespace(stuck=lambda: next(looked)))
+    ray_engine._read(*arguments[:5], jobs.Stop(), *arguments[6:])  # type: ignore[arg-type]
+    assert next(looked, "no more") == "no more"
 
 
 def test_units_that_are_left_are_no_success_with_ray(tmp_path, monkeypatch, model, job, capsys):
