@@ -24,7 +24,7 @@ from tests.tiny import save_lines
 from trocr_jax import jobs
 from trocr_jax.cli import jobs_run, main
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import JobError
+from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs.host import Prepared
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.leases import holders
@@ -344,10 +344,12 @@ def test_a_stop_waits_for_those_who_are_at_work_and_for_what_they_have_read(monk
     now = time.monotonic() + jobs.Resources().grace + ray_engine.GIVE_UP
     monkeypatch.setattr(time, "monotonic", lambda: now)
     ray_engine._read(*arguments)  # type: ignore[arg-type]
-    looked = iter([False, True])  # those who live have nothing to do: another pool is to share out what is left
+    looked = iter([False, True, False])  # those who live have nothing to do: another pool is to share out what is left
     monkeypatch.setattr(ray_engine, "Signs", lambda *rest: SimpleNamespace(stuck=lambda: next(looked)))
     ray_engine._read(*arguments[:5], jobs.Stop(), *arguments[6:])  # type: ignore[arg-type]
-    assert next(looked, "no more") == "no more"
+    found.put(row | {"stopped": True, "error": "SourceError", "message": "it has gone"})
+    with pytest.raises(SourceError, match="it has gone"):  # as the actor has raised it
+        ray_engine._read(*arguments[:5], jobs.Stop(), *arguments[6:])  # type: ignore[arg-type]
 
 
 def test_units_that_are_left_are_no_success_with_ray(tmp_path, monkeypatch, model, job, capsys):
