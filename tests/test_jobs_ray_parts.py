@@ -427,6 +427,20 @@ def test_amounts_that_ray_refuses():
         Actors(cpus=float("nan"))
 
 
+def test_who_could_have_an_actor(monkeypatch):
+    from trocr_jax.jobs.ray_room import Actors, situation
+
+    node: dict[str, Any] = {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0, "memory": 9.0, "node:10.0.0.1": 1.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [node, node, node | {"Alive": False}])
+    has = "The cluster has 2 nodes with 2 CPU, 1 GPU, and has lost 1: "
+    assert situation(Actors(cpus=2.0, gpus=1.0)) == (
+        f"An actor takes 2 CPU, 1 GPU. {has}2 of them could have an actor, if not for what else they do"
+    )
+    assert situation(Actors(cpus=2.5)).endswith(f"{has}no node can have an actor")
+    monkeypatch.setattr("ray.nodes", list)
+    assert situation(Actors()) == "An actor takes 1 CPU. The cluster has no nodes: no node can have an actor"
+
+
 def test_whom_the_bell_counts(monkeypatch):
     from trocr_jax.jobs.ray_bell import SILENT, Bell
 
