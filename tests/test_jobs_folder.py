@@ -23,7 +23,7 @@ from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs import rows
 from trocr_jax.jobs.events import Events, read_events
 from trocr_jax.jobs.fingerprint import describe, model_fingerprint
-from trocr_jax.jobs.finish import finish
+from trocr_jax.jobs.finish import finish, sweep
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.owner import me
 from trocr_jax.jobs.planning import make_plan, read_plan
@@ -172,6 +172,19 @@ def test_the_end_of_a_job_sweeps_what_others_left(tmp_path):
     assert finish(job) is not None
     assert not any(map(job.store.exists, names))
     assert Job.open(str(tmp_path)).inputs(job.whole(0))
+
+
+def test_files_of_others_in_a_folder_stay(tmp_path):
+    """As of who gives a folder of their own for the job's, in which the images are."""
+    names = [
+        Path(name) for name in ("leases/1.png", "leases/a/1.png", "tmp/a.txt", "tmp/b/c", "plan/a.jsonl", "partial/a")
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "tmp/a.txt", (0, 0))
+    sweep(complete(tmp_path))
+    assert all((tmp_path / name).exists() for name in names)
 
 
 def test_what_is_too_much_in_a_folder_is_found(tmp_path):

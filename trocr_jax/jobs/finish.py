@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from trocr_jax.jobs.store import Store
 from trocr_jax.say import printable
 
 NAMED = 10  # parts in one message
+
+_OWN = re.compile(rf"(plan/(inputs|units)-.*|{LEASES}/[0-9]{{8,}}|{PARTIAL}/[0-9]{{8,}}(-[0-9]{{6,}}){{2}})(\.jsonl)?")
 
 
 def part_counts(part: bytes) -> Counts:
@@ -144,14 +147,19 @@ def _write_success(job: Job) -> None:
 
 
 def sweep(job: Job) -> None:
-    """Removes what is left of processes that died: temporary files, leases, pieces of units, lists of lost planners."""
+    """Removes what is left of processes that died: temporary files, leases, pieces of units, lists of lost planners. A
+    file of another name is somebody else's, who had such a folder before the job came into its own."""
     done = read_success(job.store) is not None
     job.store.sweep(all_of_them=done)
     with suppress(OSError):
-        for name in job.store.names("plan"):
-            if f"plan/{name}" not in (job.plan.inputs, job.plan.units):
-                job.store.remove(f"plan/{name}")
+        for name in _own(job, "plan"):
+            if name not in (job.plan.inputs, job.plan.units):
+                job.store.remove(name)
     if done:
-        for folder in (LEASES, PARTIAL):
-            for name in job.store.names(folder):
-                job.store.remove(f"{folder}/{name}")
+        for name in (*_own(job, LEASES), *_own(job, PARTIAL)):
+            job.store.remove(name)
+
+
+def _own(job: Job, folder: str) -> list[str]:
+    names = (f"{folder}/{name}" for name in job.store.names(folder))
+    return [name for name in names if _OWN.fullmatch(name)]

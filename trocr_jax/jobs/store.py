@@ -174,8 +174,10 @@ class LocalStore:
         swept = 0
         for name in self.names(TEMPORARY):
             path, owner = self._folder / TEMPORARY / name, Owner.parse(name)
+            if owner is None:  # not written by a job
+                continue
             with suppress(FileNotFoundError):
-                if all_of_them or (owner and owner.has_died()) or time.time() - path.stat().st_mtime > OLD:
+                if all_of_them or owner.has_died() or time.time() - path.stat().st_mtime > OLD:
                     path.unlink()
                     swept += 1
         with suppress(OSError):
