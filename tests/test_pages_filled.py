@@ -426,6 +426,15 @@ def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):
     assert find_picture(tmp_path / "a.xml", "c:\\x\\named.tif") == tmp_path / "images" / "named.tif"
 
 
+@pytest.mark.parametrize("xml", ["a.xml", "./a.xml", "../page/a.xml", "b/../a.xml", "../a.xml"])
+def test_a_picture_one_folder_up_from_where_one_works(tmp_path: Path, monkeypatch, xml):
+    (tmp_path / "scans" / "page" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "scans" / "page")
+    above = tmp_path if xml == "../a.xml" else tmp_path / "scans"
+    (above / "a.jpg").touch()
+    assert find_picture(Path(xml), "a.jpg").resolve() == above / "a.jpg"
+
+
 def test_lists_of_files_are_no_pages(tmp_path: Path):
     for name in ("a.xml", "mets.xml", "METS.XML", "metadata.xml"):
         (tmp_path / name).write_bytes(page('<Coords points="0,0 9,0 9,9"/>'))

@@ -230,7 +230,9 @@ def find_picture(xml: Path, name: str) -> Path:
     """The picture that a page names, whatever folders stand before the name, or the one with the name of the XML."""
     wanted = picture_name(name)
     names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
-    folders = (xml.parent, xml.parent.parent, xml.parent / "images", xml.parent.parent / "images")
+    beside = xml.parent
+    above = beside / ".." if beside.name in ("", "..") else beside.parent  # the parent of "." is "."
+    folders = (beside, above, beside / "images", above / "images")
     found = next((f / n for n in names for f in folders if (f / n).is_file()), None)
     if found is None:
         raise no_picture(wanted or f"{xml.stem}.*", xml.name)
