@@ -288,6 +288,15 @@ def test_a_log_in_a_store_goes_on_behind_what_another_store_of_this_process_wrot
     assert [event["unit"] for event in read_events(store)] == [0, 1]
 
 
+def test_a_job_is_not_merged_into_a_folder_that_is_called_as_a_url(tmp_path: Path, monkeypatch, capsys):
+    complete(tmp_path / "job")
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--format", "pages"]):
+        assert main(["jobs", "merge", "job", "--output", "s3://bucket/filled", *options]) == 2
+        assert "s3://bucket/filled: only paths of this machine can be written" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["job"]
+
+
 def test_a_job_that_is_read_and_not_confirmed_is_not_merged(tmp_path: Path, capfdbinary):
     job = bare(tmp_path)
     commit(job, job.whole(1))

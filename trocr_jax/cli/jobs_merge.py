@@ -10,6 +10,7 @@ from trocr_jax.cli.options import check_share
 from trocr_jax.cli.output import format_of, needs_review, open_values
 from trocr_jax.cli.output_file import open_bytes
 from trocr_jax.errors import JobError, OutputError
+from trocr_jax.jobs import files
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.say import say
 
@@ -17,6 +18,10 @@ from trocr_jax.say import say
 def merge(job: Job, command: Merge) -> int:
     """Returns the exit status. Raises JobError for a job that is not complete, unless that is asked for."""
     check_share("min_confidence", command.min_confidence)
+    if command.output is not None and files.is_url(command.output):
+        raise OutputError(
+            f"{command.output}: only paths of this machine can be written; give one, and copy what is there"
+        )
     units, success = sorted(job.done()), read_success(job.store)
     left = len(job.units) - len(units)
     if (success is None or left) and not command.incomplete:
