@@ -297,6 +297,15 @@ def test_a_job_is_not_merged_into_a_folder_that_is_called_as_a_url(tmp_path: Pat
     assert os.listdir(tmp_path) == ["job"]
 
 
+def test_damage_is_noticed_where_another_part_was_deleted(tmp_path: Path, capsys):
+    job = complete(tmp_path)
+    job.store.remove("parts/00000000.jsonl")
+    assert main(["jobs", "merge", str(tmp_path), "--incomplete"]) == 0
+    job.store.replace("parts/00000001.jsonl", job.read_part(1).replace(b'"ok"', b'"OK"', 1))
+    assert main(["jobs", "merge", str(tmp_path), "--incomplete"]) == 2
+    assert "parts/00000001.jsonl: is damaged (it has changed since" in capsys.readouterr().err
+
+
 def test_a_job_that_is_read_and_not_confirmed_is_not_merged(tmp_path: Path, capfdbinary):
     job = bare(tmp_path)
     commit(job, job.whole(1))

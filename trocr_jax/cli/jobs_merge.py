@@ -29,7 +29,7 @@ def merge(job: Job, command: Merge) -> int:
         raise JobError(
             f"{command.job}: is not complete, {what}; `jobs run` goes on with it, --incomplete merges what there is"
         )
-    job.checksums = None if success is None or left else success["sha256"]
+    job.checksums = None if success is None else success["sha256"]
     columns = list(job.plan.configuration["columns"])
     if command.min_confidence is not None and "confidence" not in columns:
         raise JobError(f"{command.job}: its rows have no column confidence; merge it without --min-confidence")
