@@ -306,6 +306,19 @@ def test_damage_is_noticed_where_another_part_was_deleted(tmp_path: Path, capsys
     assert "parts/00000001.jsonl: is damaged (it has changed since" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "root"), [(errno.EACCES, ""), (errno.EIO, "s3://bucket/job")])
+def test_a_part_that_is_not_to_be_had_now_is_not_to_be_deleted(tmp_path: Path, monkeypatch, number, root):
+    job = complete(tmp_path)
+
+    def refused(job: Job, unit: int) -> bytes:
+        raise OSError(number, os.strerror(number), f"parts/{unit}")
+
+    monkeypatch.setattr(Job, "read_part", refused)
+    job.store.root = root or job.store.root
+    with pytest.raises(OSError, match=os.strerror(number)):
+        job.part(1)
+
+
 def test_a_job_that_is_read_and_not_confirmed_is_not_merged(tmp_path: Path, capfdbinary):
     job = bare(tmp_path)
     commit(job, job.whole(1))

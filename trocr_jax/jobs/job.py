@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trocr_jax.errors import JobError
+from trocr_jax.jobs.files import is_url
 from trocr_jax.jobs.fingerprint import sha256
 from trocr_jax.jobs.planning import Plan, Unit, read_inputs, read_plan, read_units
 from trocr_jax.jobs.rows import Counts, Row, decode, encode
@@ -133,10 +134,13 @@ class Job:
 
     def part(self, unit: int) -> bytes:
         """`read_part` for those who need it. Raises JobError that names a part which is not there, cannot be read, or
-        does not hold the lines of its unit."""
+        does not hold the lines of its unit; OSError where that says nothing of the part."""
         try:
             part = self.read_part(unit)
         except OSError as error:
+            no_answer = is_url(self.store.root) and not isinstance(error, FileNotFoundError)
+            if no_answer or isinstance(error, PermissionError):
+                raise
             raise JobError(f"{self._name(unit)}: cannot be read ({error.strerror or error}); {_MEND}") from error
         lines, why = self.units[unit].lines, ""
         if part.count(b"\n") != lines or not part.endswith(b"\n"):
