@@ -142,6 +142,7 @@ def test_of_two_planners_the_second_takes_the_plan_of_the_first(tmp_path):
     second = make_plan(other, {"another": 1}, [Input("a", None)], 1)
     assert second == first == read_plan(one)
     assert one.names("tmp") == []
+    assert len(one.names("plan")) == 2  # of a list that nobody needs nothing is written
 
 
 @pytest.mark.parametrize("ids", [[], ["a", "b", "a"]])

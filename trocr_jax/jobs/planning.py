@@ -128,16 +128,13 @@ def make_plan(
         try:
             with open(listed, "wb", buffering=_CHUNK) as file:  # closed before a thread that is left behind goes on
                 units, whole, ids = stop.apart(lambda: _list(file, inputs, unit_size))
+            if (plan := read_plan(store)) is not None:  # of whoever was quicker
+                return plan
             if not ids:
                 raise SourceError("the source has no lines; check its name and contents")
             _check_ids(listed, ids)
             name = f"plan/inputs-{whole[:16]}.jsonl"
-            try:
-                store.upload(name, listed)
-            except FileNotFoundError:  # swept, as whoever was quicker has completed the job
-                if (plan := read_plan(store)) is None:
-                    raise
-                return plan
+            store.upload(name, listed)
         finally:
             listed.unlink(missing_ok=True)
     index = b"".join(orjson.dumps(list(unit), option=orjson.OPT_APPEND_NEWLINE) for unit in units)
