@@ -96,18 +96,18 @@ class LocalStore:
         self._folder = Path(root)
 
     def read(self, name: str) -> bytes:
+        return self.read_range(name, 0, -1)
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
         for tries in range(1, STALE + 1):
             try:
-                return (self._folder / name).read_bytes()
+                with open(self._folder / name, "rb") as file:
+                    file.seek(start)
+                    return file.read(length)
             except OSError as error:
                 if error.errno != errno.ESTALE or tries == STALE:
                     raise
         raise AssertionError
-
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        with open(self._folder / name, "rb") as file:
-            file.seek(start)
-            return file.read(length)
 
     def create(self, name: str, content: bytes, *, durable: bool = True) -> bool:
         path = self._folder / name
