@@ -228,6 +228,13 @@ def test_a_process_that_waits_for_images_is_not_ended_by_time_or_a_signal_for_al
         assert pool._processes == {process}
 
 
+def test_files_where_one_works_are_no_modules(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise SystemExit('this is no queue')")
+    monkeypatch.chdir(tmp_path)
+    with DecodePool(Numbers(), SIZE, workers=1, limits=Limits()) as pool:
+        check_decoded(pool.submit([Input("plain-0", None)], never).result(), [0])
+
+
 @pytest.mark.parametrize(("by_itself", "starts"), [(False, STARTS), (True, 2)])
 def test_processes_that_something_kills_at_their_start_end_the_job(monkeypatch, by_itself, starts):
     tries: list[int] = []

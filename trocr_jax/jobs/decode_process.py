@@ -67,12 +67,13 @@ class DecodeProcess:
             self._file = opened.enter_context(_unnamed())
             numbers = (theirs.fileno(), self._file.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
+                # -P: a file queue.py where one works is no module, unless it is one of this process
+                [sys.executable, "-P", "-m", "trocr_jax.jobs.decode_worker", *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 pass_fds=numbers,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ONE_THREAD,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)} | ONE_THREAD,
             )
             opened.pop_all()  # `close` does it
 
