@@ -145,6 +145,14 @@ def test_of_two_planners_the_second_takes_the_plan_of_the_first(tmp_path):
     assert len(one.names("plan")) == 2  # of a list that nobody needs nothing is written
 
 
+def test_a_job_in_a_folder_needs_no_other_place_to_write(tmp_path, monkeypatch):
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)  # a container whose file system is read-only
+    assert len(bare(tmp_path).units) == 2
+
+
 @pytest.mark.parametrize("ids", [[], ["a", "b", "a"]])
 def test_a_source_that_cannot_be_planned_leaves_no_file(tmp_path, ids):
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -123,8 +124,11 @@ def make_plan(
     does until they are listed.
     """
     stop = Stop() if stop is None else stop
-    with tempfile.TemporaryDirectory() as elsewhere:
-        listed = store.temporary() if isinstance(store, LocalStore) else Path(elsewhere, "inputs")
+    with ExitStack() as opened:
+        if isinstance(store, LocalStore):
+            listed = store.temporary()
+        else:
+            listed = Path(opened.enter_context(tempfile.TemporaryDirectory()), "inputs")
         try:
             with open(listed, "wb", buffering=_CHUNK) as file:  # closed before a thread that is left behind goes on
                 units, whole, ids = stop.apart(lambda: _list(file, inputs, unit_size))
