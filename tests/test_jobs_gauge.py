@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -59,7 +61,9 @@ def test_how_far_a_job_is(tmp_path: Path, capsys):
     job = bare(tmp_path)
     commit(job, job.whole(0))
     with JobProgress(job) as progress:
-        progress.begin(Gauge(2))
+        progress.begin(gauge := Gauge(2))
+        for tokens in (3, 4, 5, 6, None, None):
+            gauge.line(tokens)
         assert progress.figures()["job_lines_committed"] == 4
         progress.committed(Counts(1, 1, 1))
         assert progress.figures()["job_lines_committed"] == 7
@@ -68,3 +72,20 @@ def test_how_far_a_job_is(tmp_path: Path, capsys):
         assert progress.figures()["job_lines_committed"] == progress.figures()["job_lines"] == 8
     assert "8 of 8 lines committed; here 6 lines" in (err := capsys.readouterr().err)
     assert "2 without text" in err
+
+
+def test_a_unit_that_takes_long_is_told_of_before_it_ends(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("trocr_jax.cli.jobs_progress.INTERVAL", 0.05)
+    job, gauge, asked = bare(tmp_path), Gauge(2), list[int]()
+    reader = SimpleNamespace(gauge=gauge, look=lambda: asked.append(1))
+    with JobProgress(job) as progress:
+        progress.watch(cast(Any, SimpleNamespace(reader=reader)))
+        for _ in range(3):
+            gauge.line(3)
+            reader.look()
+        assert capsys.readouterr().err == ""
+        time.sleep(0.06)
+        commit(job, job.whole(1))  # by another process
+        reader.look()
+        assert "4 of 8 lines committed; here 3 lines" in capsys.readouterr().err
+    assert len(asked) == 4

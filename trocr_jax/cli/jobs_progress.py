@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +36,7 @@ class JobProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._here.lines:
+        if self._gauge.lines:
             self._show()
         if self._bar is not None:
             self._bar.close()
@@ -51,8 +52,14 @@ class JobProgress:
         return None if self._serving is None else int(self._serving[0].server_port)
 
     def watch(self, worker: Worker) -> None:
-        """Shows what this worker does."""
-        worker.on_commit = lambda task, counts: self.committed(counts)
+        """Shows what this worker does, also while it waits, or is long at a unit."""
+        look = worker.reader.look
+
+        def look_and_show() -> None:
+            look()
+            self._now_and_then()
+
+        worker.on_commit, worker.reader.look = (lambda task, counts: self.committed(counts)), look_and_show
         self.begin(worker.reader.gauge)
 
     def begin(self, gauge: Gauge) -> None:
@@ -74,20 +81,24 @@ class JobProgress:
         """These lines are committed."""
         self._here = self._here.plus(counts)
         self._done = min(self._done + counts.lines, self._job.plan.lines)  # a look may have counted them already
-        if time.monotonic() - self._looked >= INTERVAL:
-            self._look()
+        if self._bar is not None:
             self._show()
-        elif self._bar is not None:
+        self._now_and_then()
+
+    def _now_and_then(self) -> None:
+        if time.monotonic() - self._looked >= INTERVAL:
+            with suppress(OSError):  # a disk that fails is told of by the commit
+                self._look()
             self._show()
 
     def _look(self) -> None:
-        self._done = float(sum(self._job.units[unit].lines for unit in self._job.done()))
         self._looked = time.monotonic()
+        self._done = float(sum(self._job.units[unit].lines for unit in self._job.done()))
 
     def _show(self) -> None:
-        rate = self._here.lines / max(time.monotonic() - self._start, 1e-9)
-        bad = self._here.failed + self._here.quarantined
-        here = f"here {self._here.lines} lines, {rate:.1f} lines/s, {bad} without text"
+        read = self._gauge.lines
+        rate = read / max(time.monotonic() - self._start, 1e-9)
+        here = f"here {read} lines, {rate:.1f} lines/s, {self._gauge.failed} without text"
         if self._bar is not None:
             self._bar.n = int(self._done)
             self._bar.set_postfix_str(here)
