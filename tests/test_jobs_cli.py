@@ -93,6 +93,24 @@ def test_a_job_from_source_to_merged_rows(tmp_path, model, capsys):
     assert "complete. 6 lines: 6 read" in capsys.readouterr().err
 
 
+def test_lines_that_were_not_read_again_before_a_stop_may_be_left(tmp_path, model, capsys, monkeypatch):
+    save_lines(tmp_path / "lines", 2)
+    (tmp_path / "lines" / "line-001.png").write_bytes(b"no image")
+    assert run(model, tmp_path / "lines", tmp_path / "job") == 1
+    retry_failed = jobs.retry_failed
+
+    def stopped(*given: Any, stop: jobs.Stop, **options: Any) -> Any:
+        stop.request()
+        return retry_failed(*given, stop=stop, **options)
+
+    monkeypatch.setattr(jobs, "retry_failed", stopped)
+    fixed = ["--max-new-tokens", "12", "--unit-size", "4", "--batch-size", "4", "--stopped-status", "143"]
+    again = ["jobs", "retry-failed", str(tmp_path / "lines"), "--output", str(tmp_path / "job"), "--model", str(model)]
+    command: Any = parse([*again, *fixed])
+    assert run_command(command, jobs.Stop()) == 143
+    assert "stopped; lines that have no text may be left" in capsys.readouterr().err
+
+
 def test_a_fault_is_told_of_by_a_name_that_is_no_unicode(tmp_path, capsys):
     bare(tmp_path / "job").store.create(os.fsdecode(b"parts/\xe9"), b"")
     assert main(["jobs", "verify", str(tmp_path / "job")]) == 1

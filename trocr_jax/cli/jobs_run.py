@@ -62,7 +62,8 @@ def run(command: Run, stop: Stop) -> int:
     if command.resources.stats:
         with printing():
             print(orjson.dumps(ran.stats, option=orjson.OPT_INDENT_2).decode())
-    if ran.counts is None:
+    again = isinstance(command, RetryFailed) and stop.requested.is_set()  # and not all of the lines, perhaps
+    if ran.counts is None or (again and ran.counts.ok < ran.counts.lines):
         why = "stopped" if stop.requested.is_set() else NOTHING_LEFT[command.engine]
         with writing(command.output):
             say(f"{command.output}: {why}; {_left(command, ran.job)}")
