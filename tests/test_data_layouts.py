@@ -471,6 +471,15 @@ def test_what_macos_leaves_beside_files_is_none_of_a_data_set(tmp_path: Path) ->
     assert HuggingFace(source=tmp_path).missing()
 
 
+def test_names_that_end_in_capitals_are_of_a_data_set_too(tmp_path: Path) -> None:
+    Image.new("L", (100, 100), 255).save(tmp_path / "p1.png")
+    write(tmp_path / "p0.xml", PAGE)
+    write(tmp_path / "p1.XML", PAGE)
+    write(tmp_path / "Labels.TSV", 'p1.png\t"a"\n')
+    assert {one.id.partition("/")[0] for one in Pages(source=tmp_path).records()["train"]} == {"p0", "p1"}
+    assert [r.text for r in Folder(source=tmp_path).records()["train"]] == ['"a"']  # type: ignore[union-attr]
+
+
 def test_a_word_that_is_written_askew_is_upright() -> None:
     for corners in (
         [(2, 2), (76, 5), (75, 38), (1, 35)],

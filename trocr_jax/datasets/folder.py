@@ -38,8 +38,8 @@ class Folder(Dataset):
 
     def _lists(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in (path for path in files_in(self.source, "*") if path.suffix in SUFFIXES):
-            split = "train" if path.stem in _SINGLE else split_name(path.stem)
+        for path in (path for path in files_in(self.source, "*") if path.suffix.lower() in SUFFIXES):
+            split = "train" if path.stem.lower() in _SINGLE else split_name(path.stem)
             if split in found:
                 raise DataError(f"{path} and {found[split]} are both the split {split}; keep one of them")
             found[split] = path
@@ -47,7 +47,7 @@ class Folder(Dataset):
 
     def read(self, path: Path) -> Iterator[Record | Bad]:
         """The rows of one list; its pictures are found from the source."""
-        rows = _json_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
+        rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _table_rows(path)
         for found in rows:
             if isinstance(found, Bad):
                 yield found
@@ -97,7 +97,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]] | Bad]:
-    if path.suffix == ".tsv":  # a text may hold quotation marks
+    tabs = path.suffix.lower() == ".tsv"
+    if tabs:  # a text may hold quotation marks
         rows = [row.split("\t") for row in rows_of(read_text(path))]
     else:
         try:
@@ -111,14 +112,14 @@ def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]] | Bad]:
         if not any(row) or (header and number == 1):
             continue
         if not header and len(row) != 2:
-            what = "a tab" if path.suffix == ".tsv" else "a comma"
+            what = "a tab" if tabs else "a comma"
             raise DataError(
                 f"{path}:{number}: {len(row)} columns instead of picture and text, divided by {what}; for other "
                 "columns begin with a header that names them, image and text among them"
             )
         columns = header or ["image", "text"]
         if len(row) > len(columns):
-            advice = "a text holds no tab" if path.suffix == ".tsv" else "put a text with a comma into quotation marks"
+            advice = "a text holds no tab" if tabs else "put a text with a comma into quotation marks"
             yield Bad(f"{path.name}:{number}", f"{len(row)} columns, and the header has {len(columns)}; {advice}")
         else:
             yield number, dict(zip(columns, row, strict=False))

@@ -75,7 +75,7 @@ class Pages(Dataset):
 
     def _files(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in files_in(self.source, "**/*.xml"):
+        for path in (path for path in files_in(self.source, "**/*") if path.suffix.lower() == ".xml"):
             inside = [
                 part for part in path.parent.relative_to(self.source).parts if part.lower() not in ("page", "alto")
             ]
