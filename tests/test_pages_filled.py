@@ -186,8 +186,9 @@ def test_a_job_fills_its_pages_in(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["b.xml"]
     assert main(["jobs", "merge", job, "--format", "pages", "--output", str(source)]) == 2
     assert "holds pages that were read, or lies among them; give a folder outside" in capsys.readouterr().err
-    assert main(["jobs", "merge", job, "--format", "pages"]) == 2
-    assert "needs --output FOLDER" in capsys.readouterr().err
+    for output in ([], ["--output", ""]):  # a variable of a script that is not set
+        assert main(["jobs", "merge", job, "--format", "pages", *output]) == 2
+        assert "needs --output FOLDER" in capsys.readouterr().err
 
 
 def cut(source: Source, place: Any) -> Image.Image:

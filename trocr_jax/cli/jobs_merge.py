@@ -62,7 +62,7 @@ def _pages(job: Job, command: Merge, units: list[int]) -> int:
 
     if command.min_confidence is not None:
         raise JobError("--min-confidence marks rows; pages have the confidence of each line instead")
-    if command.output is None:
+    if not command.output:
         raise JobError("--format pages needs --output FOLDER: a file for each page is written there")
     written = failed = 0
     for page in filled_pages(job, Path(command.output), units=units):
