@@ -91,7 +91,9 @@ class XmlSource:
 
     def before(self, place: int) -> str:
         """The white space in front of a place, if a tag stands before it: how the file is indented."""
-        start = len(self.content[:place].rstrip())
+        start = place
+        while self.content[start - 1 : start].isspace():  # of a whole page, `rstrip` would copy all before it
+            start -= 1
         return self.content[start:place].decode() if self.content[start - 1 : start] == b">" else ""
 
     def edited(self, edits: Sequence[Edit]) -> bytes:
