@@ -6,6 +6,7 @@ local names, so every version of the schemas is read.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from statistics import median
@@ -125,12 +126,12 @@ def parse_page(content: bytes) -> tuple[Picture, list[Line]]:
 def outline_of(lines: list[Line]) -> Callable[[Line], Sequence[Point]]:
     """Gives the outline of a line of a page with these `lines`; around its baseline if it has none. It raises DataError
     where there is neither, or a coordinate that is no number."""
-    spacing = _spacing(lines)
+    spacing = cache(lambda: _spacing(lines))  # of thousands of lines it takes longer than to cut one out
 
     def outline(line: Line) -> Sequence[Point]:
         if line.fault:
             raise DataError(line.fault)
-        return line.outline or _around(line.baseline, spacing)
+        return line.outline or _around(line.baseline, spacing())
 
     return outline
 
