@@ -92,8 +92,10 @@ class JobProgress:
             self._show()
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
-        self._done = float(sum(self._job.units[unit].lines for unit in self._job.done()))
+        try:
+            self._done = float(sum(self._job.units[unit].lines for unit in self._job.done()))
+        finally:  # however long it took
+            self._looked = time.monotonic()
 
     def _show(self) -> None:
         read = self._gauge.lines
