@@ -253,6 +253,21 @@ def test_how_long_a_job_takes_is_told_by_what_was_read_of_late(tmp_path):
     assert found.seconds_left == pytest.approx(32 / found.rate, rel=0.5)
 
 
+@pytest.mark.parametrize(("last", "rate"), [(1_500, 0.02), (2_500, 0.0)])
+def test_units_that_take_longer_than_what_is_of_late(tmp_path, last, rate):
+    job, now = bare(tmp_path, 80, 20), time.time()
+    job.store.create("leases/00000002", orjson.dumps({"owner": "far.1.1", "beat": 1, "reading": []}))
+    for number, at in enumerate((now - last - 2_000, now - last - 1_000, now - last)):
+        counts = {"unit": number - 1, "ok": 20, "failed": 0, "quarantined": 0} if number else {}
+        event = {"time": at, "event": "commit" if number else "start", "owner": "far.1.1", **counts}
+        job.store.append("events/far.1.1.jsonl", orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+    for unit in (0, 1):
+        commit(job, job.whole(unit))
+    found = jobs.status(job)
+    assert found.rate == rate  # of one that has not been heard of for longer still nothing is known
+    assert found.seconds_left == (40 / rate if rate else None)
+
+
 def test_every_file_of_a_model_counts(tmp_path):
     names = ["config.json", "MANIFEST.json", "model.safetensors", "a.bin", "a.bin.index.json", "params/b/c", "params/d"]
     for name in names:

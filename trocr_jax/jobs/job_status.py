@@ -87,6 +87,9 @@ def _hosts(
         since = max(begun[owner], now - WINDOW)
         # A clock that was set back meanwhile leaves times behind it out.
         late = [(at, lines) for at, lines in found if since < at <= now]
+        before, last = found[-2][0] if found[1:] else begun[owner], found[-1]
+        if not late and 0 <= now - last[0] < 2 * (last[0] - before):  # a unit may take longer than the window
+            since, late = before, [last]
         if late:
             host.rate = round(sum(lines for _, lines in late) / max(max(at for at, _ in late) - since, 1.0), 2)
     for unit, owner in holders(job).items():
