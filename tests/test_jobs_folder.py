@@ -109,9 +109,9 @@ def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path):
         (tmp_path / "tmp" / name).touch()
     long_ago = time.time() - OLD - 60
     os.utime(tmp_path / "tmp" / f"{far}.1", (long_ago, long_ago))
-    assert store.sweep() == 2
+    store.sweep()
     assert store.names("tmp") == sorted([f"{me()}.0", f"{far}.0"])
-    assert store.sweep(all_of_them=True) == 2
+    store.sweep(all_of_them=True)
     assert not (tmp_path / "tmp").exists()
 
 

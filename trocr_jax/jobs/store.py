@@ -65,8 +65,8 @@ class Store(Protocol):
         """The names, without the folder, of the files in it, sorted; of a folder that is not there, none."""
         ...
 
-    def sweep(self, *, all_of_them: bool = False) -> int:
-        """Removes temporary files that dead processes left behind, or all; returns how many there were."""
+    def sweep(self, *, all_of_them: bool = False) -> None:
+        """Removes temporary files that dead processes left behind, or all."""
         ...
 
 
@@ -170,8 +170,7 @@ class LocalStore:
         except FileNotFoundError:
             return []
 
-    def sweep(self, *, all_of_them: bool = False) -> int:
-        swept = 0
+    def sweep(self, *, all_of_them: bool = False) -> None:
         for name in self.names(TEMPORARY):
             path, owner = self._folder / TEMPORARY / name, Owner.parse(name)
             if owner is None:  # not written by a job
@@ -179,10 +178,8 @@ class LocalStore:
             with suppress(FileNotFoundError):
                 if all_of_them or owner.has_died() or time.time() - path.stat().st_mtime > OLD:
                     path.unlink()
-                    swept += 1
         with suppress(OSError):
             (self._folder / TEMPORARY).rmdir()  # if it is empty
-        return swept
 
     def temporary(self) -> Path:
         """A name for a file that `sweep` removes should this process die."""

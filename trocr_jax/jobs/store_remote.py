@@ -92,8 +92,8 @@ class RemoteStore:
             return []
         return sorted(name for path in found if (name := path.rstrip("/").rpartition("/")[2]) != folder)
 
-    def sweep(self, *, all_of_them: bool = False) -> int:
-        return 0
+    def sweep(self, *, all_of_them: bool = False) -> None:
+        pass
 
     def _write(self, write: Callable[..., Any], name: str, *args: Any, **options: Any) -> None:
         """Makes the folder first where there is none, unless it is a bucket's, which has none."""
