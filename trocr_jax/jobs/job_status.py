@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import reduce
 
 from trocr_jax.jobs.events import read_events
 from trocr_jax.jobs.finish import part_counts
 from trocr_jax.jobs.job import Job, read_success
 from trocr_jax.jobs.leases import holders
-from trocr_jax.jobs.rows import Counts, sum_of
+from trocr_jax.jobs.rows import Counts
 
 WINDOW = 600.0
 """Seconds over which a rate is taken."""
@@ -41,7 +42,8 @@ class JobStatus:
 
 
 def status(job: Job) -> JobStatus:
-    """Reads the event logs, and the parts of units whose commit no log tells of (their process was killed then)."""
+    """Reads the event logs and, of a job that is not complete, the parts of units whose commit no log tells of (their
+    process was killed then), or several do."""
     done, now = job.done(), time.time()
     known: dict[int, Counts] = {}
     pieces: dict[int, list[Counts]] = {}
@@ -57,16 +59,17 @@ def status(job: Job) -> JobStatus:
     for unit, found in pieces.items():  # one that was read more than once may have changed since
         if unit in done and len(found) == 1 and found[0].lines == job.units[unit].lines:
             known[unit] = found[0]
-    for unit in done - known.keys():
-        known[unit] = part_counts(job.read_part(unit))
-    success = read_success(job.store)
-    complete = success is not None and len(done) == len(job.units)
-    total = Counts.of(success) if success is not None and complete else sum_of(known[unit] for unit in done)
+    success = read_success(job.store) if len(done) == len(job.units) else None
+    if success is None:
+        each = (known[unit] if unit in known else part_counts(job.read_part(unit)) for unit in done)
+        total = reduce(Counts.plus, each, Counts())
+    else:
+        total = Counts.of(success)
     hosts = _hosts(job, commits, begun, now)
     rate = sum(host.rate for host in hosts)
     left = job.plan.lines - total.lines
     return JobStatus(
-        complete=complete,
+        complete=success is not None,
         units=len(job.units),
         units_done=len(done),
         lines=job.plan.lines,

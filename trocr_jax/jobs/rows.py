@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -85,10 +84,6 @@ class Counts(NamedTuple):
 
     def minus(self, other: Counts) -> Counts:
         return Counts(*(a - b for a, b in zip(self, other, strict=True)))
-
-
-def sum_of(counts: Iterable[Counts]) -> Counts:
-    return reduce(Counts.plus, counts, Counts())
 
 
 def count(rows: Sequence[Row]) -> Counts:
