@@ -111,6 +111,20 @@ def test_lines_that_were_not_read_again_before_a_stop_may_be_left(tmp_path, mode
     assert "stopped; lines that have no text may be left" in capsys.readouterr().err
 
 
+def test_rows_do_not_take_the_place_of_the_list_that_was_read(tmp_path, model, capsys, monkeypatch):
+    save_lines(tmp_path / "lines", 1)
+    monkeypatch.chdir(tmp_path)
+    Path("lines.csv").write_text("path,said\nlines/line-000.png,a\n")
+    Path("link.csv").symlink_to("lines.csv")
+    assert run(model, Path("lines.csv"), Path("job")) == 0
+    for name in ("lines.csv", "link.csv"):
+        assert main(["jobs", "merge", "job", "--output", name]) == 2
+        assert f"{name}: is what the job was planned with; give another name" in capsys.readouterr().err
+    assert Path("lines.csv").read_text().endswith(",a\n")
+    assert main(["jobs", "merge", "job", "--output", "texts.csv"]) == 0
+    assert main(["jobs", "merge", "job", "--output", "texts.csv"]) == 0
+
+
 def test_a_fault_is_told_of_by_a_name_that_is_no_unicode(tmp_path, capsys):
     bare(tmp_path / "job").store.create(os.fsdecode(b"parts/\xe9"), b"")
     assert main(["jobs", "verify", str(tmp_path / "job")]) == 1

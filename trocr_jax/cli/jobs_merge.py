@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
@@ -35,6 +36,8 @@ def merge(job: Job, command: Merge) -> int:
         raise JobError(f"{command.job}: its rows have no column confidence; merge it without --min-confidence")
     if command.format == "pages":
         return _pages(job, command, units)
+    if command.output and _is_read(job, command.output):
+        raise OutputError(f"{command.output}: is what the job was planned with; give another name")
     format = command.format or (format_of(command.output) if command.output else "jsonl")
     if format == "txt":
         if command.output is not None and command.output.lower().endswith(".txt"):
@@ -54,6 +57,12 @@ def merge(job: Job, command: Merge) -> int:
                     put(row)
     say(f"{command.job}: {len(units)} units merged")
     return 0
+
+
+def _is_read(job: Job, output: str) -> bool:
+    """Whether a file is a source of the job by its name, such as a manifest of lines."""
+    paths = job.plan.configuration["source"].get("paths", ())
+    return os.path.exists(output) and any(os.path.samefile(output, path) for path in paths if os.path.exists(path))
 
 
 def _pages(job: Job, command: Merge, units: list[int]) -> int:
