@@ -22,7 +22,7 @@ from trocr_jax.decoding.constraints import Lexicon
 from trocr_jax.errors import JobError, SourceError
 from trocr_jax.jobs import rows
 from trocr_jax.jobs.events import Events, read_events
-from trocr_jax.jobs.fingerprint import describe, model_fingerprint
+from trocr_jax.jobs.fingerprint import describe, differences, model_fingerprint
 from trocr_jax.jobs.finish import finish, sweep
 from trocr_jax.jobs.job import Job, Task
 from trocr_jax.jobs.owner import me
@@ -282,6 +282,18 @@ def test_every_file_of_a_model_counts(tmp_path):
     assert len(set(found)) == len(names) + 2
     (tmp_path / "README.md").write_bytes(b"1")
     assert model_fingerprint(tmp_path) == found[-1]
+
+
+def test_of_long_lists_the_first_difference_is_shown():
+    """As of names that a shell has made of a pattern, where there are new files."""
+    planned = [f"{number}.png" for number in range(30)]
+    assert list(differences({"paths": planned}, {"paths": planned})) == []
+    found = list(differences({"paths": planned}, {"paths": [*planned[:7], "new.png", *planned[7:]]}))
+    assert found == ['paths[7]: "7.png" in the plan, "new.png" now']
+    assert list(differences({"paths": planned}, {"paths": planned[:20]})) == [
+        'paths[20]: "20.png" in the plan, nothing now'
+    ]
+    assert list(differences({"paths": ["a"]}, {"paths": ["b"]})) == ['paths: ["a"] in the plan, ["b"] now']
 
 
 def test_configurations_that_differ_are_described_apart():

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from trocr_jax.errors import JobError
 
 PACKAGES = ("trocr-jax", "jax", "jaxlib", "flax", "numpy", "pillow", "transformers", "tokenizers")
 """Packages whose code has a say in what is read."""
+LISTED = 40
+"""Values of two lists of which all are shown if the lists differ; of more it is the first one that differs."""
 _MODEL_FILES = ("config.json", "MANIFEST.json", *ASSETS, "*.safetensors", "*.bin", "*.index.json", "params/**/*")
 
 
@@ -104,6 +107,10 @@ def differences(planned: Any, asked: Any, name: str = "") -> Iterator[str]:
         for key in dict.fromkeys([*planned, *asked]):
             yield from differences(planned.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
     elif planned != asked:
+        if isinstance(planned, list) and isinstance(asked, list) and len(planned) + len(asked) > LISTED:
+            pairs = enumerate(zip_longest(planned, asked))  # names that a shell has made of a pattern may be thousands
+            number, (planned, asked) = next(found for found in pairs if found[1][0] != found[1][1])
+            name = f"{name}[{number}]"
         yield f"{name}: {_shown(planned)} in the plan, {_shown(asked)} now"
 
 
