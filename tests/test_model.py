@@ -23,7 +23,7 @@ from trocr_jax.attention_cross import Cross
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
 from trocr_jax.encoder import SCORES_BYTES, Encoder, bicubic_weights, cached_micro_batch, in_micro_batches
 from trocr_jax.errors import DecodeError, ImageError
-from trocr_jax.generation import stream
+from trocr_jax.generation import prime, stream
 from trocr_jax.generation_plan import Placed
 
 VIT = EncoderConfig(
@@ -345,6 +345,11 @@ def test_arguments_of_another_type_are_refused() -> None:
         trocr_jax.generate(model, jnp.zeros((1, 32, 48, 3)), {"num_beams": 2})  # type: ignore[arg-type]
     with pytest.raises(ImageError, match=r"pixels are list: give an array \[B, H, W, 3\]"):
         trocr_jax.generate(model, [[0.0]])  # type: ignore[arg-type]
+    tensor: Any = torch.zeros(1, 32, 48, 3)
+    read: tuple[Callable[..., Any], ...] = (trocr_jax.generate, lambda *given: next(stream(*given)), prime)
+    for function in read:
+        with pytest.raises(ImageError, match=r"pixels are Tensor: give an array \[B, H, W, 3\] of numpy or jax"):
+            function(model, tensor)
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 48, 3), (1, 32, 48, 1)])

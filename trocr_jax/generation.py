@@ -252,8 +252,8 @@ def search(step: StepFn, cache: Any, keys: jax.Array, numbers: Numbers, shape: S
 
 
 def _check(pixels: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> None:
-    if not hasattr(pixels, "ndim"):
-        raise ImageError(f"pixels are {type(pixels).__name__}: give an array [B, H, W, 3]")
+    if not isinstance(pixels, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        raise ImageError(f"pixels are {type(pixels).__name__}: give an array [B, H, W, 3] of numpy or jax")
     if pixels.ndim != 4 or not pixels.shape[0]:
         raise ImageError(f"pixels are {list(pixels.shape)}: give at least one image, [B, H, W, 3]")
 
