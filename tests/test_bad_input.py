@@ -292,7 +292,7 @@ def test_batches_that_cannot_be_read(model: Path) -> None:
             list(recognizer.read_batches(series, None, 2))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", ["nonsense", "int32", bool, object()])
+@pytest.mark.parametrize("dtype", ["nonsense", "int32", bool, object(), "float64", "float8_e4m3fn"])
 def test_types_that_are_none_of_floats(dtype: Any, model: Path) -> None:
     with pytest.raises(DecodeError, match="give a type of floats"):
         Recognizer.from_pretrained(model, dtype=dtype)

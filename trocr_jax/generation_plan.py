@@ -6,6 +6,7 @@ benchmarks/README.md has the figures.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -233,13 +234,10 @@ def _scores_bytes(placed: Placed) -> int:
 def compute_dtype(asked: DTypeLike | None = None) -> jnp.dtype:
     """The type asked for; if none, f32 where the default backend is a CPU and bf16 on accelerators."""
     if asked is not None:
-        try:
-            dtype = jnp.dtype(asked)
-        except TypeError:
-            dtype = None
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            raise DecodeError(f"dtype is {asked!r}: give a type of floats, such as float32 or bfloat16")
-        return dtype
+        with suppress(TypeError):  # jax would take float64 for float32
+            if (dtype := jnp.dtype(asked)).name in ("float32", "bfloat16", "float16"):
+                return dtype
+        raise DecodeError(f"dtype is {asked!r}: give a type of floats: float32, bfloat16 or float16")
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
