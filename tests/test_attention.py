@@ -15,6 +15,7 @@ from PIL import Image
 import trocr_jax
 from scripts.word_boxes import overlaps
 from tests.small_models import FAMILIES, save_transformers, transformers_model
+from trocr_jax import recognizer_attention
 from trocr_jax.confidence import token_spans
 from trocr_jax.cross_attention import cross_attention
 from trocr_jax.decoding.config import DecodeConfig
@@ -96,6 +97,25 @@ def test_nothing_changes_without_the_attention(recognizer):
     assert plain[0].attention is None
     with pytest.raises(DecodeError, match="attention=True"):
         _ = plain[0].word_boxes
+
+
+def test_a_batch_is_looked_at_in_parts(recognizer, monkeypatch):
+    whole = recognizer(LINES, attention=True)
+    monkeypatch.setattr(recognizer_attention, "MOST_BYTES", 400_000)  # of two images
+    parts = recognizer(LINES, attention=True)
+    assert parts == whole
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(one.attention.weights, other.attention.weights, atol=1e-5)
+        np.testing.assert_array_equal(one.attention.ink, other.attention.ink)
+        assert (one.attention.width, one.attention.span) == (other.attention.width, other.attention.span)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_an_image_of_another_size_is_named(recognizer, attention):
+    other = dataclasses.replace(recognizer.image_processor, do_resize=False, keep_aspect_ratio=False)
+    strict = Recognizer(recognizer.model, recognizer.tokenizer, other)
+    (error,) = strict.read(LINES[0], attention=attention)
+    assert str(error).startswith(f"{LINES[0]}: is ")
 
 
 def test_pixels_have_boxes_too(recognizer):

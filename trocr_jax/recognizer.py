@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from PIL import Image
 
 from trocr_jax import checkpoint
 from trocr_jax.calibration import Calibration
@@ -29,7 +28,7 @@ from trocr_jax.errors import ConfigError, DecodeError, ImageError, TokenizerErro
 from trocr_jax.generation import stream
 from trocr_jax.generation_plan import CrossAttention, compute_dtype
 from trocr_jax.image import ImageProcessor
-from trocr_jax.image_file import ImageSource
+from trocr_jax.image_file import ImageSource, describe
 from trocr_jax.model import TrOCR
 from trocr_jax.recognizer_attention import attentions
 from trocr_jax.recognizer_batches import (
@@ -221,13 +220,16 @@ class Recognizer:
         """The images, decoded, and (width, height) of each, zeros for one that could not be."""
         for image in series:
             try:
-                opened: ImageSource | ImageError = (
-                    image if isinstance(image, ImageError) else self.image_processor.open(image)
-                )
+                if isinstance(image, ImageError):
+                    raise image
+                opened = self.image_processor.open(image)
+                opened.filename = describe(image)  # type: ignore[attr-defined]  # for a size that does not fit
             except ImageError as error:
-                opened = error
-            sizes.append(opened.size if isinstance(opened, Image.Image) else (0, 0))
-            yield opened
+                sizes.append((0, 0))
+                yield error
+            else:
+                sizes.append(opened.size)
+                yield opened
 
     def read_batches(
         self, series: Iterable[Batch], decode: DecodeConfig | None = None, batch_size: int | None = None
