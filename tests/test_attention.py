@@ -15,11 +15,13 @@ from PIL import Image
 import trocr_jax
 from scripts.word_boxes import overlaps
 from tests.small_models import FAMILIES, save_transformers, transformers_model
+from tests.tiny import HEIGHT, WIDTH, tiny_config, tiny_model
 from trocr_jax import recognizer_attention
 from trocr_jax.confidence import token_spans
 from trocr_jax.cross_attention import cross_attention
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.errors import DecodeError, ImageError
+from trocr_jax.image import ImageProcessor
 from trocr_jax.recognizer import Recognizer
 from trocr_jax.word_boxes import CrossAttention, character_boxes, ink_columns, word_boxes
 
@@ -108,6 +110,16 @@ def test_a_batch_is_looked_at_in_parts(recognizer, monkeypatch):
         np.testing.assert_allclose(one.attention.weights, other.attention.weights, atol=1e-5)
         np.testing.assert_array_equal(one.attention.ink, other.attention.ink)
         assert (one.attention.width, one.attention.span) == (other.attention.width, other.attention.span)
+
+
+def test_a_text_may_have_as_many_tokens_as_the_model_has_positions():
+    config = tiny_config()
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, max_position_embeddings=12))
+    pixels, processor = np.zeros((HEIGHT, WIDTH, 3), np.uint8), ImageProcessor(height=HEIGHT, width=WIDTH)
+    (found,) = recognizer_attention.attentions(
+        tiny_model(config=config), [pixels], [[4] * 12], [(80, 20)], dtype=jnp.float32, image_processor=processor
+    )
+    assert found.weights.shape == (1, 2, 12, config.encoder.memory_length)
 
 
 @pytest.mark.parametrize("attention", [False, True])
