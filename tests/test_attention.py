@@ -122,6 +122,28 @@ def test_a_text_may_have_as_many_tokens_as_the_model_has_positions():
     assert found.weights.shape == (1, 2, 12, config.encoder.memory_length)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"height": 40, "width": 480, "keep_aspect_ratio": True},
+        {"height": 40, "width": 120, "keep_aspect_ratio": True},
+        {"height": 64, "width": 96},
+        {"height": 64, "width": 96, "crop_size": (48, 72)},
+        {"height": 64, "width": 96, "crop_size": (72, 120)},
+        {"do_resize": False, "crop_size": (48, 200)},
+    ],
+)
+def test_columns_of_pixels_are_found_again_in_the_image(options):
+    """Of an image 300 wide with a red bar from 100 to 160, whatever becomes of its size."""
+    image, processor = Image.new("RGB", (300, 60), "white"), ImageProcessor(**options)
+    image.paste("red", (100, 0, 160, 60))
+    pixels = processor.pixels(image).astype(np.int32)
+    columns = pixels.shape[1]
+    edges = np.linspace(*recognizer_attention._span(300, 60, columns, processor), columns + 1)
+    red = np.flatnonzero(pixels[20, :, 0] - pixels[20, :, 1] > 128)
+    np.testing.assert_allclose([edges[red[0]], edges[red[-1] + 1]], [100, 160], atol=300 / processor.width)
+
+
 @pytest.mark.parametrize("attention", [False, True])
 def test_an_image_of_another_size_is_named(recognizer, attention):
     other = dataclasses.replace(recognizer.image_processor, do_resize=False, keep_aspect_ratio=False)
