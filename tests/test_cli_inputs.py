@@ -82,6 +82,7 @@ def test_lines_on_stdin_are_files_taken_literally(tree):
         "b.JPG",
     ]
     assert [os.fsencode(path) for path in paths("-", stdin=b"caf\xe9.png\n")] == [b"caf\xe9.png"]
+    assert paths("-", stdin=b"\xef\xbb\xbfa.png\r\nb.JPG\r\n") == ["a.png", "b.JPG"]  # a list that Windows wrote
 
 
 def test_what_stands_for_nothing_is_one_error_in_its_place(tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,9 @@ _EXAMPLES = "names that end in .png, .jpg, .tif, .webp and the like"
 
 def _listed(stdin: IO[bytes]) -> Iterator[Input]:
     try:
-        for line in stdin:
+        for number, line in enumerate(stdin):
+            if number == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
                 yield Input("-", "-: stdin holds a NUL; give paths one a line (find without -print0), no image itself")
                 return
