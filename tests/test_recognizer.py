@@ -280,6 +280,13 @@ def test_a_constraint_is_compiled_once_for_each_recognizer(recognizer, lines, mo
     assert len(calls) == 1
 
 
+def test_a_constraint_holds_for_every_limit_of_tokens(recognizer, lines):
+    constraint = Regex("[a-z]{8}|[a-z]{2},")
+    for most, length in ((4, 3), (9, 8), (4, 3)):
+        (result,) = recognizer(lines[0], DecodeConfig(max_new_tokens=most, constraint=constraint))
+        assert len(result.text) == length
+
+
 @pytest.mark.parametrize("choose", ["score", "mbr"])
 def test_a_place_without_a_text_is_no_alternative(recognizer, lines, choose):
     """Of two words one dies in the middle, by an option that the constraint knows nothing of."""
@@ -525,6 +532,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 from trocr_jax import DecodeConfig, Recognizer
 from trocr_jax import recognizer_devices as module
+from trocr_jax.recognizer_batches import Batch
 
 encode, shards = module.encode, []
 
@@ -540,6 +548,8 @@ texts = []
 for mesh in jax.make_mesh((4,), ("data",)), jax.sharding.Mesh(jax.devices(), ("data",)):  # explicit, automatic
     recognizer = Recognizer.from_pretrained(folder, mesh=mesh)
     texts.append([found.text for found in recognizer(lines, decode, batch_size=6)])
+batch = Batch.of_pixels([recognizer.image_processor.pixels(line) for line in lines[:8]])
+texts.append([found.text for found in recognizer.read_batches([batch], decode, batch_size=2)])
 print(json.dumps({"texts": texts, "shards": shards}))
 """
 
@@ -549,8 +559,10 @@ def test_batches_are_split_over_a_mesh(folder, lines, alone):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["texts"] == [[one.text for one in alone]] * 2
-    assert found["shards"] == [[2] * 4] * 4  # 6 becomes 8; 13 lines are 8, and 5 filled up to 8
+    texts = [one.text for one in alone]
+    assert found["texts"] == [texts, texts, texts[:8]]
+    # 6 becomes 8; 13 lines are 8, and 5 filled up to 8; a Batch has 2 for each device
+    assert found["shards"] == [[2] * 4] * 5
 
 
 def test_a_file_object_is_read_from_its_start(recognizer, lines, alone):
