@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +22,16 @@ from tests.tiny import save_lines
 from train.data.render import Renderer
 from trocr_jax import recognizer_busy, recognizer_lanes, recognizer_lengths
 from trocr_jax.decoding.config import DecodeConfig
+from trocr_jax.decoding.types import Decoded
 from trocr_jax.errors import ImageError
+from trocr_jax.generation_stages import Encoded
 from trocr_jax.image import ImageProcessor
 from trocr_jax.recognizer import Recognition, Recognizer
 from trocr_jax.recognizer_batches import Batch
 from trocr_jax.recognizer_batches import batches as batches_of
 from trocr_jax.recognizer_busy import Busy
 from trocr_jax.recognizer_devices import Devices
-from trocr_jax.recognizer_lanes import WINDOW, WINDOW_LINES, Lanes, Work
+from trocr_jax.recognizer_lanes import WINDOW, WINDOW_LINES, Lanes, Programs, Work
 from trocr_jax.recognizer_lengths import LengthGuess
 
 SIZE = 4
@@ -308,6 +312,36 @@ def test_a_window_has_so_many_lines_and_seconds_at_most(monkeypatch):
         work.batches, now[0] = batches, 100.0 + seconds
         found.append(read._window())
     assert found == [1, 8, 5, 2, 1]
+
+
+@pytest.mark.parametrize("windows", [[8] * 40, [8] * 8 + [2] * 32], ids=["equal", "shorter"])
+def test_every_image_is_read_once_though_a_device_is_slow(windows, monkeypatch):
+    """Rooms for pixels are filled again while programs wait, and windows come to be fetched before they are begun."""
+    nothing: Any = None
+    guess: Any = SimpleNamespace(known=True, guess=lambda means: 255 - means[:, 0], learn=lambda means, tokens: None)
+    sizes = iter(windows)
+    monkeypatch.setattr(Lanes, "_window", lambda self: next(sizes))
+
+    def encode(pixels: np.ndarray) -> Any:
+        time.sleep(0.02)
+        read: Any = pixels[:, 0, 0].copy()
+        return Encoded(read[:, 0], nothing, read)
+
+    def together(each: Any) -> Any:
+        assert len(each) == WINDOW  # of one shape, however many batches a window has
+        return each[0]._replace(memory=np.concatenate([one.memory for one in each]))
+
+    def decode(encoded: Any, rows: np.ndarray) -> Decoded:
+        return Decoded(encoded.memory[rows][:, None], *[np.ones((2, 1), np.int32)] * 6)  # type: ignore[arg-type]
+
+    images = [np.full((1, 1, 3), number, np.uint8) for number in range(80)]
+    with ThreadPoolExecutor(1) as pool:
+        read = Lanes(
+            Programs(nothing, encode, together, decode), pool, lambda filled: lambda: filled, lanes=1, sizes=(2,),
+            shares=1, guess=guess, work=Work(), watcher=None, keep_pixels=False,
+        )  # fmt: skip
+        found = [one.decoded for one in read.read(batches(images, 2))]
+    assert np.concatenate([one.token_ids[:, 0] for one in found if one is not None]).tolist() == list(range(80))
 
 
 def test_what_went_wrong_keeps_no_device_busy(monkeypatch):
