@@ -53,6 +53,12 @@ def test_absorbed_attention_of_beams_is_shared_out_by_heads(found):
     assert found["absorbed"]["equal"]
 
 
+def test_heads_that_devices_cannot_share_out_are_read_by_all(found):
+    alone, together = found["few_heads"]
+    assert together == alone
+    assert len(set(alone)) > 8
+
+
 def test_forms_for_gpus_ask_for_nothing_else(found):
     """cuDNN's attention, here a stand-in, reads a device's own heads; rows in one axis would need all of them."""
     assert Counter(found["gpu_rows"]) == {"all-reduce": 3}
@@ -260,10 +266,15 @@ def main(folder: Path) -> None:
     result["threads"], result["numbers"] = sorted(starters), sorted(numbers)
     lengths = generation.generate(odd, jnp.asarray(pixels), greedy, image_processor=processor).lengths
     result["steps"] = lengths.reshape(4, 4).max(axis=1).tolist()
+    few, short = tiny_model(7), replace(greedy, max_new_tokens=10)  # of two heads, and absorbed
     reader = recognizer(make_mesh(FIRST))
     (looked,) = reader([images[0]], greedy, attention=True)
     *_, result["streamed"] = reader.stream(images[0], greedy)
     result["looked"] = looked.text if looked.attention is not None else None
+    result["few_heads"] = [
+        [found.text for found in Recognizer(few, reader.tokenizer, processor, mesh=mesh)(images, short, batch_size=16)]
+        for mesh in (None, make_mesh("data=2,model=4"))
+    ]
     odd_axes = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("rows", "model", "columns"))
     result["batches_over_all_but_model"] = recognizer(odd_axes).devices
 
