@@ -13,6 +13,7 @@ from trocr_jax.confidence import (
     character_confidences,
     line_confidence,
     minimum_bayes_risk,
+    token_spans,
     word_confidences,
 )
 from trocr_jax.errors import TokenizerError
@@ -66,6 +67,7 @@ def test_a_text_that_the_tokens_do_not_spell_is_refused() -> None:
 
 def test_nothing_read_is_as_sure_as_its_end() -> None:
     assert character_confidences("", [None], [-0.5]) == ()
+    assert (token_spans("", [None]), token_spans("", [])) == ([(0, 0)], [])
     assert word_confidences(()) == ()
     assert line_confidence([-0.5]) == pytest.approx(math.exp(-0.5))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -109,7 +109,7 @@ def token_spans(text: str, spellings: Sequence[bytes | None]) -> list[tuple[int,
     `character_confidences` does."""
     first = [tokens[0] for _, tokens in _kept(text, _spelt(spellings))]
     ends = [sum(owner <= token for owner in first) for token in range(len(spellings))]
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    return list(pairwise([0, *ends]))
 
 
 def _spelt(spellings: Sequence[bytes | None]) -> list[tuple[str, list[int]]]:
