@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import AbstractMesh
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 import trocr_jax
@@ -197,6 +198,23 @@ def test_where_few_images_go_through_the_encoder_at_a_time(platform: str, kind: 
     placed = generation_plan.Placed(platform, kind, devices)
     shape, _ = generation_plan.plan(trocr_jax.DecodeConfig(), config, placed=placed)
     assert bool(shape.scores_bytes) == split
+
+
+def test_devices_are_those_on_which_images_lie() -> None:
+    def placed(count: int, **options: Any) -> Placed:
+        devices = [SimpleNamespace(platform="gpu", device_kind="NVIDIA H200") for _ in range(count)]
+        images: Any = SimpleNamespace(sharding=SimpleNamespace(device_set=devices))
+        return generation_plan.placed_as(images, **options)
+
+    assert placed(1) == Placed("gpu", "NVIDIA H200")
+    assert placed(4) == Placed("gpu", "NVIDIA H200", devices=4)
+    shares: Any = SimpleNamespace(sharing=2)
+    assert placed(4, split=shares) == Placed("gpu", "NVIDIA H200", sharing=2, split=True)
+    here, traced = generation_plan.placed_on(None), list[Placed]()
+    assert generation_plan.placed_as(np.zeros((1, 32, 48, 3))) == here
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4,), ("data",))):
+        jax.eval_shape(lambda pixels: traced.append(generation_plan.placed_as(pixels)), jnp.zeros((4, 32, 48, 3)))
+    assert traced == [here._replace(devices=4)]
 
 
 def test_keys_and_values_are_left_out_where_they_cost_more() -> None:
