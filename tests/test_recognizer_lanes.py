@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 import time
@@ -279,12 +280,16 @@ def test_lines_that_are_all_the_same_have_a_guess():
     assert np.allclose(guess.guess(mean[None]), 5, atol=0.1)
 
 
-def test_an_array_that_is_filled_again_has_been_read():
+@pytest.mark.parametrize("kind", ["array", "file"])
+def test_a_buffer_that_is_filled_again_has_been_read(kind):
     def series():
-        buffer = np.zeros((8, 16, 3), np.uint8)
+        array, file = np.zeros((8, 16, 3), np.uint8), bytearray()
         for number in range(20):
-            buffer[:] = number
-            yield buffer
+            array[:] = number
+            with io.BytesIO() as bmp:
+                Image.fromarray(array).save(bmp, "BMP")
+                file[:] = bmp.getvalue()
+            yield array if kind == "array" else file
 
     found = [p for batch in batches_of(series(), ImageProcessor(height=8, width=16), 4) for p in batch.pixels]
     assert [int(p[0, 0, 0]) for p in found] == list(range(20))
