@@ -1,6 +1,7 @@
 """Images for tests, and what becomes of them."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -8,6 +9,20 @@ from PIL import Image
 
 from trocr_jax.errors import ImageError
 from trocr_jax.image import ImageProcessor
+
+if TYPE_CHECKING:
+    from train.data.render import Renderer
+
+
+def held_out(seed: int) -> "Renderer":
+    """Draws lines in held-out typefaces; the test is skipped where these are not installed."""
+    from train.data.corpus import CorpusError
+    from train.data.render import Renderer
+
+    try:
+        return Renderer.create(split="heldout", seed=seed)
+    except CorpusError as error:
+        pytest.skip(f"no rendered lines: {error}")
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import trocr_jax
 from scripts.word_boxes import overlaps
+from tests.images import held_out
 from tests.small_models import FAMILIES, save_transformers, transformers_model
 from tests.tiny import HEIGHT, WIDTH, tiny_config, tiny_model
 from trocr_jax import recognizer_attention
@@ -215,14 +216,7 @@ def test_ink_is_dark_on_light_or_light_on_dark():
 
 
 def test_boxes_of_rendered_words_are_where_the_renderer_put_them(recognizer):
-    corpus = pytest.importorskip("train.data.corpus")
-    from train.data.render import Renderer
-
-    try:
-        renderer = Renderer.create(split="heldout", seed=5)
-    except corpus.CorpusError as error:
-        pytest.skip(f"the renderer's fonts and texts are not installed: {error}")
-    found = overlaps(recognizer, renderer, 16)
+    found = overlaps(recognizer, held_out(5), 16)
     assert len(found.words) > 50
     assert np.mean(found.words) >= 0.7
     assert np.mean(found.words_by_attention) >= 0.7

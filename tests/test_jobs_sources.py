@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from tests.images import held_out
 from tests.sources import (
     COUNT,
     PROCESSOR,
@@ -34,7 +35,6 @@ from tests.sources import (
     tsv,
 )
 from tests.tiny import save_lines
-from train.data.render import Renderer
 from trocr_jax.errors import ImageError, ImageLimitError, JobError, SourceError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.jobs import files
@@ -68,7 +68,7 @@ def test_pixels_are_those_of_the_files(make: Callable[[list[Path], Path], Source
 
 def test_longer_lines_are_expected_to_take_longer(tmp_path: Path):
     """What batches are sorted by: in any typeface, scanned alike or not, edges grow with the letters."""
-    renderer = Renderer.create(split="heldout", seed=0)
+    renderer = held_out(0)
     lines = [renderer.line(index, max_chars=64) for index in range(96)]
     for index, line in enumerate(lines):
         Image.fromarray(line.image).save(tmp_path / f"{index:02}.png")

@@ -374,6 +374,8 @@ def test_arguments_of_another_type_are_refused() -> None:
 def test_pixels_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match=r"multiple of the patch size|channels"):
         trocr_jax.TrOCR(FAMILIES["base, large"]).encode(jnp.zeros(shape))
+    with pytest.raises(ImageError, match=r"48 channels; the model reads 3: channels come last here, \[B, H, W, C\]"):
+        trocr_jax.TrOCR(FAMILIES["base, large"]).encode(jnp.zeros((1, 3, 32, 48)))
 
 
 @pytest.mark.parametrize("shape", [(32, 48, 3), (0, 32, 48, 3)])

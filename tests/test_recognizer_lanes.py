@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from tests.compilations import count_compilations, nothing_kept
+from tests.images import held_out
 from tests.tiny import save_lines
-from train.data.render import Renderer
 from trocr_jax import recognizer_busy, recognizer_lanes, recognizer_lengths
 from trocr_jax.decoding.config import DecodeConfig
 from trocr_jax.decoding.types import Decoded
@@ -198,7 +198,7 @@ def test_the_memory_tells_the_length(monkeypatch):
     """The built-in model on lines of held-out typefaces and sentences."""
     monkeypatch.setattr(recognizer_lanes, "WINDOW_SECONDS", math.inf)
     recognizer = Recognizer.from_pretrained("tiny-printed")
-    renderer = Renderer.create(split="heldout", seed=0)
+    renderer = held_out(0)
     lines = [
         recognizer.image_processor.pixels(Image.fromarray(renderer.line(i, max_chars=64).image)) for i in range(256)
     ]

@@ -11,8 +11,7 @@ import torch
 from transformers import AutoTokenizer, VisionEncoderDecoderModel
 
 import trocr_jax
-from train.data.corpus import CorpusError
-from train.data.render import Renderer
+from tests.images import held_out
 from train.data.text import ALPHABET
 from trocr_jax.checkpoint import resolve
 from trocr_jax.metrics import cer
@@ -61,10 +60,7 @@ def test_it_reads_real_lines(recognizer: trocr_jax.Recognizer) -> None:
 
 
 def lines(count: int) -> list[np.ndarray]:
-    try:
-        renderer = Renderer.create(split="heldout", seed=1)
-    except CorpusError as error:
-        pytest.skip(f"no rendered lines: {error}")
+    renderer = held_out(1)
     return [renderer.line(i, max_chars=48).image for i in range(count)]
 
 

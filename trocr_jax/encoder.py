@@ -91,7 +91,8 @@ class Encoder(nnx.Module):
                 "image_processor that scales it"
             )
         if channels != self.config.num_channels:
-            raise ImageError(f"pixels have {channels} channels; the model reads {self.config.num_channels}")
+            first = ": channels come last here, [B, H, W, C]" * (pixels.shape[1] == self.config.num_channels)
+            raise ImageError(f"pixels have {channels} channels; the model reads {self.config.num_channels}{first}")
         if height % ph or width % pw:
             raise ImageError(f"pixels are {height}x{width}: not a multiple of the patch size {ph}x{pw}")
         grid = (height // ph, width // pw)
