@@ -436,6 +436,26 @@ def test_a_picture_one_folder_up_from_where_one_works(tmp_path: Path, monkeypatc
     assert find_picture(Path(xml), "a.jpg").resolve() == above / "a.jpg"
 
 
+def test_a_picture_in_the_folder_that_the_page_names(tmp_path: Path):
+    """As in a workspace of OCR-D: folders of pages and of pictures side by side, in each of them the same names."""
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    for folder in ("img", "img-binary", "page"):
+        (tmp_path / folder).mkdir()
+        if folder != "page":
+            Image.new("L", (100, 50), len(folder)).save(tmp_path / folder / "a.png")
+    xml = tmp_path / "page" / "a.xml"
+    for named in ("img/a.png", "img-binary/a.png", "img-binary\\a.png", "../img-binary/a.png"):
+        expected = tmp_path / named.replace("\\", "/").removeprefix("../")
+        assert find_picture(xml, named) == expected
+        assert _picture(str(xml), named)[1] == str(expected)
+    system.put(str(tmp_path), "/workspace", recursive=True)
+    assert _picture("memory://workspace/page/a.xml", "img-binary/a.png")[1] == "memory://workspace/img-binary/a.png"
+    system.rm("/workspace", recursive=True)
+    (tmp_path / "page" / "a.png").touch()
+    for named in (f"{tmp_path}/img/a.png", "c:\\img\\a.png", "https://example.org/img/a.png", "../../img/a.png"):
+        assert find_picture(xml, named) == tmp_path / "page" / "a.png"
+
+
 def test_lists_of_files_are_no_pages(tmp_path: Path):
     for name in ("a.xml", "mets.xml", "METS.XML", "metadata.xml"):
         (tmp_path / name).write_bytes(page('<Coords points="0,0 9,0 9,9"/>'))

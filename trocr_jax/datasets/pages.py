@@ -228,13 +228,15 @@ def _numbers(points: str) -> list[Point]:
 
 
 def find_picture(xml: Path, name: str) -> Path:
-    """The picture that a page names, whatever folders stand before the name, or the one with the name of the XML."""
-    wanted = picture_name(name)
+    """The picture that a page names, seen from its XML or one folder up (a workspace of OCR-D: page/a.xml, img/a.png),
+    else whatever folders stand before the name, or the one with the name of the XML."""
+    wanted, given = picture_name(name), picture_path(name)
     names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
     beside = xml.parent
     above = beside / ".." if beside.name in ("", "..") else beside.parent  # the parent of "." is "."
-    folders = (beside, above, beside / "images", above / "images")
-    found = next((f / n for n in names for f in folders if (f / n).is_file()), None)
+    places = [folder / given for folder in (beside, above) if given]
+    places += [folder / n for n in names for folder in (beside, above, beside / "images", above / "images")]
+    found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise no_picture(wanted or f"{xml.stem}.*", xml.name)
     return found
@@ -244,6 +246,15 @@ def picture_name(name: str) -> str:
     """Of the file, without folders; empty if a page names none."""
     file = PurePosixPath(name.replace("\\", "/")).name
     return "" if file == ".." else file
+
+
+def picture_path(name: str) -> str:
+    """Of the file, with its folders, seen from one folder above the XML or from there; empty if there are none, or if
+    they lead further up or begin at a root."""
+    path = PurePosixPath(name.replace("\\", "/").removeprefix("../"))
+    if len(path.parts) < 2 or path.is_absolute() or ":" in path.parts[0] or ".." in path.parts:
+        return ""
+    return str(path)
 
 
 def no_picture(wanted: str, xml: str) -> DataError:

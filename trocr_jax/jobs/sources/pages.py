@@ -17,7 +17,16 @@ from PIL import Image
 
 from trocr_jax.datasets.base import IMAGE_SUFFIXES
 from trocr_jax.datasets.crop import cut_line
-from trocr_jax.datasets.pages import Line, Picture, find_picture, no_picture, outline_of, parse_page, picture_name
+from trocr_jax.datasets.pages import (
+    Line,
+    Picture,
+    find_picture,
+    no_picture,
+    outline_of,
+    parse_page,
+    picture_name,
+    picture_path,
+)
 from trocr_jax.errors import DataError, ImageError, SourceError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs import files
@@ -27,9 +36,10 @@ from trocr_jax.jobs.sources.paths import check_paths, shards
 
 @dataclass(frozen=True)
 class Pages:
-    """paths: XML files, folders or patterns of them; the picture stands beside its XML, one folder up, or in images/.
-    The id of a line is the XML file, # and the id that it has there (its number, from 1, if none). A place is [XML
-    file, number of the line from 0, checksum of its outline]."""
+    """paths: XML files, folders or patterns of them; the picture stands where its page names it, seen from the XML or
+    one folder up, else beside its XML, one folder up, or in images/. The id of a line is the XML file, # and the id
+    that it has there (its number, from 1, if none). A place is [XML file, number of the line from 0, checksum of its
+    outline]."""
 
     paths: tuple[str, ...]
     kind: ClassVar[str] = "pages"
@@ -141,8 +151,9 @@ def _urls(xml: str, name: str) -> Iterator[str]:
     above = folder.rpartition("/")[0]
     parents = [folder, above] if "://" in above else [folder]
     folders = [*parents, *(f"{parent}/images" for parent in parents)]
-    wanted = picture_name(name)
+    wanted, given = picture_name(name), picture_path(name)
     if xml.startswith(("http://", "https://")):
-        wanted = quote(wanted)
+        wanted, given = quote(wanted), quote(given)
+    yield from (f"{parent}/{given}" for parent in parents if given)
     for one in [wanted] if wanted else [file.rpartition(".")[0] + suffix for suffix in IMAGE_SUFFIXES]:
         yield from (f"{folder}/{one}" for folder in folders)
