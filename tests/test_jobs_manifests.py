@@ -80,3 +80,24 @@ def test_columns_that_are_named(name: str, tmp_path: Path):
     assert line == ("a", str(tmp_path / "c.png"))
     with pytest.raises(SourceError, match=f"{name}: no column name among"):
         list(open_source([str(tmp_path / name)], "manifest", id_column="name").inputs())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            b"\xef\xbb\xbfNr;path\r\n1;a.png\r\n",
+            "a.csv: its columns are divided by ';'; divide them by commas",
+        ),
+        ("a.csv", b"sep=;\r\nNr;path\r\n1;a.png\r\n", "a.csv: its columns are divided by ';'"),
+        ("a.csv", b"id\tpath\n1\ta.png\n", r"a.csv: its columns are divided by '\\t'; divide them by commas"),
+        ("a.tsv", b"id,path\n1,a.png\n", "a.tsv: its columns are divided by ','; divide them by tabs"),
+        ("a.csv", "path,id\nM\u00fcller.png,1\n".encode("cp1252"), "a.csv: is not UTF-8; save it so, or convert it"),
+    ],
+)
+def test_tables_as_excel_writes_them(name: str, content: bytes, message: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    for column in (None, "path"):  # what another message asked for
+        with pytest.raises(SourceError, match=message):
+            list(open_source([str(tmp_path / name)], "manifest", path_column=column).inputs())

@@ -116,6 +116,11 @@ def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
             number = 0
             try:
                 present = next(rows, [])
+                if len(present) == 1 and present[0] != manifest.path_column:
+                    other = next((mark for mark in ";\t,|" if mark in present[0]), None)
+                    if other is not None:  # as Excel writes .csv where the comma divides decimals
+                        asked = "commas" if delimiter == "," else "tabs"
+                        raise SourceError(f"{name}: its columns are divided by {other!r}; divide them by {asked}")
                 path, own = manifest.columns(name, present)
                 at, id_at = present.index(path), None if own is None else present.index(own)
                 for number, row in enumerate(filter(None, rows), 1):
@@ -123,6 +128,8 @@ def _delimited(delimiter: str, quoting: Literal[0, 3], advice: str) -> Any:
                         counts = f"{len(row)} columns, and the header {len(present)}"
                         raise SourceError(f"{name}: row {number} has {counts}; {advice}")
                     yield row[at], None if id_at is None else row[id_at]
+            except UnicodeDecodeError:
+                raise SourceError(f"{name}: is not UTF-8; save it so, or convert it (for example with iconv)") from None
             except csv.Error as error:
                 raise SourceError(f"{name}: row {number + 1} cannot be divided ({error}); {advice}") from error
 
