@@ -592,3 +592,15 @@ def test_added_tokens_keep_their_numbers():
     new = extend(tokenizer, ["ψ"])
     read_back = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()).get_vocab()
     assert read_back == tokenizer.get_vocab() == before | {token: len(before) + i for i, token in enumerate(new)}
+
+
+def test_a_table_by_tokens_is_not_called_left_out():
+    table = {"decoder/embed_tokens": "175 rows kept, 0 new"}
+    found = warm_tensors.Found({"decoder/embed_tokens": np.zeros((175, 2))}, {}, {}, table).and_(
+        warm_tensors.Found({}, {"pooler": "unused"}, {})
+    )
+    assert found.lines() == [
+        "first weights: 1 parameters",
+        "  left out (unused): pooler",
+        "  by tokens (175 rows kept, 0 new): decoder/embed_tokens",
+    ]

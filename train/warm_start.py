@@ -127,14 +127,14 @@ def _in_vocabulary(recipe: Recipe, found: Found, old: PreTrainedTokenizerBase) -
             f"{recipe.tokenizer or 'the character tokenizer'}: has {needed} tokens, and config.decoder.vocab_size of "
             f"the recipe {recipe.name!r} is {size}; make that at least {needed}"
         )
-    arrays, notes, numbers = dict(found.arrays), dict(found.left_out), vocabulary_for(old, new)
+    arrays, notes, numbers = dict(found.arrays), dict(found.carried), vocabulary_for(old, new)
     for path in TABLES:
         if path in arrays:
             carried = carry_rows(arrays[path], numbers, new.get_vocab(), size=size, seed=recipe.seed)
             arrays[path] = carried.rows
             _check_trained(recipe, path, [token for token in new.get_vocab() if token not in numbers])
-            notes[path] = f"{carried.kept} rows kept by their tokens, {carried.new} new"
-    return Found(arrays, notes, found.new)
+            notes[path] = f"{carried.kept} rows kept, {carried.new} new"
+    return found._replace(arrays=arrays, carried=notes)
 
 
 def _check_trained(recipe: Recipe, path: str, new: list[str]) -> None:

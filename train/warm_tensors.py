@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,19 +21,22 @@ Reasons = tuple[tuple[str, str], ...]  # (pattern of a whole name, reason); the 
 
 
 class Found(NamedTuple):
-    """arrays by path within the model; tensors left out and parameters that begin anew, each with the reason."""
+    """arrays by path within the model; tensors left out and parameters that begin anew, each with the reason; tables
+    that were put into the order of another vocabulary, and how many rows were."""
 
     arrays: dict[str, np.ndarray]
     left_out: dict[str, str]
     new: dict[str, str]
+    carried: Mapping[str, str] = MappingProxyType({})
 
     def and_(self, other: Found) -> Found:
-        return Found(self.arrays | other.arrays, self.left_out | other.left_out, self.new | other.new)
+        carried = {**self.carried, **other.carried}
+        return Found(self.arrays | other.arrays, self.left_out | other.left_out, self.new | other.new, carried)
 
     def lines(self) -> list[str]:
         """For people: counts, then each reason with its names."""
         out = [f"first weights: {len(self.arrays)} parameters"]
-        for title, names in (("left out", self.left_out), ("new", self.new)):
+        for title, names in (("left out", self.left_out), ("new", self.new), ("by tokens", self.carried)):
             for reason in sorted(set(names.values())):
                 same = ", ".join(name for name, why in names.items() if why == reason)
                 out.append(f"  {title} ({reason}): {same}")
