@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,6 +81,32 @@ def test_columns_that_are_named(name: str, tmp_path: Path):
     assert line == ("a", str(tmp_path / "c.png"))
     with pytest.raises(SourceError, match=f"{name}: no column name among"):
         list(open_source([str(tmp_path / name)], "manifest", id_column="name").inputs())
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.csv", "list.parquet"])
+def test_columns_in_capitals(name: str, tmp_path: Path):
+    row = {"ID": "a", "FILE_NAME": "c.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    (tmp_path / "list.csv").write_text(",".join(row) + "\n" + ",".join(row.values()))
+    parquet.write_table(pa.table({key: [value] for key, value in row.items()}), tmp_path / "list.parquet")
+    (line,) = open_source([str(tmp_path / name)], "manifest").inputs()
+    assert line == ("a", str(tmp_path / "c.png"))
+    with pytest.raises(SourceError, match=f"{name}: no column file_name among"):  # what is named is meant
+        list(open_source([str(tmp_path / name)], "manifest", path_column="file_name").inputs())
+
+
+def test_names_that_are_spelt_otherwise_than_those_of_files(tmp_path: Path):
+    (tmp_path / "bilder").mkdir()
+    nfd = unicodedata.normalize("NFD", "Bär.png")
+    (tmp_path / "bilder" / nfd).touch()
+    paths = ("bilder\\" + nfd, "bilder/Bär.png", "bilder\\Bär.png")
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(paths), encoding="utf-8")
+    source = open_source([str(tmp_path / "list.csv")])
+    there = f"no such file, but there is {tmp_path}/bilder/{nfd}"
+    for line, form in zip(source.inputs(), ("", " (in Unicode's form NFD)", " (in Unicode's form NFD)"), strict=True):
+        with pytest.raises(ImageError) as error:
+            Decoder(source, PROCESSOR)(line.id, line.place)
+        assert str(error.value).endswith(f"{there}{form}: write it so")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import stat
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +130,19 @@ def read(path: str) -> bytes:
                 f"{path}: cannot be read, nor anything else in {folder or os.curdir}: it is empty or closed; bring it "
                 "back, or delete it if its images are gone for good, and run the job again"
             ) from error
+        if isinstance(error, FileNotFoundError) and (other := _spelt_otherwise(path)):
+            raise FileNotFoundError(error.errno, f"no such file, but {other}: write it so", path) from error
         raise
+
+
+def _spelt_otherwise(path: str) -> str:
+    """What there is of the same name but for backslashes, or for how letters with marks are made; else nothing."""
+    slashes = path.replace("\\", "/")
+    for form in ("", "NFC", "NFD"):
+        other = unicodedata.normalize(form, slashes) if form else slashes  # type: ignore[arg-type]  # plain str
+        if other != path and os.path.isfile(other):
+            return f"there is {other}" + f" (in Unicode's form {form})" * bool(form)
+    return ""
 
 
 def _in_one_request(system: Any) -> dict[str, int]:

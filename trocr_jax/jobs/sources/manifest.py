@@ -34,7 +34,8 @@ ID_COLUMN = "id"
 class Manifest:
     """paths: the manifests. Paths in a manifest are seen from its own folder, or from `root` where that is given.
 
-    path_column: of PATH_COLUMNS the first if None. id_column: "id" if None. The path is the id of a row without one.
+    path_column: of PATH_COLUMNS the first if None. id_column: "id" if None; both in capitals or not. The path is the id
+    of a row without one.
     """
 
     paths: tuple[str, ...]
@@ -71,13 +72,16 @@ class Manifest:
 
     def columns(self, name: str, present: list[str]) -> tuple[str, str | None]:
         """The columns of paths and of ids of a manifest with the columns `present`. Raises SourceError."""
+        spelt = {column.lower(): column for column in reversed(present) if isinstance(column, str)}
         wanted = PATH_COLUMNS if self.path_column is None else (self.path_column,)
         path = next((column for column in wanted if column in present), None)
+        if path is None and self.path_column is None:  # FILE_NAME
+            path = next((spelt[column] for column in PATH_COLUMNS if column in spelt), None)
         if path is None:
             raise SourceError(f"{name}: no column {' or '.join(wanted)} among {present}; name it with --path-column")
         if self.id_column is not None and self.id_column not in present:
             raise SourceError(f"{name}: no column {self.id_column} among {present}")
-        own = self.id_column or (ID_COLUMN if ID_COLUMN in present else None)
+        own = self.id_column or (ID_COLUMN if ID_COLUMN in present else spelt.get(ID_COLUMN))
         for column in (path, own):
             if column is not None and present.count(column) > 1:
                 raise SourceError(f"{name}: {present.count(column)} columns are called {column}; leave one of them out")
@@ -101,7 +105,8 @@ def _jsonl(name: str, manifest: Manifest) -> Iterator[tuple[Any, Any]]:
             if not isinstance(row, dict):
                 raise SourceError(f"{name}: line {number} is no JSON object")
             if path is None:  # the first row says which column of paths there is
-                path, _ = manifest.columns(name, list(row))
+                path, id_column = manifest.columns(name, list(row))
+                own = id_column or own
             id = row.get(own)
             if isinstance(id, float):  # as it is written: of many digits a float keeps some
                 id = json.loads(line, parse_float=str).get(own)
