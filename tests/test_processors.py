@@ -21,6 +21,7 @@ from transformers.generation import logits_process as theirs
 
 from tests import toy
 from trocr_jax.decoding import Context, DecodeConfig, Special, beam_search, chain, filters, processors, sample
+from trocr_jax.decoding.diverse import diverse_beam_search
 from trocr_jax.decoding.order import check_token_ids, processor_for
 from trocr_jax.decoding.pytree import pytree
 from trocr_jax.decoding.types import Processor
@@ -248,6 +249,20 @@ def test_mistakes_are_said_of_the_processor(mistake: str, weight: Any, message: 
             special=toy.SPECIAL,
             processor=chain(Wrong(mistake, weight)),
         )
+
+
+def test_a_step_without_an_axis_of_hypotheses() -> None:
+    def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[Any, Any]:
+        return jnp.zeros((2, toy.VOCABULARY)), cache
+
+    options: dict[str, Any] = {"batch": 2, "max_new_tokens": 3, "special": toy.SPECIAL}
+    for search, more, beams in (
+        (sample, {}, 1),
+        (beam_search, {"num_beams": 2}, 2),
+        (diverse_beam_search, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0}, 2),
+    ):
+        with pytest.raises(DecodeError, match=rf"logits \[2, \d+\]: give \[B, K, V\], here \[2, {beams}, V\]"):
+            search(step, jnp.zeros((2, beams)), **options, **more)
 
 
 def test_a_score_that_is_nan_is_not_chosen() -> None:

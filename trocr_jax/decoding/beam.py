@@ -25,6 +25,7 @@ from trocr_jax.decoding.beam_state import (
     first_beams,
     last_token,
 )
+from trocr_jax.decoding.checks import check_logits
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.processors import ends_in_time
 from trocr_jax.decoding.top_k import top_k_of_images
@@ -107,6 +108,7 @@ def beam_search_loop(
     def advance(state: BeamState) -> BeamState:
         token_ids = jnp.concatenate([start, state.beams.running.token_ids], axis=-1)  # [B, K, 1 + L]
         logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
+        check_logits(logits, batch, num_beams)
         model_log_probs = log_softmax(logits)  # [B, K, V]
         log_probs = processor(model_log_probs, Context(token_ids, state.position, state.processor))
         beams, parents = continue_beams(

@@ -38,6 +38,14 @@ def check_room(cache: Any, max_new_tokens: int) -> None:
         )
 
 
+def check_logits(logits: Any, batch: int, beams: int) -> None:
+    """What a step gives, looked at when the search is traced."""
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 3 or shape[:2] != (batch, beams):
+        given = type(logits).__name__ if shape is None else list(shape)
+        raise DecodeError(f"the step gives logits {given}: give [B, K, V], here [{batch}, {beams}, V]")
+
+
 def check_real(name: str, value: Any, holds: Callable[[float], bool], words: str) -> None:
     """A finite number of f32 for which `holds` is true; `words` say which."""
     number = isinstance(value, _REAL) and not isinstance(value, bool) and -math.inf < value < math.inf

@@ -26,6 +26,7 @@ from trocr_jax.decoding.beam_state import (
     first_beams,
     last_token,
 )
+from trocr_jax.decoding.checks import check_logits
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.processors import ends_in_time
 from trocr_jax.decoding.types import Cache, Context, Decoded, Processor, Search, Special, StepFn, take
@@ -117,6 +118,7 @@ def diverse_beam_search_loop(
         written = jnp.concatenate([beams.running.token_ids for beams in state.groups], axis=1)
         token_ids = jnp.concatenate([start, written], axis=-1)  # [B, K, 1 + L]
         logits, cache = step(last_token(token_ids, state.position + 1), state.cache, state.position)
+        check_logits(logits, batch, num_beams)
         model_log_probs = log_softmax(logits)  # [B, K, V]
         chosen = jnp.zeros((batch, logits.shape[-1]), jnp.float32)  # how often earlier groups did, [B, V]
         repels = going_on(state)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trocr_jax.decoding import processors
-from trocr_jax.decoding.checks import check_room, check_whole
+from trocr_jax.decoding.checks import check_logits, check_room, check_whole
 from trocr_jax.decoding.loop import Loop, run
 from trocr_jax.decoding.types import (
     Cache,
@@ -117,6 +117,7 @@ def sample_search(
 
     def advance(state: SampleState) -> SampleState:
         logits, cache = step(state.last, state.cache, state.position)  # [B, K, V]
+        check_logits(logits, batch, samples)
         logits = logits.astype(jnp.float32)
         context = Context(jnp.concatenate([start, state.token_ids], axis=-1), state.position, state.processor)
         scores = processor(logits, context)
