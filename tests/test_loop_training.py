@@ -470,6 +470,19 @@ def test_a_signal_that_ends_the_workers_too_is_no_error() -> None:
     assert _next(Ending("other"), stop) is None
 
 
+def test_a_terminal_that_goes_ends_a_run_as_sigterm_does_unless_nohup_says_otherwise() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, seen in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGHUP, handler)
+            with Stop() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert stop.seen is seen
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_lines_to_be_scored_on_are_drawn_from_what_training_never_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from trocr_jax.say import tell
+
 if TYPE_CHECKING:
     from train.recipe import Recipe
 
@@ -57,8 +59,8 @@ def run(
     process: int | None = None,
     processes: int | None = None,
 ) -> None:
-    """Trains a recipe, or goes on where it was stopped. SIGTERM and SIGINT save and end it with status 0, a second
-    SIGINT ends it at once.
+    """Trains a recipe, or goes on where it was stopped. SIGTERM, SIGINT and SIGHUP save and end it with status 0, a
+    second SIGINT ends it at once.
 
     Args:
         recipe: name of a file in train/recipes, for example tiny-printed.
@@ -120,9 +122,8 @@ def run(
             without = "" if until is None or outcome.step < until else " without --until"
             unwritten = "" if output is None else f"; {output} is not written yet"
             where = f"stopped after step {outcome.step} of {what.total_steps}"
-            print(f"{where}; the same command{without} goes on{unwritten}", file=sys.stderr)
+            tell(f"{where}; the same command{without} goes on{unwritten}")
         if outcome.compiling:  # a thread of XLA that nobody waits for
-            sys.stderr.flush()
             os._exit(0)
 
 

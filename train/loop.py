@@ -73,7 +73,7 @@ def train(
     lines: stage -> source; those of the renderer if none. held_out: lines that `recipe.eval_every` reads. evaluate: is
     called instead of the reading of these. until: ends the run, saved, after that many steps. log_samples: writes which
     samples each step took to samples-PROCESS.jsonl.
-    SIGTERM and SIGINT save and end the run; several processes do so after the same step.
+    SIGTERM, SIGINT and SIGHUP save and end the run; several processes do so after the same step.
     Raises ConfigError or DataError before the first step where possible, CheckpointError for a checkpoint of another
     run or one that cannot be written, FloatingPointError for a loss that is not finite (kept in nonfinite.json).
     """

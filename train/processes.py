@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAST_SECONDS = 5.0  # for the others to end too, before a process with an error leaves them
 LOST = ("Gloo", "barrier", "Connection reset", "DEADLINE_EXCEEDED", "coordination service")
 """What errors say that come of another process which is not there any more."""
@@ -131,8 +131,8 @@ def check_same(description: Any) -> None:
 
 
 class Stop:
-    """Whether the run is to end: a context manager that notes SIGTERM (what a preempted machine is sent) and SIGINT
-    instead of dying of them, but for a second SIGINT."""
+    """Whether the run is to end: a context manager that notes SIGTERM (what a preempted machine is sent), SIGINT and
+    SIGHUP (whose terminal has gone) instead of dying of them, but for a second SIGINT."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -146,6 +146,8 @@ class Stop:
     def listen(self) -> None:
         """Again after `initialize`: jax.distributed puts its own handler for SIGTERM in the place of ours."""
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:  # by nohup: it is to go on
+                continue
             before = signal.signal(number, self._note)
             self._before.setdefault(number, before)
 
