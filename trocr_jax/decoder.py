@@ -51,8 +51,8 @@ class Cache(NamedTuple):
     """What the hypotheses have said so far. A search that reorders them (`decoding.types.take`) moves `rows`, not keys
     and values: these stay where they were written, and a hypothesis reads what its forebears wrote."""
 
-    layers: tuple[KeyValue, ...]  # [B, N, L K, H] each: at place l of row k stands what is number l K + k
-    rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, in which of the K rows its own past stands
+    layers: tuple[KeyValue, ...]  # [B, N, L K, H] each: what row k holds of place l has the number l K + k
+    rows: jax.Array  # [B, K, L] int32: for each hypothesis and place, which of the K rows holds its own past
 
     @property
     def max_new_tokens(self) -> int:
@@ -60,7 +60,7 @@ class Cache(NamedTuple):
         return self.rows.shape[2]
 
     def reordered(self, indices: jax.Array) -> Cache:
-        """Hypotheses indices [B, J], of which there may be no more than before."""
+        """The hypotheses `indices` [B, J], J <= K. Raises ValueError for more than K."""
         if indices.shape[1] > self.rows.shape[1]:
             raise ValueError(f"a cache of {self.rows.shape[1]} hypotheses has no room for {indices.shape[1]}")
         return self._replace(rows=jnp.take_along_axis(self.rows, indices[:, :, None], axis=1))
@@ -111,7 +111,8 @@ class Decoder(nnx.Module):
             self.output_projection = nnx.Param(normal(rngs, (vocabulary, d), param_dtype))
 
     def prime(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
-        """memory [B, S, D] -> keys and values of every cross-attention, computed once for the whole search."""
+        """memory [B, S, D] -> keys [B, N, H, S] and values [B, N, S, H] of every cross-attention, computed once for the
+        whole search."""
         return tuple(prime_columns(layer.cross_attention, memory, dtype=dtype) for layer in self.layers)
 
     def prime_rounded(self, memory: jax.Array, *, dtype: DTypeLike = jnp.float32) -> Cross:
@@ -152,6 +153,7 @@ class Decoder(nnx.Module):
 
         The cache is a ring. All images write at its `place` (int32 scalar), which moves on by one a call, modulo L, so
         that nothing is scattered; what an image wrote n calls ago is its own past if n <= its position.
+        Returns logits [B, K, V] f32 of the next token, cache.
         """
         length = cache.rows.shape[2]
         age = (place - jnp.arange(length, dtype=jnp.int32)) % length
@@ -224,7 +226,7 @@ class Decoder(nnx.Module):
             raise DecodeError(f"{length} tokens: the model has {self.config.max_position_embeddings} positions")
 
     def _embed(self, tokens: jax.Array, rows: jax.Array, *, length: int, dtype: DTypeLike) -> jax.Array:
-        """tokens and position rows [...] -> [..., D]."""
+        """tokens and rows of the position table [...] -> [..., D]. length: positions that a sinusoidal table needs."""
         x = _rows(self.embed_tokens[...], tokens).astype(jnp.float32)
         if self.config.scale_embedding:
             x = x * np.float32(np.sqrt(self.config.hidden_size))
@@ -237,7 +239,7 @@ class Decoder(nnx.Module):
         return x.astype(dtype) if self.embed_norm is None else self.embed_norm(x, dtype=dtype)
 
     def _logits(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
-        """x [B, T, D] -> [B, T, V]."""
+        """x [B, T, D] -> [B, T, V] f32; hypotheses, [B, K, D], are taken alike."""
         head = self.embed_tokens if self.config.tie_word_embeddings else self.output_projection
         b, t, d = x.shape
 
@@ -273,6 +275,7 @@ class DecoderLayer(nnx.Module):
         rate, a, t = self.config.dropout, self.self_attention, x.shape[1]
         later = jnp.arange(t)[None, :] > jnp.arange(t)[:, None]
         bias = jnp.where(later, np.float32(MASKED), np.float32(0))[None, None]  # [1, 1, T, T]
+        # Queries, and what attention gives, are [B, N, T, H].
         y = attend(a.query(x, dtype=dtype), a.key(x, dtype=dtype), a.value(x, dtype=dtype), bias=bias, dtype=dtype)
         x = self.self_attention_norm(x + dropout(a.out(y, dtype=dtype), rate, keys[0]), dtype=dtype)
         a = self.cross_attention
@@ -290,8 +293,9 @@ class DecoderLayer(nnx.Module):
         *,
         dtype: DTypeLike,
     ) -> tuple[jax.Array, KeyValue]:
-        """x [B, K, D]: the K hypotheses of an image are K queries over its one memory, and over the one cache of them
-        all. number: of the cache, where their keys and values go; bias [B, 1, K, L K]: what each may read of it."""
+        """x [B, K, D] -> [B, K, D], cache. The K hypotheses of an image are K queries over its one memory, and over the
+        one cache of them all. number: where in the cache their keys and values go; bias [B, 1, K, L K]: what each
+        hypothesis may read of it."""
         a = self.self_attention
         query, key, value = (p(x, dtype=dtype) for p in (a.query, a.key, a.value))  # [B, N, K, H]
         cache = KeyValue(*(_write(old, new, number) for old, new in zip(cache, (key, value), strict=True)))
@@ -307,7 +311,8 @@ class DecoderLayer(nnx.Module):
 
 
 def _check_tokens(tokens: jax.Array, vocabulary: int) -> None:
-    """Raises DecodeError: an index outside a table would be another row of it."""
+    """Raises DecodeError for what is no [B, T] of integers and, outside jit, for ids that are not in the vocabulary: an
+    index outside a table would be another row of it."""
     if getattr(tokens, "ndim", None) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         what = f"{tokens.dtype}{list(tokens.shape)}" if hasattr(tokens, "ndim") else type(tokens).__name__
         raise DecodeError(f"token ids are {what}: give an array of integers, [B, T]")

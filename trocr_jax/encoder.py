@@ -1,5 +1,8 @@
 """The image Transformer: ViT (Dosovitskiy et al. 2021), DeiT with its distillation token (Touvron et al. 2021) and
-BEiT (Bao et al. 2022). Pre-norm blocks; B batch, S memory (special tokens and patches), D width, N heads."""
+BEiT (Bao et al. 2022). Pre-norm blocks.
+
+B batch; H height, W width and C channels of the pixels; S memory (special tokens and patches), D width, N heads.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ from trocr_jax.config import EncoderConfig
 from trocr_jax.errors import ImageError
 
 # Bytes that the scores of a layer may take, by platform or kind of device (benchmarks/README.md). On 2 cores with 32
-# MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1. By their compiler TPUs
-# that have little bandwidth for what they compute are fastest with 4 images of base or large, v5p with all.
+# MiB of shared cache base is fastest with 2 images at a time, small with 4, large with 1. As their compiler estimates,
+# TPUs with little bandwidth for what they compute (v5e, v6e) are fastest with 4 images of base or large, v5p with all.
 SCORES_BYTES = {"cpu": 32 << 20, "TPU v5 lite": 96 << 20, "TPU v6 lite": 96 << 20}
 SCORES_BYTES |= {"TPU v5e": 96 << 20, "TPU v6e": 96 << 20}  # as other versions of libtpu call the same
 
-Found = TypeVar("Found")  # arrays of a batch
+Found = TypeVar("Found")  # a pytree of arrays [B, …]
 
 
 class Encoder(nnx.Module):
@@ -62,7 +65,8 @@ class Encoder(nnx.Module):
         and keeps only what goes into it: the same numbers in less memory.
 
         An image size other than the configuration's gets bicubically interpolated position embeddings.
-        Raises ImageError if the size is no multiple of the patch size, or differs and the positions are relative.
+        Raises ImageError for pixels that are no floats [B, H, W, C], for a size that is no multiple of the patch size,
+        and for one that differs where the positions are relative.
         """
         grid = self._grid(pixels)
         x = self.patch_embedding(pixels, dtype=dtype)
@@ -82,6 +86,7 @@ class Encoder(nnx.Module):
         return x if self.norm is None else self.norm(x, dtype=dtype)
 
     def _grid(self, pixels: jax.Array) -> tuple[int, int]:
+        """Rows and columns of patches. Raises ImageError as `__call__` says."""
         if pixels.ndim != 4:
             raise ImageError(f"pixels are {list(pixels.shape)}: give [B, H, W, {self.config.num_channels}]")
         (_, height, width, channels), (ph, pw) = pixels.shape, self.config.patch_size
@@ -104,6 +109,7 @@ class Encoder(nnx.Module):
         return grid
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        """Position embeddings [1, S, D] f32 of a grid of patches, interpolated if it is not the configuration's."""
         table = self.position_embeddings[...].astype(jnp.float32)  # [1, S, D]
         if grid == self.config.grid:
             return table
@@ -117,8 +123,8 @@ class Encoder(nnx.Module):
 
 
 def in_micro_batches(read: Callable[[jax.Array], Found], pixels: jax.Array, size: int) -> Found:
-    """read(pixels), leaves [B, …], of pixels [B, …]: `size` images, which divides B, go through all layers before the
-    next ones begin. The same numbers in the memory of a few images."""
+    """read(pixels), leaves [B, …], of pixels [B, …]. `size` images, a divisor of B, go through all layers before
+    the next ones begin: the same numbers in the memory of a few images."""
     if size == len(pixels):
         return read(pixels)
     parts = pixels.reshape(-1, size, *pixels.shape[1:])
@@ -127,8 +133,8 @@ def in_micro_batches(read: Callable[[jax.Array], Found], pixels: jax.Array, size
 
 
 def cached_micro_batch(config: EncoderConfig, batch: int, scores_bytes: int) -> int:
-    """How many images go through the encoder at a time for the scores of a layer, [B, N, S, S] f32, to stay on the
-    chip: at most so many bytes of them, and a divisor of `batch`; all of it for 0 bytes."""
+    """How many of `batch` images go through the encoder at a time, so that the scores of a layer, [B, N, S, S] f32,
+    take at most `scores_bytes` and stay on the chip: a divisor of `batch`, at least 1; all of them for 0 bytes."""
     if not scores_bytes:
         return batch
     scores = 4 * config.num_heads * config.memory_length**2
@@ -150,8 +156,8 @@ class PatchEmbedding(nnx.Module):
         ph, pw, c, d = kernel.shape
         b, height, width, _ = pixels.shape
         rows, columns = height // ph, width // pw
-        x = pixels.reshape(b, rows, ph, columns, pw, c).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(b, rows * columns, ph * pw * c)
+        x = pixels.reshape(b, rows, ph, columns, pw, c).transpose(0, 1, 3, 2, 4, 5)  # [B, rows, columns, ph, pw, C]
+        x = x.reshape(b, rows * columns, ph * pw * c)  # [B, S, P]: P numbers a patch; here S are patches alone
         x = einsum("BSP,PD->BSD", x, kernel.reshape(ph * pw * c, d), dtype=dtype, out=handed_on(dtype))
         return (x.astype(jnp.float32) + self.bias[...].astype(jnp.float32)[None, None, :]).astype(dtype)
 
@@ -189,8 +195,9 @@ class EncoderLayer(nnx.Module):
         x = constrain_batch(x)
         y = self.norm_before(x, dtype=dtype)
         attention = attend if a.query.kernel_scale is None else attend_beside_quantized
+        # Queries, keys and values are [B, N, S, H], H the width of a head; so is what attention gives.
         y = attention(a.query(y, dtype=dtype), a.key(y, dtype=dtype), a.value(y, dtype=dtype), bias=bias, dtype=dtype)
-        y = a.out(y, dtype=dtype)
+        y = a.out(y, dtype=dtype)  # [B, S, D]
         x = x + (y * self.lambda_1[...].astype(dtype)[None, None, :] if self.config.layer_scale else y)
         y = self.norm_after(x, dtype=dtype)
         y = ACTIVATIONS[self.config.activation](self.fc1(y, dtype=dtype))
@@ -239,8 +246,8 @@ def relative_position_bias(table: jax.Array, grid: tuple[int, int]) -> jax.Array
 
 
 def _as_in_transformers(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """The table with whose entries transformers computes, and has trained: it takes its rows for columns, which changes
-    nothing in a square, and stretches what comes of it back to the shape that it should have."""
+    """The table [(2·rows-1)(2·columns-1)+3, N] as transformers uses it, in training too: it takes the rows of the grid
+    for columns, which changes nothing in a square, and stretches the result to the shape that it should have."""
     rows, columns = (2 * n - 1 for n in grid)
     if rows == columns:
         return table
@@ -251,7 +258,7 @@ def _as_in_transformers(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
 
 
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
-    """[S, S] entries of the bias table for each pair (query, key)."""
+    """[S, S] int32: the entry of the bias table for each pair (query, key)."""
     rows, columns = grid
     row, column = (axis.reshape(-1) for axis in np.indices(grid))
     entries = (2 * rows - 1) * (2 * columns - 1)
@@ -266,5 +273,6 @@ def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
 
 
 def _bias_table(config: EncoderConfig, dtype: DTypeLike) -> jax.Array:
+    """Zeros [(2·rows-1)(2·columns-1)+3, N]."""
     rows, columns = config.grid
     return jnp.zeros(((2 * rows - 1) * (2 * columns - 1) + 3, config.num_heads), dtype)

@@ -44,8 +44,9 @@ def generate(
 
     pixels [B, H, W, 3]: f32 in [-1, 1], or uint8 together with the `image_processor` that scales them on the device.
     Where they lie shared out over an axis of a mesh, each share is read by itself; parameters may lie shared out over
-    other axes (`sharding.generation_shardings`). A `jax.shard_map` around this takes check_vma=False. An array of numpy
+    other axes (`sharding.generation_shardings`). A `jax.shard_map` around this needs check_vma=False. An array of numpy
     may be filled again as soon as this returns.
+    config: a greedy search for at most 64 tokens if none.
     dtype: compute type; f32 on a CPU and bf16 elsewhere if none.
     cross_attention: of a decoder step, "products" of XLA, or a "kernel" that reads the memory once (`kernels`), on a
     TPU or in bf16 on an H100 or H200: the same but for rounding. "auto" takes the kernel on one of those GPUs where it
@@ -68,9 +69,10 @@ def lower(
     image_processor: ImageProcessor | None = None,
     cross_attention: CrossAttention = "auto",
 ) -> jax.stages.Lowered:
-    """The program that `generate` would run, to be compiled ahead. In the place of arrays, those of the model too, may
-    be ShapeDtypeStructs whose shardings say where they would lie, on devices that are only described. dtype: that of
-    `generate` here if none, which may be another than on those devices. Raises what `generate` raises.
+    """The program that `generate` would run, to be compiled ahead. ShapeDtypeStructs may stand in the place of arrays,
+    those of the model too; their shardings say where the arrays would lie, on devices that are only described.
+    dtype: if none, what `generate` takes on this machine, which may differ from what it takes on those devices.
+    Raises what `generate` raises.
     """
     return _generate.lower(*_arguments(model, pixels, config, dtype, image_processor, cross_attention))
 
@@ -86,7 +88,8 @@ def stream(
 ) -> Iterator[Decoded]:
     """The same search, step by step: what has been found after each token. The last one is what `generate` returns.
 
-    A beam search has found nothing (scores of -1e9) before its first hypotheses end.
+    A beam search has found nothing (scores of -1e9) before its first hypotheses end. Raises what `generate` raises,
+    when the first result is asked for.
     """
     _check(pixels)
     config = DecodeConfig() if config is None else config
@@ -225,6 +228,8 @@ def cross_of(model: TrOCR, memory: Kept, shape: Shape, dtype: DTypeLike) -> Cros
 
 
 def _search(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, shape: Shape, dtype: jnp.dtype) -> Search:
+    """The search of a `plan` over a model that reads `cross`: one image for each of the random keys [B]."""
+
     def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
         return model.step(tokens, cache, position, cross, dtype=dtype)  # closed over by the loop, never carried
 
@@ -290,6 +295,7 @@ def _generate(
         memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
         return run(memory_search(model, memory, keys, numbers, shape, dtype))
 
+    # Images are an axis of the pixels alone, not of the model nor of the numbers.
     return alone(split, one, False, True, False)(model, pixels, numbers)
 
 
@@ -302,6 +308,8 @@ def _begin(
     dtype: jnp.dtype,
     image_processor: ImageProcessor | None,
 ) -> tuple[Cross, jax.Array, Any]:
+    """Of `stream`: what cross-attention reads, the keys [B] and the state before the first step."""
+
     def begin(model: TrOCR, pixels: jax.Array, numbers: Numbers) -> tuple[Cross, jax.Array, Any]:
         memory, keys = read(model, pixels, numbers.seed, dtype, image_processor, shape=shape)
         cross = cross_of(model, memory, shape, dtype)
@@ -314,6 +322,8 @@ def _begin(
 def _advance(
     model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
 ) -> Any:
+    """Of `stream`: the state one step further."""
+
     def advance(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any) -> Any:
         return _search(model, cross, keys, numbers, shape, dtype).advance(state)
 
@@ -324,6 +334,8 @@ def _advance(
 def _look(
     model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any, shape: Shape, dtype: jnp.dtype
 ) -> tuple[jax.Array, Decoded]:
+    """Of `stream`: whether the search goes on, and what it has found."""
+
     def look(model: TrOCR, cross: Cross, keys: jax.Array, numbers: Numbers, state: Any) -> tuple[jax.Array, Decoded]:
         search = _search(model, cross, keys, numbers, shape, dtype)
         return search.unfinished(state), search.finish(state)

@@ -38,9 +38,11 @@ class TrOCR(nnx.Module):
         )
 
     def encode(self, pixels: jax.Array, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> jax.Array:
-        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D], what cross-attention reads. Raises ImageError for
-        pixels that are no floats, or of a size that the model cannot take.
-        remat: of training, the backward pass computes each layer again."""
+        """pixels [B, H, W, 3] f32 in [-1, 1] -> memory [B, S, D] in `dtype`, what cross-attention reads.
+
+        remat: for training; the backward pass computes each layer again. Raises ImageError for pixels that are no
+        floats, or of a size that the model cannot take.
+        """
         memory = self.encoder(pixels, dtype=dtype, remat=remat)
         return memory if self.bridge is None else self.bridge(memory, dtype=dtype)
 
@@ -49,12 +51,13 @@ class TrOCR(nnx.Module):
         return self.decoder.prime(memory, dtype=dtype)
 
     def absorb(self, memory: Kept, *, dtype: DTypeLike = jnp.float32) -> Cross:
-        """memory [B, S, D] -> what every cross-attention reads instead of keys and values: the memory itself."""
+        """memory [B, S, D], floats or int8 -> what every cross-attention reads instead of keys and values: the memory
+        itself, beside its projections."""
         return self.decoder.absorb(memory, dtype=dtype)
 
     def init_cache(self, batch: int, beams: int, length: int, *, dtype: DTypeLike = jnp.float32) -> Cache:
         """An empty self-attention cache for `length` tokens of `beams` hypotheses an image. dtype: of its keys and
-        values; int8 has a scale for each."""
+        values; int8 has a scale for each. Raises DecodeError for more tokens than the model has learned positions."""
         return self.decoder.init_cache(batch, beams, length, dtype=dtype)
 
     def step(
@@ -67,5 +70,6 @@ class TrOCR(nnx.Module):
         self, pixels: jax.Array, token_ids: jax.Array, *, key: jax.Array | None = None, dtype: DTypeLike = jnp.float32
     ) -> jax.Array:
         """Teacher forcing. pixels [B, H, W, 3], token_ids [B, T] beginning with the start token
-        -> logits [B, T, V] f32. `key` seeds dropout; none switches it off."""
+        -> logits [B, T, V] f32. `key` seeds dropout; none switches it off. Raises ImageError as `encode` does, and
+        DecodeError for more tokens than learned positions or, outside jit, ids that are not in the vocabulary."""
         return self.decoder(token_ids, self.encode(pixels, dtype=dtype), key=key, dtype=dtype)

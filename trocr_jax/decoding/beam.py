@@ -56,12 +56,13 @@ def beam_search(
     keys: jax.Array | None = None,
     loop: Loop = "jit",
 ) -> Decoded:
-    """The `num_return_sequences` best texts of each of `batch` images.
+    """The R = num_return_sequences best texts of each of `batch` images, [B, R, L] with L = max_new_tokens.
 
-    cache: with axes [B, K]. processor acts on log-probabilities. early_stopping: True stops an image at K finished
-    texts; False when the best running one, at its present length, is no better than the worst finished one; "never"
-    when it could not be at any length. keys [B]: continuations are drawn at random without replacement (beam sampling)
-    instead of the best taken. Raises DecodeError for more texts than beams, or no token.
+    cache: with axes [B, K], K = num_beams. processor acts on log-probabilities. early_stopping: True stops an image at
+    K finished texts; False when the best running one, at its present length, is no better than the worst finished one;
+    "never" when it could not be at any length. keys [B]: continuations are drawn at random without replacement (beam
+    sampling) instead of the best taken. Raises DecodeError for no image, no token, more texts than beams, a cache
+    without room for so many tokens, or an early_stopping that is none of the three.
     """
     search = beam_search_loop(
         step,
@@ -148,7 +149,7 @@ def continue_beams(
     keys: jax.Array | None = None,
 ) -> tuple[Beams, jax.Array]:
     """Beams one token longer, by the log-probabilities [B, K, V] of that token, and which of the running hypotheses
-    [B, K] the new ones continue."""
+    the new ones continue, [B, K] int32. position: where the token stands among those behind the start token."""
     top = get_top_k_continuations(beams.running, log_probs, model_log_probs, position=position, keys=keys)
     ends = last_token(top.token_ids, position + 1) == ending.end  # [B, 2K]
     running, parents = get_running_beams_for_next_iteration(top, ends, position=position)
@@ -206,9 +207,11 @@ def get_running_beams_for_next_iteration(
 def update_finished_beams(
     beams: Beams, top: Hypotheses, hits: jax.Array, *, position: jax.Array, ending: Ending
 ) -> tuple[Hypotheses, jax.Array]:
-    """The best K of what had finished and what does now (hits [B, 2K]), and which places [B, K] are taken. Only the
-    first K of top [B, 2K] may finish, and none that is a copy of another, as all but the first are that begin, or has
-    ended before: few tokens may be allowed."""
+    """The best K of what had finished and what does now (hits [B, 2K]), and which places [B, K] are taken.
+
+    Only the first K of top [B, 2K] may finish, and only those that are hypotheses (`counts`): a search begins with
+    K - 1 copies of its first one, and where few tokens are allowed, texts that have ended are among the best 2K again.
+    """
     k = top.scores.shape[1] // 2
     length = (position + 1).astype(jnp.float32)
     just_finished = hits & (jnp.arange(2 * k) < k)[None, :] & counts(top.scores)
@@ -234,7 +237,7 @@ def check_early_stop_heuristic(beams: Beams, *, position: jax.Array, ending: End
 
 
 def counts(scores: jax.Array) -> jax.Array:
-    """Which sums of log-probabilities are of hypotheses, and not of places that hold none."""
+    """scores of any shape -> which of these sums of log-probabilities are of hypotheses, not of places without one."""
     return scores > NEGATIVE / 2
 
 

@@ -38,7 +38,7 @@ class Beams(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """When a hypothesis ends, what it is worth then, and when an image does. `end` is the end token."""
+    """When a hypothesis ends, what it is worth then, and when the search of an image ends. `end` is the end token."""
 
     end: int
     max_new_tokens: int
@@ -49,8 +49,8 @@ class Ending(NamedTuple):
 def check_lengths(
     max_new_tokens: int, count: int, beams: int, *, batch: int, early_stopping: EarlyStopping, cache: Cache
 ) -> None:
-    """Raises DecodeError unless there are an image and a token, the cache holds so many, and `beams` hypotheses of an
-    image give `count` texts."""
+    """Raises DecodeError unless there is at least one image and one token, the cache has room for so many tokens,
+    `early_stopping` is one of those above, and `beams` hypotheses of an image give `count` texts."""
     check_room(cache, max_new_tokens)
     check_whole("batch", batch, 1)
     check_whole("num_beams", beams, 1)
