@@ -38,14 +38,15 @@ from train.worst import Misread
 from trocr_jax.errors import CheckpointError, ConfigError, DataError, TrOCRError
 from trocr_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shardings
 
-# what decides only what one sees and keeps
+# fields of a recipe that decide what one sees and keeps, and not what parameters a run ends with
 NOT_OF_THE_RESULT = {"name", "mesh", "log_every", "save_every", "keep_last", "keep_best", "keep_every"}
 NOT_OF_THE_RESULT |= {"eval_every", "eval_lines", "eval_beams", "eval_worst", "patience"}
 
 
 class Outcome(NamedTuple):
-    """How a run ended: `finished`, no due reading of held-out lines missing, or stopped after `step` steps.
-    `compiling`: a compilation that nobody waits for any more is still running in a thread."""
+    """How a run ended. `step`: steps done. `finished`: it came to its end, with every reading of held-out lines that
+    was due; otherwise it was stopped. `compiling`: a compilation that nobody waits for any more is still running in a
+    thread."""
 
     step: int
     finished: bool
@@ -70,9 +71,10 @@ def train(
     """Runs `recipe` to its end in `folder` (log.jsonl, checkpoints/), from the newest whole checkpoint if there is one.
 
     mesh: as in `trocr_jax.sharding.make_mesh`; the recipe's if none. workers: processes that make examples; 0: threads.
-    lines: stage -> source; those of the renderer if none. held_out: lines that `recipe.eval_every` reads. evaluate: is
-    called instead of the reading of these. until: ends the run, saved, after that many steps. log_samples: writes which
-    samples each step took to samples-PROCESS.jsonl.
+    lines: stage -> source; those of the renderer if none. held_out: lines read every `recipe.eval_every` steps; drawn
+    ones if none. evaluate: is called instead of reading them. until: ends the run, saved, after that many steps.
+    tensorboard: writes the log for TensorBoard too. profile: steps that jax's profiler records. log_samples: writes
+    which samples each step took to samples-PROCESS.jsonl.
     SIGTERM, SIGINT and SIGHUP save and end the run; several processes do so after the same step.
     Raises ConfigError or DataError before the first step where possible, CheckpointError for a checkpoint of another
     run or one that cannot be written, FloatingPointError for a loss that is not finite (kept in nonfinite.json).
@@ -210,7 +212,8 @@ def check_options(recipe: Recipe, mesh: str | Mesh | None, *, workers: int, unti
 
 
 def _make(folder: Path) -> None:
-    """Raises CheckpointError for one that cannot be written: before the first step rather than at the first state."""
+    """Makes the folder. Raises CheckpointError if it cannot be written: before the first step, not at the first
+    state."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -220,7 +223,7 @@ def _make(folder: Path) -> None:
 
 
 def abstract_state(recipe: Recipe, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Structure, types and places of the state, nothing of it computed."""
+    """Structure, types and places of the state, of which nothing is computed."""
     state: TrainState = placed(jax.eval_shape(lambda: init_state(recipe, optimizer)), mesh)
     return state
 
@@ -238,7 +241,7 @@ def evaluation_due(recipe: Recipe, step: int) -> bool:
 
 
 def given_up(recipe: Recipe, step: int, checkpoints: Checkpoints) -> bool:
-    """Whether so many readings as `recipe.patience` have been no better than the best before them."""
+    """Whether the last `recipe.patience` readings of held-out lines have been no better than the best before them."""
     best = checkpoints.best_step() if recipe.patience else None
     return best is not None and step - best >= recipe.patience * recipe.eval_every
 
@@ -272,14 +275,14 @@ def lower(
 
 
 def describe(recipe: Recipe, lines: Callable[[Stage], Source]) -> dict[str, Any]:
-    """What decides the parameters a run ends with, as JSON values: the recipe but for what only decides what one sees
-    and keeps, the tokens, and the data."""
+    """What decides the parameters that a run ends with, as JSON values: the recipe without NOT_OF_THE_RESULT, the
+    tokens and the data."""
     data: list[Any] = json.loads(json.dumps([lines(stage).fingerprint() for stage in recipe.stages]))
     return {**describe_recipe(recipe), "data": data}
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """`describe` but for the data: what a model is exported with."""
+    """`describe` without the data: what a model is exported with."""
     fields = {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_RESULT}
     described: dict[str, Any] = json.loads(json.dumps(fields))
     return {"recipe": described, "vocabulary": vocabulary_sha256(recipe)}
@@ -302,6 +305,8 @@ def _limit(recipe: Recipe, stage: Stage) -> TextLimit | None:
 
 
 def _next(data: Any, stop: Stop) -> Samples | None:
+    """The samples of the next step; None if a signal has ended what makes them. Raises DataError if such a process has
+    died otherwise."""
     try:
         samples: Samples = next(data)
     except Exception as error:

@@ -35,7 +35,8 @@ class TrainState(NamedTuple):
 
 
 def init_state(recipe: Recipe, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, from the recipe's seed. Pure: it may be jitted, or evaluated for its shapes.
+    """The state before the first step, from the recipe's seed. A pure function: it may be jitted, or evaluated for its
+    shapes alone.
 
     Raises ConfigError if a parameter matches no group of the optimiser, or adapters have no target.
     """
@@ -125,14 +126,15 @@ def model_params(recipe: Recipe, state: TrainState) -> Params:
 
 
 def with_params(config: TrOCRConfig, params: Params) -> TrOCR:
-    """A model that holds `params` (pure nested dict)."""
+    """A model that holds `params`, a dict of dicts of arrays."""
     graph, state = nnx.split(nnx.eval_shape(lambda: TrOCR(config)))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
 
 
 def narrowed(config: TrOCRConfig, params: Params, *, width: int) -> tuple[TrOCRConfig, Params]:
-    """The same model for images of `width` pixels: the first columns of the position table, its other rows unread."""
+    """The same model for images of `width` pixels, by the first rows of the position table [1, S, D]. They belong to
+    the first columns of patches if images are one row of patches high; `recipe.check` refuses others."""
     if width == config.encoder.image_size[1]:
         return config, params
     config = _of_width(config, width)

@@ -56,7 +56,7 @@ from trocr_jax.tokenizer_spelling import Spellings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_BATCH_SIZE = {"cpu": 16}  # per device; elsewhere OTHER_BATCH_SIZE
+DEFAULT_BATCH_SIZE = {"cpu": 16}  # images for each copy of the model; elsewhere OTHER_BATCH_SIZE
 OTHER_BATCH_SIZE = 64
 
 
@@ -79,11 +79,11 @@ class Recognizer:
         calibration: Calibration | None = None,
         cross_attention: CrossAttention = "auto",
     ) -> None:
-        """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: devices that read together. Batches are
-        split over all its axes but `model`, over which the parameters are split, those of a large model on small
-        devices (`sharding.make_mesh("data=4,model=2")`); without it every device has them all. calibration: what
-        confidences mean; the model's own if none. cross_attention: as for `generate`; raises DecodeError if the devices
-        or the model cannot do it."""
+        """dtype: compute type; f32 on a CPU and bf16 elsewhere if none. mesh: devices that read together; one device if
+        none. Batches are split over all axes of the mesh but `model`, over which the parameters are split, for a large
+        model on small devices (`sharding.make_mesh("data=4,model=2")`); without that axis every device has them all.
+        calibration: what confidences mean; the model's own if none. cross_attention: as for `generate`. Raises
+        DecodeError if the devices or the model cannot do what is asked for."""
         self.dtype = compute_dtype(dtype)
         self._on = Devices(mesh, dtype=self.dtype, cross_attention=cross_attention)
         self.model = self._on.put(model)
@@ -117,7 +117,7 @@ class Recognizer:
         dtype = compute_dtype(dtype)
         Devices(mesh, dtype=dtype, cross_attention=cross_attention)  # said before anything is fetched
         folder = checkpoint.resolve(name_or_path, revision=revision)
-        # First, as it compares every file of a native folder with the manifest.
+        # The model first, since loading it compares every file of a native folder with the manifest.
         model = checkpoint.load(folder, dtype=jnp.float32 if dtype == jnp.float32 else None)
         image_processor, tokenizer = ImageProcessor.from_folder(folder), load_tokenizer(folder)
         calibration = Calibration.from_folder(folder)
@@ -175,7 +175,7 @@ class Recognizer:
             is filled up with copies to the next power of two or to `batch_size`, so few shapes are ever compiled.
         attention: whether a Recognition has an `attention`, and with it boxes of words and characters: a second pass of
             encoder and decoder over every batch.
-        Raises DecodeError at once for options that do not fit.
+        Raises at once: DecodeError for options that do not fit, ImageError for what is neither an image nor a series.
         """
         decode, choose = self._searches.plan(decode)
         each = self.default_batch_size
@@ -235,10 +235,10 @@ class Recognizer:
         self, series: Iterable[Batch], decode: DecodeConfig | None = None, batch_size: int | None = None
     ) -> Generator[Recognition | ImageError, None, None]:
         """As `read`, for those who decode images themselves: each Batch, of at most `batch_size` times `devices` images
-        as `image_processor.pixels` gives them, is read as it is, filled up with copies. One shape is ever compiled, so
+        as `image_processor.pixels` gives them, is read as it is, filled up with copies. Only one shape is compiled, so
         what comes out for a line does not depend on the others, to the last bit of its score. Pixels are copied before
         the next Batch is asked for, and may be written over then. Raises DecodeError for a larger Batch, when it comes,
-        and at once what the series raises.
+        and at once what the series raises: results that have not come out yet are lost.
         """
         decode, choose = self._searches.plan(decode)
         size = self.devices * (self.default_batch_size if batch_size is None else _whole(batch_size))
@@ -251,7 +251,7 @@ class Recognizer:
 
     @property
     def default_batch_size(self) -> int:
-        """Images a batch for each device: 16 on a CPU and 64 elsewhere."""
+        """Images a batch for each copy of the model, perhaps shared by devices: 16 on a CPU, 64 elsewhere."""
         return DEFAULT_BATCH_SIZE.get(jax.default_backend(), OTHER_BATCH_SIZE)
 
     def stream(self, image: ImageSource, decode: DecodeConfig | None = None) -> Iterator[str]:
@@ -316,7 +316,7 @@ class Recognizer:
     ) -> Generator[Recognition | ImageError, None, None]:
         """image_sizes: (width, height) of each image if its attention is asked for."""
         drawn = decode.do_sample and decode.num_beams == 1
-        # Of a large vocabulary it takes a while: better before than beside the first batch.
+        # The spellings of a large vocabulary take a while: better before the first batch than beside it.
         _ = self._spellings_if_known
         on = self._on
         with on.watching() as watcher, closing_pool(on.lanes, "lane") as pool, on.sending() as send:

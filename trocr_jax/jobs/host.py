@@ -27,7 +27,7 @@ from trocr_jax.jobs.store import open_store
 from trocr_jax.jobs.worker import Resources, Worker, open_worker
 from trocr_jax.recognizer import Recognizer
 
-UNIT_SIZE = 512
+UNIT_SIZE = 512  # lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +120,14 @@ def run(
 ) -> Counts | None:
     """Reads what is left of a job, together with whoever else does so, until nothing is left or a stop is requested.
 
-    Returns the lines of the whole job if it is complete, None if it is not. standby: processes to decode images that
-    were started before (`Resources.standby`), so that the device need not wait for them; who has made it ends it
-    afterwards. prepare: is given the worker before it begins, to watch it. Raises OutputError if the folder cannot be
-    written, SourceError if the source has gone, JobError if too many lines have no text; nothing that was committed is
-    lost, and `run` goes on from there.
+    Returns the lines of the whole job if it is complete, None if it is not.
+
+    decoder: what decodes images, in place of the usual. standby: processes that decode images, started before
+    (`Resources.standby`) so that the device need not wait for them; whoever made it ends it afterwards. prepare: is
+    given the worker before it begins, to watch it.
+
+    Raises OutputError if the folder cannot be written, SourceError if the source has gone, JobError if too many lines
+    have no text; nothing that was committed is lost, and `run` goes on from there.
     """
     with writing(job.store.root):
         stop = Stop() if stop is None else stop
@@ -149,9 +152,9 @@ def retry_failed(
     standby: Standby | None = None,
     prepare: Callable[[Worker], None] = lambda worker: None,
 ) -> Counts | None:
-    """Reads the lines of committed units that have no text once more, quarantined ones too, those that ended a whole
-    process last and each by itself. Arguments and result as for `run`, but that no share of lines without a text stops
-    it. No other process may work on the job meanwhile."""
+    """Reads the lines of committed units that have no text once more, quarantined ones too; those that have ended a
+    whole process come last, each by itself. Arguments, result and errors as for `run`, except that no share of lines
+    without a text stops it. No other process may work on the job meanwhile."""
     stop = Stop() if stop is None else stop
     resources = Resources() if resources is None else resources
     dangerous: list[Task] = []
@@ -179,7 +182,7 @@ def retry_failed(
 
 @contextmanager
 def writing(folder: str) -> Iterator[None]:
-    """Failures of the disk or network as OutputError. Those of the source are SourceError already."""
+    """Raises OutputError for failures of the disk or network. Those of the source are SourceError already."""
     try:
         yield
     except TrOCRError:

@@ -39,11 +39,13 @@ LONGEST = 1e9
 class Resources:
     """What does not change a byte of the output.
 
-    decoders: processes that decode images; as many as there are cores, at most 8, if None. lease_timeout: seconds
-    without a sign of life after which another host's unit is taken over. grace: seconds that units which are being read
-    have to end in after a request to stop, if any line has been read before. hang: seconds without a line after which
-    the process ends itself.
-    max_error_rate: share of the lines that a process has read without a text beyond which it stops.
+    decoders: processes that decode images; as many as there are cores, at most 8, if None. limits: what decoding one
+    image may take. lease_timeout: seconds without a sign of life after which another host's unit is taken over. grace:
+    seconds within which units that are being read have to end after a request to stop, if any line has been read
+    before. hang: seconds without a line after which the process ends itself. max_error_rate: a process stops when a
+    larger share of the lines that it has read has no text.
+
+    Raises JobError for a value that cannot be.
     """
 
     decoders: int | None = None
@@ -75,19 +77,21 @@ class Resources:
 
     @property
     def decoding_processes(self) -> int:
+        """`decoders`, or what is taken if that is None."""
         return threads() if self.decoders is None else self.decoders
 
 
 class Abandoned(Exception):
-    """The units that were being read did not end within the grace, or had not begun to come out before the stop; they
-    are given back."""
+    """The units that were being read did not end within the grace, or this process had read no line before the stop:
+    they are given back."""
 
 
 class Worker:
     """Reads units of a job. Made by `open_worker`.
 
-    Attributes: on_commit, told of a task and the lines of it that this worker has committed. on_done, told of a unit
-    that it was to read and somebody else has committed.
+    Attributes: total, the Counts of lines that this worker has committed. on_commit, called with a task that it has
+    committed and the Counts of its lines. on_done, called with a unit that it was to read and somebody else has
+    committed.
     """
 
     def __init__(self, job: Job, reader: Reader, leases: Leases, resources: Resources, stop: Stop) -> None:
