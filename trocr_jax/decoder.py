@@ -74,7 +74,7 @@ class Cache(NamedTuple):
     def bias(self, past: jax.Array) -> jax.Array:
         """past [1 or B, L]: the places that count -> [B, 1, K, L K], which of the rows each hypothesis may read."""
         b, k, length = self.rows.shape
-        rows = self.layers[0].key.shape[2] // length
+        rows = self.layers[0].key.shape[2] // length  # the K that the cache was made for
         own = self.rows[:, :, :, None] == jnp.arange(rows, dtype=jnp.int32)[None, None, None, :]
         own = own & past[:, None, :, None]
         return jnp.where(own, np.float32(0), np.float32(MASKED)).reshape(b, 1, k, length * rows)
@@ -178,7 +178,7 @@ class Decoder(nnx.Module):
         x = self._embed(tokens, jnp.broadcast_to(row, tokens.shape), length=cache.rows.shape[2], dtype=dtype)
         cache = cache.written(place)
         bias, layers = cache.bias(past), []
-        number = place * (cache.layers[0].key.shape[2] // cache.rows.shape[2])
+        number = place * (cache.layers[0].key.shape[2] // cache.rows.shape[2])  # that of row 0 at this place
         for layer, kv, memory in zip(self.layers, cache.layers, cross, strict=True):
             x, kv = layer.step(x, kv, number, bias, memory, dtype=dtype)
             layers.append(kv)

@@ -1,10 +1,11 @@
 """Refilled slots: a batch whose lines come and go. A line that has ended leaves its slot to one that waits, so that
 short lines do not wait for long ones (the "continuous batching" of servers of language models: Yu et al. 2022, "Orca").
 
-All shapes are fixed: B slots, G lines that are encoded together. Whatever the lines are, four programs are compiled:
-`encode` reads lines, `enter` moves some into slots, `run` takes all slots some steps further, `leave` tells what was
-found in some. The searches are those of `generate`, one in each slot, with a position, processor state and random key
-of its own; what `generate` finds is found here, but for rounding. `generation_refill` is the host's part.
+All shapes are fixed: B slots, G lines that are encoded together. Whatever the lines are, four programs are compiled,
+beside two that run once at the start (`projections`, `empty`): `encode` reads lines, `enter` moves some into slots,
+`run` takes all slots some steps further, `leave` tells what was found in some. The searches are those of `generate`,
+one in each slot, with a position, processor state and random key of its own; what `generate` finds is found here, but
+for rounding. `generation_refill` is the host's part.
 """
 
 from __future__ import annotations

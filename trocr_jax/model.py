@@ -28,6 +28,7 @@ class TrOCR(nnx.Module):
         self.config = config
         self.encoder = Encoder(config.encoder, rngs=rngs, param_dtype=param_dtype)
         d_in, d_out = config.encoder.hidden_size, config.decoder.hidden_size
+        # Between widths that differ, where cross-attention does not take that of the encoder: enc_to_dec_proj.
         self.bridge = Linear(d_in, d_out, rngs=rngs, param_dtype=param_dtype) if config.bridge else None
         self.decoder = Decoder(
             config.decoder,
