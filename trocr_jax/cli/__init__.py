@@ -47,7 +47,7 @@ class Transcribe(Reading):
     """Read line images: one row for each, in the order of the inputs.
 
     Results go to stdout or to --output, everything else to stderr. Exit status: 0 all inputs were read, 1 some were not
-    (each is named), 2 wrong usage, or a model or output that cannot be used, 4 an error that is none of yours.
+    (each is named), 2 wrong usage, or a model or output that cannot be used, 4 an error that nobody foresaw.
     """
 
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("INPUT...", _INPUTS, "(required)")]] = ()
@@ -82,7 +82,7 @@ class Evaluate(Reading):
     """Score models on lines whose text is known: metrics.json and report.html.
 
     The report is one file that works offline. Exit status: 0 all lines were read, 1 some were not (they count as empty
-    texts), 2 wrong usage, or a model, data set or output that cannot be used, 4 an error that is none of yours.
+    texts), 2 wrong usage, or a model, data set or output that cannot be used, 4 an error that nobody foresaw.
     """
 
     sources: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCES, "(required)")]] = ()
