@@ -12,6 +12,7 @@ import random
 import statistics
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -172,6 +173,9 @@ class Pixels:
         images.settle(places, [Decoded(np.zeros((8, 8, 3), np.uint8), 1.0)] * len(places))
         return images
 
+    def give_back(self, pixels: Iterable[np.ndarray]) -> None:
+        """Nothing is kept."""
+
 
 def work(job: Job, stub: Stub) -> None:
     """One host: `open_worker` with the stubs."""
@@ -211,6 +215,8 @@ def together(hosts: Sequence[Callable[[], Callable[[], object]]]) -> float:
                 os.read(waiting, 1)  # until the other end is closed
                 todo()
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         pids.append(pid)
