@@ -215,7 +215,7 @@ def together(hosts: Sequence[Callable[[], Callable[[], object]]]) -> float:
                 os.read(waiting, 1)  # until the other end is closed
                 todo()
                 status = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001  shown here, as the process ends without it
                 traceback.print_exc()
             finally:
                 os._exit(status)
