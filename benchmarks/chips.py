@@ -9,8 +9,12 @@ the CUDA cores, since TF32 would round the factors. bf16 figures are those of `t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from train.flops import PEAKS
+
+if TYPE_CHECKING:
+    from train.ahead.targets import Target
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,14 @@ CHIPS = {
 def chip_of(device_kind: str) -> Chip | None:
     """The chip that jax calls so, or none."""
     return next((chip for chip in CHIPS.values() if device_kind.startswith(chip.kinds)), None)
+
+
+def target_of(topology: str) -> Target:
+    """What is compiled for, or the end of the program where its compiler is missing or there is no such topology."""
+    from train.ahead.targets import find_target
+    from trocr_jax.errors import ConfigError
+
+    try:
+        return find_target(topology)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None

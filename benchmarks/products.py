@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from jax.sharding import SingleDeviceSharding
 
+from benchmarks.chips import target_of
 from trocr_jax.attention_quantized import BLOCK, rows_and_weights, weights_alone
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
@@ -93,9 +94,8 @@ def main(
 def estimated(topology: str, rows: tuple[int, ...], width: int, out: int) -> list[str]:
     """Cycles of each form on one device."""
     from train.ahead.hlo import work
-    from train.ahead.targets import find_target
 
-    device = SingleDeviceSharding(find_target(topology).devices[0])
+    device = SingleDeviceSharding(target_of(topology).devices[0])
     forms: dict[str, tuple[Form, Any]] = {"bf16": (floats(jnp.bfloat16), jnp.bfloat16)}
     forms |= {"bf16, widened": (widened(jnp.bfloat16), jnp.int8), "int8 × int8": (integers, jnp.int8)}
     table = [f"[rows, {width}] × [{width}, {out}], estimated cycles, {topology}", ""]

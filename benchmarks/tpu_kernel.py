@@ -19,6 +19,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.chips import CHIPS as BANDWIDTHS
+from benchmarks.chips import target_of
 
 IMAGES = 64  # of the call: more turns of its grid do not change one of them
 TOTAL = re.compile(r"total scheduled bundles:\s+(\d+)")
@@ -69,7 +70,7 @@ def schedule(chip: str, beams: int) -> Schedule:
         command = [sys.executable, "-m", "benchmarks.tpu_kernel", "compile", chip, str(beams)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-2000:]}")
+            raise SystemExit(f"{' '.join(command)}: status {done.returncode}\n{done.stderr[-2000:]}")
         bundles = bundles_of(Path(folder))
     size = config.encoder.memory_length * config.memory_width * 2
     return Schedule(bundles / group_size(beams) / CHIPS[chip].clock, size / BANDWIDTHS[chip].bandwidth)
@@ -92,12 +93,11 @@ def compile_kernel(chip: str, beams: int) -> None:
     from jax.sharding import SingleDeviceSharding
 
     from benchmarks.tpu import TOPOLOGY
-    from train.ahead.targets import find_target
     from trocr_jax.config import TrOCRConfig
     from trocr_jax.kernels.cross_attention import read_memory
 
     config = TrOCRConfig.preset("base-handwritten")
-    placed = SingleDeviceSharding(find_target(TOPOLOGY[chip]).devices[0])
+    placed = SingleDeviceSharding(target_of(TOPOLOGY[chip]).devices[0])
     heads, width = config.decoder.num_heads, config.memory_width
     shapes = ((heads, IMAGES * beams, width), (IMAGES, config.encoder.memory_length, width))
     jax.jit(read_memory).lower(

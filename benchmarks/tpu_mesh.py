@@ -41,14 +41,14 @@ def main(
     from train.ahead.environment import prepare
 
     prepare("tpu")
+    from benchmarks.chips import target_of
     from train.ahead.report import compile_program
-    from train.ahead.targets import find_target
 
     print("| chips | model | mesh | lines | GiB of a chip | collectives | a token | KiB a token | compiled, s |")
     print("|---|---|---|---|---|---|---|---|---|")
     well = True
     for topology in topologies:
-        target = find_target(topology)
+        target = target_of(topology)
         name = f"data={len(target.devices) // model},model={model}"
         done = compile_program(lowered(target.devices, name, shape, batch, tokens=tokens, num_beams=num_beams))
         cells = [topology, shape, name, str(batch), f"{done.memory / GIB:.2f} of {target.memory / GIB:.2f}"]

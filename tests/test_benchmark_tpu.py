@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tpu
+from benchmarks.chips import target_of
 from benchmarks.tpu import Row
 from benchmarks.tpu_kernel import bundles_of
 from tests.compilations import nothing_kept
@@ -87,3 +88,8 @@ def test_the_encoder_is_no_slower_than_the_file_says(monkeypatch: pytest.MonkeyP
         pytest.skip("benchmarks/tpu.json is another libtpu's: python -m benchmarks.tpu --write")
     with nothing_kept():
         assert tpu.main(("v5e",), ("encoder",)) == 0
+
+
+def test_a_topology_that_cannot_be_compiled_for_ends_a_program_with_what_to_do() -> None:
+    with pytest.raises(SystemExit, match="v5e:no"):
+        target_of("v5e:no")
