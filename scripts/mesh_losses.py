@@ -43,7 +43,7 @@ class Options:
     losses: Path | None = None
     coordinator: str | None = None
     process: int | None = None
-    processes: int = 1
+    processes: int | None = None
 
 
 def main(options: Options) -> int:
@@ -93,6 +93,14 @@ def _devices(mesh: str) -> int:
     return int(np.prod([int(part.split("=")[1]) for part in mesh.split(",") if part]))
 
 
+def own_options(processes: int, port: int) -> list[list[str]]:
+    """What each of so many processes is told, beside what all are told; one alone is no part of a run of several."""
+    if processes == 1:
+        return [[]]
+    shared = ["--processes", str(processes), "--coordinator", f"localhost:{port}"]
+    return [["--process", str(process), *shared] for process in range(processes)]
+
+
 def _start(options: Options, *, processes: int) -> dict[str, Rows]:
     """The losses on every mesh, of processes that together have eight devices."""
     with socket.socket() as free:
@@ -106,12 +114,8 @@ def _start(options: Options, *, processes: int) -> dict[str, Rows]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "scripts.mesh_losses", "--losses", f"{folder}/losses.json"]
-        command += ["--steps", str(options.steps), "--processes", str(processes), "--meshes", *options.meshes]
-        own = [
-            ["--process", str(p), "--coordinator", f"localhost:{port}"] if processes > 1 else []
-            for p in range(processes)
-        ]
-        running = [subprocess.Popen([*command, *mine], env=environment) for mine in own]
+        command += ["--steps", str(options.steps), "--meshes", *options.meshes]
+        running = [subprocess.Popen([*command, *own], env=environment) for own in own_options(processes, port)]
         ended = [process.wait() for process in running]
         if any(ended):
             raise RuntimeError("a run failed; what it said stands above")

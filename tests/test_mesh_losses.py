@@ -1,0 +1,22 @@
+"""`scripts.mesh_losses` starts processes with options that a run takes."""
+
+from __future__ import annotations
+
+import tyro
+
+from scripts.mesh_losses import Options, own_options
+from train.processes import initialize
+
+
+def test_a_process_alone_joins_no_others() -> None:
+    (own,) = own_options(1, 1234)
+    options = tyro.cli(Options, args=own)
+    initialize(options.coordinator, process=options.process, processes=options.processes)
+
+
+def test_each_of_two_is_told_its_number() -> None:
+    found = [tyro.cli(Options, args=own) for own in own_options(2, 1234)]
+    assert [(one.process, one.processes, one.coordinator) for one in found] == [
+        (0, 2, "localhost:1234"),
+        (1, 2, "localhost:1234"),
+    ]
