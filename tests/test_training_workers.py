@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -44,8 +43,8 @@ def killed(folder: Path) -> None:
     def kill() -> None:
         while not (log.exists() and '"total"' in log.read_text()):
             time.sleep(0.1)
-        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True).stdout
-        for child in children.split():
+        threads = Path("/proc/self/task").iterdir()
+        for child in " ".join((thread / "children").read_text() for thread in threads).split():
             command = Path("/proc", child, "cmdline")
             if command.exists() and b"spawn_main" in command.read_bytes():
                 os.kill(int(child), signal.SIGKILL)
