@@ -26,6 +26,9 @@ COUNT, MAX_CHARS = 16, 40
 STYLES = ("printed", "handwriting", "colour", "receipt", "scene")
 
 
+needs_raqm = pytest.mark.skipif(not features.check("raqm"), reason="Pillow's libraqm finds no FriBiDi here")
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What the file says; skips the tests where other versions of the libraries that draw are installed."""
@@ -48,6 +51,7 @@ def test_lines_in_installed_faces_are_those_of_the_file(golden: dict[str, Any]) 
     assert {style: digests(in_style(printed, style)) for style in STYLES} == golden["installed"]
 
 
+@needs_raqm
 def test_styles_say_texts_of_their_own() -> None:
     """Where two are mixed, a line of one is not that of the other in other colours."""
     texts = {style: {bundled(style).line(index).text for index in range(4)} for style in STYLES}
@@ -55,6 +59,7 @@ def test_styles_say_texts_of_their_own() -> None:
     assert texts["colour"].isdisjoint(texts["handwriting"])
 
 
+@needs_raqm
 def test_the_file_notices_a_pixel() -> None:
     line = bundled("printed").line(0, max_chars=MAX_CHARS)
     image = line.image.copy()

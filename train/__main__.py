@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from trocr_jax.say import tell
+from trocr_jax.say import give_up_stderr, tell
 
 if TYPE_CHECKING:
     from train.recipe import Recipe
@@ -343,8 +343,10 @@ def main(arguments: list[str]) -> int:
 
         if not isinstance(error, TrOCRError | FloatingPointError):  # of a loss that is not finite
             raise
-        print(error, file=sys.stderr)  # it says what is wrong and what to do: a traceback would hide that
+        tell(str(error))  # it says what is wrong and what to do: a traceback would hide that
         return 1
+    finally:
+        give_up_stderr()
     return 0
 
 

@@ -24,6 +24,15 @@ def tell(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
 
+def give_up_stderr() -> None:
+    """At the end of a program: what could not be written is lost, and is no exit status (120, from Python 3.13 on)."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = None
+
+
 def printable(text: str) -> str:
     """Valid Unicode: bytes of a file name that are none become escapes (`\\udce9`)."""
     return text.encode("utf-8", "backslashreplace").decode()

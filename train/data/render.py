@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
+from PIL import features
+
 from train.data.checks import TextLimit, normal_text
-from train.data.corpus import LANGUAGES, Corpus, Split, load_corpus
+from train.data.corpus import LANGUAGES, Corpus, CorpusError, Split, load_corpus
 from train.data.fonts import STYLES, Face, Style, find_faces
 from train.data.line import DataError
 from train.data.line import Line as Line
@@ -37,13 +39,18 @@ class Renderer:
         """Finds the installed typefaces and text of a split ("train" or "heldout"); takes some seconds.
 
         Raises:
-          CorpusError: the packages that scripts/install-fonts installs are missing.
+          CorpusError: the packages that scripts/install-fonts installs are missing, or FriBiDi is.
           ValueError: the split is neither "train" nor "heldout", or the style is not one of `train.data.fonts.STYLES`.
         """
         if split not in ("train", "heldout"):
             raise ValueError(f"split must be 'train' or 'heldout', not {split!r}")
         if style not in STYLES:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}")
+        if not features.check("raqm"):
+            raise CorpusError(
+                "Pillow cannot set type here: its libraqm finds no FriBiDi. Install that (Debian: libfribidi0), or all "
+                "that rendering needs by scripts/install-fonts."
+            )
         faces = find_faces(split, style=style)
         cumulative = tuple(accumulate(face.weight for face in faces))
         return cls(

@@ -24,7 +24,7 @@ from trocr_jax.cli.options import MODEL, REVIEW, REVISION, Reading, argument
 from trocr_jax.cli.signals import end_by, ended_by_signals, stopped_by_signals
 from trocr_jax.errors import OutputError, TrOCRError
 from trocr_jax.jobs.stop import Stop
-from trocr_jax.say import say, say_where
+from trocr_jax.say import give_up_stderr, say, say_where
 
 FAILED = 4
 """Exit status after an error that is none of the user's."""
@@ -208,6 +208,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(command, Run):
             say("what is committed is safe; the same command goes on")
         return FAILED
+    finally:
+        give_up_stderr()
 
 
 def _do(command: Transcribe | Evaluate | Calibrate | Info | Compile | Merge | Status | Verify) -> int:
