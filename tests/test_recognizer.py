@@ -25,7 +25,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import VisionEncoderDecoderModel
+from transformers import BatchFeature, VisionEncoderDecoderModel
 
 from tests.compilations import count_compilations
 from tests.tiny import line_image, save_lines, save_tiny, tiny_config, tiny_model
@@ -322,6 +322,14 @@ def test_a_language_model_over_the_tokens(recognizer, lines, tmp_path):
     other = NGram.from_arpa(tmp_path / "q.arpa", [*recognizer.tokens, "more"])
     with pytest.raises(DecodeError, match="a language model over 50 tokens does not fit a model of 49"):
         recognizer.read([], dataclasses.replace(SHORT, processors=(ShallowFusion(other),)))
+
+
+def test_what_a_processor_returns_is_told_from_a_series(recognizer):
+    pixels = np.zeros((2, 3, *recognizer.image_processor.size), np.float32)
+    features = BatchFeature({"pixel_values": pixels})
+    with pytest.raises(ImageError, match=r'of what a processor of transformers returns, give \["pixel_values"\]'):
+        recognizer.read(features, SHORT)
+    assert len([*recognizer.read(features["pixel_values"], SHORT)]) == 2
 
 
 def test_a_stream_ends_with_the_text(recognizer, lines, alone):

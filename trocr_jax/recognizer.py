@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, cached_property
@@ -193,6 +193,10 @@ class Recognizer:
             given_sizes = repeat(shape) if attention else None
             return self._recognitions(given, decode, choose, sizes, None, given_sizes)
         given_images: Any = [images] if is_image(images) else images
+        if isinstance(images, Mapping):
+            raise ImageError(
+                'a mapping is no image: of what a processor of transformers returns, give ["pixel_values"]'
+            )
         try:
             series: Iterable[ImageSource | ImageError] = iter(given_images)
         except TypeError:
