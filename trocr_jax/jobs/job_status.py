@@ -87,11 +87,12 @@ def _hosts(
     for owner, found in commits.items():
         host = hosts[owner]
         host.lines, host.last = sum(lines for _, lines in found), found[-1][0]
-        since = max(begun[owner], now - WINDOW)
+        then = max(now, host.last)  # by a clock that is ahead of this host's
+        since = max(begun[owner], then - WINDOW)
         # A clock that was set back meanwhile leaves times behind it out.
-        late = [(at, lines) for at, lines in found if since < at <= now]
+        late = [(at, lines) for at, lines in found if since < at <= then]
         before, last = found[-2][0] if found[1:] else begun[owner], found[-1]
-        if not late and 0 <= now - last[0] < 2 * (last[0] - before):  # a unit may take longer than the window
+        if not late and 0 <= then - last[0] < 2 * (last[0] - before):  # a unit may take longer than the window
             since, late = before, [last]
         if late:
             host.rate = round(sum(lines for _, lines in late) / max(max(at for at, _ in late) - since, 1.0), 2)
