@@ -54,6 +54,24 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once_and_of_a_silent_one_lat
     assert job.store.names("leases") == []
 
 
+def test_a_host_with_less_patience_leaves_a_unit_to_one_that_shows_itself_more_rarely(
+    tmp_path, lines, recognizer, model, monkeypatch
+):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    with monkeypatch.context() as patch:
+        patch.setattr("trocr_jax.jobs.leases.me", lambda: Owner("far-away", 1, 1))
+        assert Leases(job, timeout=0.8).take(0) is True  # which it would renew every 0.16 s
+    with Leases(job, timeout=0.1) as leases:
+        began = time.monotonic()
+        while leases.take(0) is False:
+            time.sleep(0.02)
+        assert time.monotonic() - began > 0.8
+        job.store.replace("leases/00000001", b'{"owner": "far-away.1.1", "timeout": "1 h"}')  # damaged
+        assert leases.take(1) is False
+        time.sleep(0.2)
+        assert leases.take(1) == Dead("far-away.1.1", [])
+
+
 class Stale(LocalStore):
     """Its `errors` come, one after another, when the lease of unit 1 is read."""
 
@@ -87,6 +105,20 @@ def test_a_dead_process_of_this_host_holds_nothing(tmp_path, lines, recognizer, 
     assert jobs.status(job).rate == 0
     job.store.replace("leases/00000001", orjson.dumps({"owner": str(me()), "beat": 1, "reading": []}))
     assert jobs.status(job).rate == 0  # somebody else's
+
+
+def test_a_host_whose_clock_is_ahead_has_a_speed(tmp_path, lines, recognizer, model):
+    job = plan(lines, tmp_path / "job", recognizer, model)
+    job.store.create("leases/00000001", orjson.dumps({"owner": str(me()), "beat": 1, "reading": []}))
+    ahead = time.time() + 1800
+    values = {"event": "commit", "owner": str(me()), "ok": 8, "failed": 0, "quarantined": 0}
+    for event in (
+        {"time": ahead, "event": "start", "owner": str(me())},
+        {"time": ahead + 2, "unit": 0, **values},
+        {"time": ahead + 4, "unit": 1, **values},
+    ):
+        job.store.append(f"events/{me()}.jsonl", orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+    assert jobs.status(job).rate == 4
 
 
 def test_a_clock_that_was_set_back_gives_no_speed(tmp_path, lines, recognizer, model):
@@ -161,6 +193,7 @@ def test_a_lease_that_was_lost_while_its_holder_was_suspended_is_left_alone(
     job = jobs.plan(jobs.open_source([str(lines)]), str(folder), recognizer, model, DECODE, choices=CHOICES)
     other, names = Owner("far-away", 1, 1), [f"leases/{unit:08}" for unit in range(3)]
     with Leases(job, timeout=1e6) as leases:  # its thread renews nothing meanwhile: the process is suspended
+        leases._timeout = 0.01
         assert [leases.take(unit) for unit in range(3)] == [True] * 3
         with monkeypatch.context() as patch:
             patch.setattr("trocr_jax.jobs.leases.me", lambda: other)
@@ -174,12 +207,12 @@ def test_a_lease_that_was_lost_while_its_holder_was_suspended_is_left_alone(
         leases.renew()
         assert job.store.read(names[0]) == taken
         assert not job.store.exists(names[1])
-        assert orjson.loads(job.store.read(names[2])) == {"owner": str(me()), "beat": 1, "reading": []}
+        assert orjson.loads(job.store.read(names[2])) == {"owner": str(me()), "beat": 1, "timeout": 0.01, "reading": []}
         leases.give_back(0)
         assert leases.take(0) is False
         assert leases.take(1) is True
         leases.reading(job.whole(1))
-        assert orjson.loads(job.store.read(names[1])) == {"owner": str(me()), "beat": 1, "reading": [[0, 8]]}
+        assert orjson.loads(job.store.read(names[1]))["reading"] == [[0, 8]]
     assert job.store.names("leases") == ["00000000"]
     assert job.store.read(names[0]) == taken
 

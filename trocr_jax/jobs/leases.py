@@ -1,8 +1,9 @@
 """Leases: a small file for each unit that is being read, so that processes which share a job do not read it twice.
 
 A lease never guards a result, which `Job.commit` does: two holders of one lease only waste the time of one of them. So
-no clocks are compared. The holder rewrites its leases now and then; whoever has watched one for `timeout` seconds
-without a change, or knows its holder to be a dead process of this host, takes it over. A holder that was only suspended
+no clocks are compared. The holder rewrites its leases now and then; whoever has watched one for `timeout` seconds, its
+own or the holder's if those are more, without a change, or knows its holder to be a dead process of this host, takes
+it over. A holder that was only suspended
 finds that out before it next writes the lease, and leaves it alone from then on: what it still reads of the unit the
 other reads too, and whoever is first commits it.
 """
@@ -108,9 +109,8 @@ class Leases:
             seen, since = self._seen.get(unit, (b"", 0.0))
             if seen != content:
                 self._seen[unit] = content, time.monotonic()
-            died = (owner is not None and owner.has_died()) or (
-                seen == content and time.monotonic() - since > self._timeout
-            )
+            patience = max(self._timeout, _seconds(lease))
+            died = (owner is not None and owner.has_died()) or (seen == content and time.monotonic() - since > patience)
         if not died:
             return False
         with self._lock:
@@ -141,7 +141,8 @@ class Leases:
 
     def _content(self, task: Task | None) -> bytes:
         reading = [] if task is None else [[task.lines[0], len(task.lines)]]
-        return orjson.dumps({"owner": str(me()), "beat": self._beat, "reading": reading})
+        lease = {"owner": str(me()), "beat": self._beat, "timeout": self._timeout, "reading": reading}
+        return orjson.dumps(lease)
 
 
 def _name(unit: int) -> str:
@@ -154,6 +155,12 @@ def _lease(content: bytes) -> dict[str, Any]:
         return dict(orjson.loads(content))
     except (ValueError, TypeError):
         return {}
+
+
+def _seconds(lease: dict[str, Any]) -> float:
+    """The timeout of who wrote a lease; 0 if it does not say."""
+    seconds = lease.get("timeout")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def holders(job: Job) -> dict[int, str]:
