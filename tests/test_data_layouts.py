@@ -352,7 +352,7 @@ def test_pages(tmp_path: Path) -> None:
     write(tmp_path / "page/p1.xml", PAGE)
     write(tmp_path / "page/p2.xml", ALTO)
     write(tmp_path / "page/p3.xml", "<PcGts><")
-    write(tmp_path / "page/p4.xml", ALTO.replace(">pixel<", ">mm10<"))
+    write(tmp_path / "page/p4.xml", ALTO.replace(">pixel<", ">mm10<").replace("gone", "p1"))
     built = build(Pages(source=tmp_path), tmp_path / "out")
     source = records.open(built.folder, "train")
     assert texts(built, "train") == ["first", "second", "two wor-"]
@@ -366,7 +366,7 @@ def test_pages(tmp_path: Path) -> None:
     assert "nothing on the page" in reasons["page/p1/l4"]
     assert reasons["page/p1/l5"] == "its text is empty"
     assert "unclosed token" in reasons["page/p3"]
-    assert "measurement unit pixel" in reasons["page/p4"]
+    assert "its unit is mm10, and its Page has no WIDTH and HEIGHT" in reasons["page/p4"]
 
 
 def test_pages_whose_picture_has_another_size_are_left_out(tmp_path: Path) -> None:

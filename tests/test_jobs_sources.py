@@ -41,6 +41,7 @@ from trocr_jax.jobs import files
 from trocr_jax.jobs.decode_worker import Decoder
 from trocr_jax.jobs.files import file_system
 from trocr_jax.jobs.sources import Source, describe, from_description, open_source
+from trocr_jax.jobs.sources.pages import _page
 from trocr_jax.jobs.sources.paths import shards
 from trocr_jax.jobs.sources.tiff import _kept
 
@@ -266,28 +267,38 @@ def test_lines_of_a_page_of_another_size_fail(lines: list[Path], tmp_path: Path)
         ("list.tsv", "path\ttext\na.png\ta\tb\n", "list.tsv: row 1 has 3 columns, and the header 2; divide columns by"),
         ("lines.tar", "no archive", "uncompressed tar archive"),
         ("lines.zip", "no archive", "zip archive"),
-        ("page.xml", "<a>", "is no XML"),
-        (
-            "page.xml",
-            f'<PcGts><Page><TextLine><TextEquiv index="{"1" * 5000}"/></TextLine></Page></PcGts>',
-            "page.xml: Exceeds the limit.*; correct it",
-        ),
-        (
-            "page.xml",
-            f"<alto>{'<Page><TextLine/></Page>' * 2}</alto>",
-            "page.xml: has 2 pages with lines; write a file",
-        ),
-        (
-            "page.xml",
-            f"<PcGts>{'<Page><TextLine/></Page>' * 3}</PcGts>",
-            "page.xml: has 3 pages with lines; write a file",
-        ),
     ],
 )
 def test_what_cannot_be_listed_is_refused(tmp_path: Path, name: str, content: str, message: str):
     (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=message):
         list(open_source([str(tmp_path / name)]).inputs())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<a>", "is no XML .*; correct it, or leave it out"),
+        ("<a/>", "neither PAGE XML nor ALTO: its root is a; correct it"),
+        (f'<PcGts><Page><TextLine><TextEquiv index="{"1" * 5000}"/></TextLine></Page></PcGts>', "Exceeds the limit"),
+        (f"<alto>{'<Page><TextLine/></Page>' * 2}</alto>", "has 2 pages with lines; write a file"),
+        (f"<PcGts>{'<Page><TextLine/></Page>' * 3}</PcGts>", "has 3 pages with lines; write a file"),
+        ("<alto><MeasurementUnit>em</MeasurementUnit></alto>", "its unit is 'em'; export ALTO"),
+    ],
+)
+def test_a_page_that_cannot_be_divided_is_one_line_that_fails(tmp_path: Path, content: str, message: str):
+    page = tmp_path / "page.xml"
+    page.write_text(content)
+    source = open_source([str(page)])
+    (line,) = source.inputs()
+    assert line.id == str(page)
+    with pytest.raises(ImageError, match=rf"page\.xml: {message}"):
+        source.read(line.place)
+    page.write_text("<PcGts><Page><TextLine/></Page></PcGts>")
+    Image.new("L", (9, 9)).save(tmp_path / "page.png")
+    _page.cache_clear()  # as in a process that decodes later
+    with pytest.raises(ImageError, match=r"page\.xml: has been corrected since the job was planned; plan another job"):
+        open_source([str(page)]).read(line.place)
 
 
 def test_wrong_usage_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -341,17 +342,26 @@ def test_names_of_objects_are_no_paths():
     assert places == ["/s3/b/a/x.xml", *odd, "/gs/b/a/x.xml"]
 
 
-def test_a_page_that_is_no_xml_is_named_before_anything_is_read(tmp_path, capsys):
+def test_a_page_that_is_no_xml_costs_no_other(tmp_path, capsys):
     model = save_tiny(tmp_path / "tiny")
     save_pages(tmp_path / "scans")
-    bad = tmp_path / "scans" / "page" / "bad.xml"
+    bad, job = tmp_path / "scans" / "page" / "bad.xml", str(tmp_path / "job")
     bad.write_text("<PcGts><Page>")
-    arguments = ["jobs", "run", str(bad.parent / "*.xml"), "--output", str(tmp_path / "job"), "--model", str(model)]
-    assert main(arguments) == 2
-    assert (
-        f"trocr-jax: error: {bad}: is no XML (no element found: line 1, column 13); correct it"
-        in capsys.readouterr().err
-    )
+    options = ["--model", str(model), "--max-new-tokens", "4", "--batch-size", "2", "--decoders", "1"]
+    assert main(["jobs", "run", str(bad.parent / "*.xml"), "--output", job, *options]) == 1
+    capsys.readouterr()
+    assert main(["jobs", "merge", job]) == 0
+    rows = [*map(json.loads, capsys.readouterr().out.splitlines())]
+    assert [row["id"] for row in rows if row["status"] != "ok"] == [str(bad)]
+    assert len(rows) == 6
+    error = f"{bad}: is no XML (no element found: line 1, column 13); correct it, or leave it out"
+    assert [row["error"] for row in rows if row["status"] == "failed"] == [error]
+    out = tmp_path / "out"
+    for content, message in (("<PcGts><Page>", "is no XML"), ("<PcGts><Page/></PcGts>", f"has no line {bad} where it")):
+        bad.write_text(content)
+        assert main(["jobs", "merge", job, "--format", "pages", "--output", str(out)]) == 1
+        assert f"{bad}: {message}" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["a.xml", "b.xml", "c.xml"]
 
 
 def test_only_pages_can_be_filled_in(tmp_path, capsys):
@@ -411,12 +421,47 @@ def test_readings_without_an_index_come_in_their_order():
 def test_a_picture_may_differ_by_a_pixel():
     canvas = Image.new("L", (100, 50))
     for width, height in ((101, 49), (0, 0), (99, 0), (100.9, 50)):
-        Picture("a", width, height).check(canvas)
+        assert Picture("a", width, height).pixels(canvas) == (1, 1)
     for width, height in ((102, 50), (100, 48), (98, 0), (101.5, 50)):
         with pytest.raises(DataError, match="its picture is 100 x 50 pixels"):
-            Picture("a", width, height).check(canvas)
+            Picture("a", width, height).pixels(canvas)
     with pytest.raises(DataError, match="without an EXIF orientation"):
-        Picture("a", 50, 100).check(canvas)
+        Picture("a", 50, 100).pixels(canvas)
+
+
+@pytest.mark.parametrize(("unit", "inch"), [("mm10", 254), ("inch1200", 1200)])
+def test_lines_of_alto_in_millimetres_and_inches_are_those_of_pixels(tmp_path: Path, unit: str, inch: int):
+    scan = Image.effect_noise((600, 300), 80)  # 300 pixels an inch
+    line = '<TextLine HPOS="{}" VPOS="{}" WIDTH="{}" HEIGHT="{}"><Shape><Polygon POINTS="{}"/></Shape></TextLine>'
+    sides, outline = (60, 30, 300, 60), (60, 30, 240, 90, 240, 30)
+    cuts = []
+    for name, kind, units in (("a", "pixel", 300), ("b", unit, inch)):
+        scan.save(tmp_path / f"{name}.png")
+
+        def numbers(pixels: tuple[int, ...], units: int = units) -> list[str]:
+            return [f"{pixel * units / 300:g}" for pixel in pixels]
+
+        width, height = numbers(scan.size)
+        lines = line.format(*numbers(sides), "") + line.format(*numbers(sides), " ".join(numbers(outline)))
+        (tmp_path / f"{name}.xml").write_text(
+            f"<alto><Description><MeasurementUnit>{kind}</MeasurementUnit></Description><Layout>"
+            f'<Page WIDTH="{width}" HEIGHT="{height}">{lines}</Page></Layout></alto>'
+        )
+        source = open_source([str(tmp_path / f"{name}.xml")])
+        cuts.append([np.asarray(cut(source, line.place)) for line in source.inputs()])
+    for pixels, units in zip(*cuts, strict=True):
+        height, width = pixels.shape[:2]
+        assert {units.shape[0] - height, units.shape[1] - width} <= {
+            0,
+            1,
+        }  # a box ends a unit before the next, no pixel
+        np.testing.assert_array_equal(units[: height - 1, : width - 1], pixels[:-1, :-1])
+    with pytest.raises(DataError, match="600 x 300 pixels, the file says 600 x 400 mm10, which is another shape"):
+        Picture("a", 600, 400, "mm10").pixels(scan)
+    with pytest.raises(
+        DataError, match="its unit is mm10, and its Page has no WIDTH and HEIGHT; export ALTO in pixels"
+    ):
+        Picture("a", 0, 300, "mm10").pixels(scan)
 
 
 def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):

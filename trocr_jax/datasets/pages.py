@@ -22,6 +22,7 @@ from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 
 _ABOVE, _BELOW = 0.75, 0.3  # of the distance of baselines: what a line reaches above and below its baseline
+_ASKEW = 0.02  # of one scale to the other; whole millimetres of a small page are 0.01 of it
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,27 @@ class Line:
 
 
 class Picture(NamedTuple):
-    """What a file says of the picture of its page. width, height: in pixels; 0 where it does not say."""
+    """What a file says of the picture of its page. width, height: in units of its coordinates; 0 where it does not say.
+    unit: pixel or, in ALTO, mm10 (tenths of a millimetre) or inch1200."""
 
     name: str
     width: float
     height: float
+    unit: str = "pixel"
 
-    def check(self, page: Image.Image) -> None:
-        """Raises DataError if the picture has another size, by more than a pixel: outlines are in other places then."""
+    def pixels(self, page: Image.Image) -> tuple[float, float]:
+        """Of a unit, across and down. Raises DataError if the picture has another size than the file says, by more than
+        a pixel, or if the unit is another, another ratio of its sides: outlines are in other places then."""
+        if self.unit != "pixel":
+            if not (self.width and self.height):
+                raise DataError(f"its unit is {self.unit}, and its Page has no WIDTH and HEIGHT; export ALTO in pixels")
+            across, down = page.width / self.width, page.height / self.height
+            if abs(across / down - 1) > _ASKEW:
+                raise DataError(
+                    f"its picture is {page.width} x {page.height} pixels, the file says {self.width:g} x "
+                    f"{self.height:g} {self.unit}, which is another shape: give the picture that it was made from"
+                )
+            return across, down
         stated = self.width or page.width, self.height or page.height
         if any(abs(said - size) > 1 for said, size in zip(stated, page.size, strict=True)):
             turned = abs(page.width - page.height) > 1 and all(
@@ -54,6 +68,7 @@ class Picture(NamedTuple):
                 f"its picture is {page.width} x {page.height} pixels, the file says {stated[0]:g} x {stated[1]:g}: "
                 f"give the picture that it was made from{', without an EXIF orientation that turns it' * turned}"
             )
+        return 1.0, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +105,7 @@ class Pages(Dataset):
             try:
                 picture, lines = read_page(path)
                 page = open_rgb(find_picture(path, picture.name))
-                picture.check(page)
+                scale = picture.pixels(page)
             except (DataError, ImageError) as error:
                 yield Bad(name, f"{error} (all lines of the page)")
                 continue
@@ -98,9 +113,15 @@ class Pages(Dataset):
             for number, line in enumerate(lines, 1):
                 own, row = f"{name}/{line.id or number}", f"{path}#{line.id or number}"
                 try:
-                    yield Record(own, line.text, png(cut_line(page, outlines(line))), page=name, row=row)
+                    yield Record(own, line.text, png(cut_line(page, scaled(outlines(line), scale))), page=name, row=row)
                 except (DataError, ImageError) as error:
                     yield Bad(own, str(error))
+
+
+def scaled(outline: Sequence[Point], scale: tuple[float, float]) -> list[Point]:
+    """In pixels, without what a quotient of floats leaves below or above a whole one."""
+    across, down = scale
+    return [(round(x * across, 6), round(y * down, 6)) for x, y in outline]
 
 
 def read_page(xml: Path) -> tuple[Picture, list[Line]]:
@@ -154,8 +175,8 @@ def _page(root: Element) -> tuple[Picture, list[Line]]:
 
 def _alto(root: Element) -> tuple[Picture, list[Line]]:
     unit = next((e.text or "" for e in root.iter() if _local(e) == "MeasurementUnit"), "pixel").strip()
-    if unit != "pixel":
-        raise DataError(f"its unit is {unit}; export ALTO with the measurement unit pixel")
+    if unit not in ("pixel", "mm10", "inch1200"):
+        raise DataError(f"its unit is {unit!r}; export ALTO with the measurement unit pixel")
     name = next((e.text or "" for e in root.iter() if _local(e) == "fileName"), "").strip()
     page, lines = _page_with_lines(root), []
     for element in (e for e in root.iter() if _local(e) == "TextLine"):
@@ -172,7 +193,7 @@ def _alto(root: Element) -> tuple[Picture, list[Line]]:
         sides = [element.get(key, "") for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
         lines.append(_line(element.get("ID", ""), "".join(parts), outline, element.get("BASELINE", ""), sides))
     size = (0.0, 0.0) if page is None else (_size(page.get("WIDTH", "")), _size(page.get("HEIGHT", "")))
-    return Picture(name, *size), lines
+    return Picture(name, *size, unit), lines
 
 
 def _page_with_lines(root: Element) -> Element | None:

@@ -91,7 +91,8 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
         for input, row in rows:
             number = input.place[1]
             if not is_there(input.place, lines) or line_id(path, number, lines[number]) != input.id:
-                raise DataError(f"has no line {input.id.rpartition('#')[2]} where it was when the job was planned")
+                name = input.id.removeprefix(f"{path}#")
+                raise DataError(f"has no line {name} where it was when the job was planned")
             texts[number] = _text(row)
         if complete and len(texts) != len(lines):
             raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")

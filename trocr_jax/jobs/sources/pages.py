@@ -26,12 +26,15 @@ from trocr_jax.datasets.pages import (
     parse_page,
     picture_name,
     picture_path,
+    scaled,
 )
-from trocr_jax.errors import DataError, ImageError, SourceError
+from trocr_jax.errors import DataError, ImageError
 from trocr_jax.image_file import open_rgb
 from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.paths import check_paths, shards
+
+_WHOLE = -1
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Pages:
     """paths: XML files, folders or patterns of them; the picture stands where its page names it, seen from the XML or
     one folder up, else beside its XML, one folder up, or in images/. The id of a line is the XML file, # and the id
     that it has there (its number, from 1, if none). A place is [XML file, number of the line from 0, checksum of its
-    outline]."""
+    outline]. A file that cannot be divided into lines is one line, which fails: its id is the file, its number -1."""
 
     paths: tuple[str, ...]
     kind: ClassVar[str] = "pages"
@@ -55,11 +58,10 @@ class Pages:
             with files.listing(path):
                 content = files.read(path)
             try:
-                _, lines = parse_page(content)
-            except ParseError as error:
-                raise SourceError(f"{path}: is no XML ({error}); correct it, or leave it out") from error
-            except ValueError as error:  # DataError among them
-                raise SourceError(f"{path}: {error}; correct it, or leave it out") from error
+                _, lines = _parsed(path, content)
+            except ImageError:
+                yield Input(path, [path, _WHOLE, ""])
+                continue
             for number, line in enumerate(lines):
                 yield Input(line_id(path, number, line), [path, number, _checksum(line)])
 
@@ -67,10 +69,23 @@ class Pages:
         page = _page(place[0])
         if isinstance(page, str):
             raise ImageError(page)
+        if place[1] == _WHOLE:
+            raise ImageError(
+                f"{place[0]}: has been corrected since the job was planned; plan another job for its lines"
+            )
         return partial(page.cut, place)
 
     def check(self) -> None:
         check_paths(self.paths)
+
+
+def _parsed(path: str, content: bytes) -> tuple[Picture, list[Line]]:
+    try:
+        return parse_page(content)
+    except ParseError as error:
+        raise ImageError(f"{path}: is no XML ({error}); correct it, or leave it out") from error
+    except ValueError as error:  # DataError among them
+        raise ImageError(f"{path}: {error}; correct it, or leave it out") from error
 
 
 def line_id(path: str, number: int, line: Line) -> str:
@@ -81,7 +96,7 @@ def is_there(place: Sequence[Any], lines: list[Line]) -> bool:
     """Whether the line at a place is among the lines of its file, with the outline that it had. Jobs that were planned
     by earlier versions have places without a checksum."""
     _, number, *checksum = place
-    return number < len(lines) and checksum in ([], [_checksum(lines[number])])
+    return 0 <= number < len(lines) and checksum in ([], [_checksum(lines[number])])
 
 
 def _checksum(line: Line) -> str:
@@ -103,8 +118,8 @@ class _Page:
         try:
             if not is_there(place, self.lines):
                 raise DataError("is not where it was when the job was planned; plan another job")
-            self.picture.check(self._image)
-            return cut_line(self._image, outline_of(self.lines)(self.lines[number]))
+            scale = self.picture.pixels(self._image)
+            return cut_line(self._image, scaled(outline_of(self.lines)(self.lines[number]), scale))
         except DataError as error:
             raise ImageError(f"{self.path}: line {number + 1}: {error}") from error
 
@@ -119,9 +134,11 @@ class _Page:
 def _page(path: str) -> _Page | str:
     """Or why none of its lines can be read."""
     try:
-        picture, lines = parse_page(files.read(path))
+        picture, lines = _parsed(path, files.read(path))
         return _Page(path, picture, lines, *_picture(path, picture.name))
-    except (ValueError, ParseError) as error:  # DataError among them
+    except ImageError as error:
+        return str(error)
+    except ValueError as error:  # DataError among them
         return f"{path}: {error}"
 
 
