@@ -116,9 +116,9 @@ def test_rows_do_not_take_the_place_of_the_list_that_was_read(tmp_path, model, c
     monkeypatch.chdir(tmp_path)
     Path("lines.csv").write_text("path,said\nlines/line-000.png,a\n")
     Path("link.csv").symlink_to("lines.csv")
-    assert run(model, Path("lines.csv"), Path("job")) == 0
-    for name in ("lines.csv", "link.csv"):
-        assert main(["jobs", "merge", "job", "--output", name]) == 2
+    assert run(model, Path("lines.csv"), Path("job")) == run(model, Path("l*/*.png"), Path("by-pattern")) == 0
+    for job, name in (("job", "lines.csv"), ("job", "link.csv"), ("by-pattern", "lines/line-000.png")):
+        assert main(["jobs", "merge", job, "--output", name]) == 2
         assert f"{name}: is what the job was planned with; give another name" in capsys.readouterr().err
     assert Path("lines.csv").read_text().endswith(",a\n")
     assert main(["jobs", "merge", "job", "--output", "texts.csv"]) == 0

@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import os
+from glob import iglob
 from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
@@ -60,9 +61,12 @@ def merge(job: Job, command: Merge) -> int:
 
 
 def _is_read(job: Job, output: str) -> bool:
-    """Whether a file is a source of the job by its name, such as a manifest of lines."""
+    """Whether a file is a source of the job by its name or a pattern, such as a manifest of lines."""
+    if not os.path.exists(output):
+        return False
     paths = job.plan.configuration["source"].get("paths", ())
-    return os.path.exists(output) and any(os.path.samefile(output, path) for path in paths if os.path.exists(path))
+    found = (file for path in paths for file in (path, *iglob(path, recursive=True)))
+    return any(os.path.samefile(output, file) for file in found if os.path.exists(file))
 
 
 def _pages(job: Job, command: Merge, units: list[int]) -> int:
