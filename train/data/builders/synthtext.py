@@ -24,7 +24,7 @@ class SynthText(Dataset):
     name: ClassVar[str] = "synthtext"
     where: ClassVar[str] = (
         "Download SynthText.zip from https://www.robots.ox.ac.uk/~vgg/data/scenetext/ and unpack it there: gt.mat "
-        "stands beside the folders 1 to 200. Reading gt.mat takes scipy and about 20 GB of memory."
+        "stands beside the folders 1 to 200. Reading gt.mat takes scipy and much memory."
     )
 
     def missing(self) -> list[str]:
