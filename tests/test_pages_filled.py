@@ -467,6 +467,12 @@ def test_lines_of_alto_in_millimetres_and_inches_are_those_of_pixels(tmp_path: P
 def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):
     (tmp_path / "a.jpg").touch()
     assert find_picture(tmp_path / "a.xml", "renamed.tif") == tmp_path / "a.jpg"
+    (tmp_path / "B.JPG").touch()
+    (tmp_path / "b.png").mkdir()
+    for named in ("b.jpg", "renamed.tif"):
+        assert find_picture(tmp_path / "b.xml", named) == tmp_path / "B.JPG"
+    (tmp_path / "b.jpg").touch()
+    assert find_picture(tmp_path / "b.xml", "b.jpg") == tmp_path / "b.jpg"
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "named.tif").touch()
     assert find_picture(tmp_path / "a.xml", "c:\\x\\named.tif") == tmp_path / "images" / "named.tif"

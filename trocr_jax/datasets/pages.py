@@ -4,7 +4,9 @@ PAGE: schema.primaresearch.org/PAGE/gts/pagecontent; ALTO: www.loc.gov/standards
 local names, so every version of the schemas is read.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -250,17 +252,31 @@ def _numbers(points: str) -> list[Point]:
 
 def find_picture(xml: Path, name: str) -> Path:
     """The picture that a page names, seen from its XML or one folder up (a workspace of OCR-D: page/a.xml, img/a.png),
-    else whatever folders stand before the name, or the one with the name of the XML."""
+    else whatever folders stand before the name, or the one with the name of the XML; a name that differs in capitals
+    counts where no other is there."""
     wanted, given = picture_name(name), picture_path(name)
     names = [wanted] * bool(wanted) + [xml.stem + suffix for suffix in IMAGE_SUFFIXES]
     beside = xml.parent
     above = beside / ".." if beside.name in ("", "..") else beside.parent  # the parent of "." is "."
     places = [folder / given for folder in (beside, above) if given]
     places += [folder / n for n in names for folder in (beside, above, beside / "images", above / "images")]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if place.is_file()), None) or _in_other_letters(places)
     if found is None:
         raise no_picture(wanted or f"{xml.stem}.*", xml.name)
     return found
+
+
+def _in_other_letters(places: list[Path]) -> Path | None:
+    """The first that is there but for capitals, as PAGE0001.JPG for page0001.jpg."""
+    names: dict[Path, dict[str, str]] = {}
+    for folder in {place.parent for place in places}:
+        with suppress(OSError):  # it is not there, or may not be listed
+            names[folder] = {name.casefold(): name for name in sorted(os.listdir(folder))}
+    for place in places:
+        name = names.get(place.parent, {}).get(place.name.casefold())
+        if name is not None and (place.parent / name).is_file():
+            return place.parent / name
+    return None
 
 
 def picture_name(name: str) -> str:
