@@ -106,7 +106,7 @@ def main(presets: tuple[str, ...] = tuple(PRESETS), images: int = 4, tokens: int
     for name in presets:
         start = time.perf_counter()
         a = compare(trocr_jax.TrOCRConfig.preset(name), images=images, tokens=tokens, steps=steps)
-        failed |= a.logit_difference > TOLERANCE or a.equal_tokens != a.tokens
+        failed |= not a.logit_difference <= TOLERANCE or a.equal_tokens != a.tokens
         print(
             f"| {name} | {a.parameters / 1e6:.2f} M | {a.logit_difference:.1e} ({a.logit_deviation:.2f}) "
             f"| {a.equal_tokens} of {a.tokens}, {a.distinct_tokens} different "

@@ -180,7 +180,7 @@ def compare(tally: Tally, ours: Found, theirs: Found, *, name: str, end: int, re
         where = f"{name}, image {row // returned}, text {row % returned}"
         if not (ours.token_ids[row] == theirs.token_ids[row]).all():
             tally.ties += gap <= TIE
-            if gap > TIE:
+            if not gap <= TIE:  # NaN is no tie
                 tally.disagreements.append(
                     f"{where}: scores {ours.scores[row]:.6f} and {theirs.scores[row]:.6f}, {gap:.1e} apart\n"
                     f"    ours   {ours.token_ids[row].tolist()}\n    theirs {theirs.token_ids[row].tolist()}"
@@ -193,7 +193,7 @@ def compare(tally: Tally, ours: Found, theirs: Found, *, name: str, end: int, re
         tally.lengths.add(int(ended[0]) + 1 if len(ended) else -1)
         token = float(np.abs(ours.token_log_probs[row] - theirs.token_log_probs[row]).max())
         tally.score, tally.token = max(tally.score, gap), max(tally.token, token)
-        if gap > TOLERANCE or token > TOLERANCE:
+        if not (gap <= TOLERANCE and token <= TOLERANCE):
             tally.disagreements.append(f"{where}: equal texts, scores {gap:.1e} and token log-probs {token:.1e} apart")
         if not (ours.beam_indices[row] == theirs.beam_indices[row]).all():
             tally.beam_indices += 1

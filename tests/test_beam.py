@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import trocr_jax
 from scripts.parity import random_oracle
-from scripts.parity_decoding import Sides, Tally, compare, let_texts_end, random_images
+from scripts.parity_decoding import Found, Sides, Tally, compare, let_texts_end, random_images
 from tests.compilations import count_compilations
 from tests.small_models import FAMILIES, save_transformers, transformers_model
 from tests.tiny import tiny_model
@@ -210,6 +210,16 @@ def test_texts_and_scores_are_those_of_transformers(sides: Sides, options: dict[
     assert tally.disagreements == []
     assert tally.equal == tally.texts == 6 * options["num_beams"]  # no ties among these
     assert len(tally.lengths) > 2
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same text", "other text"])
+def test_a_score_that_is_no_number_is_a_disagreement(same: bool) -> None:
+    log_probs, beams = np.full((1, 2), -0.5), np.zeros((1, 2), int)
+    theirs = Found(np.array([[5, 2]]), np.array([-1.0]), log_probs, beams)
+    ours = theirs if same else Found(np.array([[6, 2]]), theirs.scores, log_probs, beams)
+    tally = Tally()
+    compare(tally, replace(ours, scores=np.array([np.nan])), theirs, name="", end=2, returned=1)
+    assert len(tally.disagreements) == 1
 
 
 # --- one memory for all hypotheses

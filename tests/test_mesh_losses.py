@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import tyro
 
-from scripts.mesh_losses import Options, own_options
+from scripts.mesh_losses import Options, _table, own_options
 from train.processes import initialize
 
 
@@ -20,3 +23,9 @@ def test_each_of_two_is_told_its_number() -> None:
         (0, 2, "localhost:1234"),
         (1, 2, "localhost:1234"),
     ]
+
+
+@pytest.mark.parametrize("first", [[[math.nan, 1.0]], [[1.0, 1.0]]], ids=["first", "last"])
+def test_a_loss_that_is_no_number_is_a_difference(first: list[list[float]]) -> None:
+    other = [[1.0, 1.0]] if math.isnan(first[0][0]) else [[math.nan, 1.0]]
+    assert math.isnan(_table({"1 × 1: ": first, "1 × 2: data=2": other}, [[1.0, 1.0]]))
