@@ -28,6 +28,7 @@ import tyro
 
 from trocr_jax import DecodeConfig, TrOCR, TrOCRConfig, checkpoint, generation, generation_plan
 from trocr_jax.decoding import constraints
+from trocr_jax.errors import DecodeError
 from trocr_jax.tokenizer import load_tokenizer
 from trocr_jax.tokenizer_spelling import spellings
 
@@ -126,4 +127,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except DecodeError as error:  # --tokens that are too few for a constraint, for example
+        sys.exit(str(error))

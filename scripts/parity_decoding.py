@@ -41,6 +41,7 @@ from trocr_jax.checkpoint import resolve
 from trocr_jax.decoding.beam_state import EarlyStopping
 from trocr_jax.decoding.loop import run
 from trocr_jax.encoder import SCORES_BYTES, cached_micro_batch, in_micro_batches
+from trocr_jax.errors import DecodeError
 
 Family = Literal["small", "base", "tiny-printed"]
 PRESET = {"small": "small-handwritten", "base": "base-handwritten"}
@@ -266,6 +267,11 @@ def main(
     images = images or (300 if family == "tiny-printed" else 3)
     tokens = tokens or (64 if family == "tiny-printed" else 16)
     grid = list(itertools.product(beams, processors))
+    try:
+        for num_beams, processor in grid:
+            trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, **PROCESSORS[processor])
+    except DecodeError as error:
+        raise SystemExit(f"--tokens {tokens}, {processor}: {error}; see --processors") from None
     tallies = {key: Tally() for key in grid}
     for number, sides in enumerate(batches(family, images=images, tokens=tokens, batch_size=batch_size, seed=seed)):
         for num_beams, processor in grid:
