@@ -65,7 +65,7 @@ def recipe(options: Options) -> Recipe:
         dtype="float32",
         log_every=50,
         save_every=options.steps,
-        eval_every=options.steps // 5,
+        eval_every=max(options.steps // 5, 1),
     )
 
 
@@ -75,7 +75,10 @@ def main(options: Options) -> int:
     lines: list[Line] = [few[i] for i in range(options.lines)]
     train(recipe(options), options.folder, workers=0, lines=lambda stage: few, held_out=lines)
     rows = [json.loads(row) for row in (options.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    rate = next(row["cer"] for row in reversed(rows) if "cer" in row)
+    rate = next((row["cer"] for row in reversed(rows) if "cer" in row), None)
+    if rate is None:
+        print("stopped before the lines were read; the same command goes on")
+        return 1
     print(f"CER {100 * rate:.2f} % on the {options.lines} lines")
     return 0 if rate == 0 else 1
 
