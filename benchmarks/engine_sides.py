@@ -67,6 +67,7 @@ class Ours:
         self._encode = jax.jit(self._encoder)
         one = replace(self.config, max_new_tokens=1, min_new_tokens=0 if natural else 1)
         first, self.first_numbers = generation_plan.plan(one, self.model.config, dtype=self.dtype)
+        first = first._replace(absorbed=shape.absorbed)  # of one token alone it might be another
         self._decode = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, shape, self.dtype))
         self._prefill = jax.jit(lambda m, memory, n: generation.decode(m, memory, n, first, self.dtype))
 
