@@ -161,7 +161,10 @@ def peak_memory(side: str, folder: Path, arguments: dict[str, Any]) -> int:
     command = [sys.executable, "-m", "benchmarks.engine", "--only", side, "--folder", str(folder)]
     for name, value in arguments.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: status {done.returncode}")
+    return int(done.stdout.split()[-1])
 
 
 def main(
@@ -213,14 +216,14 @@ def main(
     if natural:
         if shape != "tiny" and folder is None:
             raise SystemExit("random weights end no line: with --natural give --shape tiny, or --folder with a model")
-        if "onnxruntime" in against:
+        if "onnxruntime" in side + against:
             raise SystemExit("onnxruntime is measured with forced lengths: leave it out of --against with --natural")
         options["natural"] = True
     if only is not None:
         if folder is None:
             raise SystemExit("--only needs --folder with the weights; --memory measures each side by itself")
         engine = SIDES[only](folder, **options)
-        pixels = engine.put(images(config_of(shape), batch[0]))
+        pixels = engine.put(images(TrOCRConfig.from_json(folder / "config.json"), batch[0]))
         for _ in range(2):
             engine.read(pixels)
         print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
@@ -230,11 +233,11 @@ def main(
         weights = folder or Path(made)
         if folder is None:
             write_weights(shape, weights, trained=natural)
-        if memory:
-            arguments = {"shape": shape, "batch": batch[0], **options}
+        engines = {name: SIDES[name](weights, **options) for name in names}
+        if memory:  # once there are ONNX files, whose making would count
+            arguments = {"batch": batch[0], **options}
             arguments.pop("natural", None)
             result["peak memory, MiB"] = {name: peak_memory(name, weights, arguments) for name in names}
-        engines = {name: SIDES[name](weights, **options) for name in names}
         steps = None if natural or tokens == 1 else tokens - 1
         result["batches"] = [
             compare(
