@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import engine
-from benchmarks.engine_sides import Ours
+from benchmarks.engine_sides import SIDES, Ours
 from trocr_jax import checkpoint
 
 CODE = """
@@ -57,8 +57,8 @@ def test_a_prefill_is_the_beginning_of_the_same_search(tmp_path: Path, monkeypat
 
 def test_memory_is_measured_when_the_files_of_a_side_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    monkeypatch.setitem(engine.SIDES, "trocr_jax", lambda folder, **_: made.append(folder))
-    monkeypatch.setitem(engine.SIDES, "onnxruntime", lambda folder, **_: made.append(folder))
+    monkeypatch.setitem(SIDES, "trocr_jax", lambda folder, **_: made.append(folder))
+    monkeypatch.setitem(SIDES, "onnxruntime", lambda folder, **_: made.append(folder))
     monkeypatch.setattr(engine, "write_weights", lambda *_, **__: None)
     monkeypatch.setattr(engine, "compare", lambda *_, **__: {})
     monkeypatch.setattr(engine, "table", lambda result, names: None)
