@@ -92,6 +92,8 @@ def compare(
     """Both sides in turn over the same lines."""
     sides = {"trocr_jax": ours(model, batch, int8=int8), "transformers": theirs(model, batch, threads)}
     first = {name: seconds(read, paths[:batch])[0] for name, read in sides.items()}  # compiles
+    for read in sides.values():
+        read(paths[: len(paths) % batch])  # the last batch, whose size is compiled too
     times: dict[str, list[float]] = {name: [] for name in sides}
     texts: dict[str, list[str]] = {}
     for _ in range(rounds):

@@ -1,11 +1,15 @@
-"""Benchmarks and checks that are asked for what a search cannot do."""
+"""Benchmarks: what is timed has been compiled before, what is printed is what was asked for."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+
+from benchmarks import transcribe
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,19 @@ def test_too_few_tokens_are_told_of(command: list[str]) -> None:
     assert done.returncode == 1
     assert "in 2 tokens" in done.stderr or "max_new_tokens allows 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_texts_are_timed_in_batches_that_were_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, list[int]] = {"ours": [], "theirs": []}
+
+    def side(name: str) -> Callable[..., Callable[[Sequence[Path]], list[str]]]:
+        def texts(paths: Sequence[Path]) -> list[str]:
+            read[name].append(len(paths))
+            return [""] * len(paths)
+
+        return lambda *_, **__: texts
+
+    for name in read:
+        monkeypatch.setattr(transcribe, name, side(name))
+    transcribe.compare("", [Path(str(i)) for i in range(10)], batch=4, rounds=1, threads=1)
+    assert read == {"ours": [4, 2, 10], "theirs": [4, 2, 10]}
