@@ -31,6 +31,8 @@ DECODE = trocr_jax.DecodeConfig(max_new_tokens=96)
 
 def main(lines: int = 6144, batch: int = 16, window: int = 128, folder: Path | None = None) -> None:
     """Prints a table. folder: where lines that are drawn already are taken from."""
+    if lines <= MOST_LINES:
+        raise SystemExit(f"--lines {lines}: the first {MOST_LINES} are learnt from, give more")
     with tempfile.TemporaryDirectory() as temporary:
         manifest = draw(folder or Path(temporary), Options(lines=lines, distinct=lines, max_chars=64))
         recognizer = trocr_jax.Recognizer.from_pretrained("tiny-printed")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import transcribe
+from benchmarks import lengths, transcribe
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_texts_are_timed_in_batches_that_were_compiled(monkeypatch: pytest.Monke
         monkeypatch.setattr(transcribe, name, side(name))
     transcribe.compare("", [Path(str(i)) for i in range(10)], batch=4, rounds=1, threads=1)
     assert read == {"ours": [4, 2, 10], "theirs": [4, 2, 10]}
+
+
+def test_lengths_are_judged_on_lines_that_nothing_has_learnt_from() -> None:
+    with pytest.raises(SystemExit, match="--lines 1024"):
+        lengths.main(lines=1024)
