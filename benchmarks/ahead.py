@@ -39,11 +39,11 @@ def main(
         mesh: of the devices; the recipes' by default.
         lines_per_device: in a step.
     """
-    done = [(row["recipe"], row["topology"], row["slices"], row["asked_mesh"]) for row in rows(file)]
+    done = [(row["recipe"], row["topology"], row["slices"], row["asked_mesh"], _lines(row)) for row in rows(file)]
     for count in slices:
         for topology in topologies:
             for recipe in recipes:
-                if (recipe, topology, count, mesh) not in done:
+                if (recipe, topology, count, mesh, lines_per_device) not in done:
                     compile_one(file, recipe, topology, slices=count, mesh=mesh, lines_per_device=lines_per_device)
     print(table(rows(file)))
 
@@ -69,6 +69,7 @@ def table(found: list[dict[str, Any]]) -> str:
     head = [
         "recipe",
         "devices",
+        "lines of a device",
         "mesh",
         "program",
         "GiB of a device",
@@ -77,10 +78,10 @@ def table(found: list[dict[str, Any]]) -> str:
         "compiled, s",
     ]
     out = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in sorted(found, key=lambda r: (r["recipe"], r["slices"], TOPOLOGIES.index(r["topology"]))):
+    for row in sorted(found, key=lambda r: (r["recipe"], r["slices"])):
         for name in ("step", "generation"):
             program = row[name]
-            cells = [row["recipe"], _devices(row), _mesh(row["mesh"]), name]
+            cells = [row["recipe"], _devices(row), str(_lines(row)), _mesh(row["mesh"]), name]
             cells += [f"{program['memory'] / GIB:.2f} of {row['device_memory'] / GIB:.2f}", _collectives(program)]
             bound = row["mfu_bound"] if name == "step" else None
             cells += ["" if bound is None else f"{bound:.0%}", f"{program['compile_seconds']:.0f}"]
@@ -90,6 +91,10 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def _devices(row: dict[str, Any]) -> str:
     return (f"{row['slices']} × " if row["slices"] > 1 else "") + row["topology"]
+
+
+def _lines(row: dict[str, Any]) -> int:
+    return int(row["batch_size"] // row["devices"])
 
 
 def _mesh(mesh: dict[str, int]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import lengths, transcribe
+from benchmarks import ahead, lengths, transcribe
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,26 @@ def test_texts_are_timed_in_batches_that_were_compiled(monkeypatch: pytest.Monke
 def test_lengths_are_judged_on_lines_that_nothing_has_learnt_from() -> None:
     with pytest.raises(SystemExit, match="--lines 1024"):
         lengths.main(lines=1024)
+
+
+def test_a_recipe_is_compiled_again_for_other_lines_and_any_topology(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled: list[int] = []
+
+    def compile_one(file: Path, recipe: str, topology: str, *, lines_per_device: int, **asked: Any) -> None:
+        program = {"memory": 2**30, "compile_seconds": 1.0}
+        row = {"recipe": recipe, "topology": topology, "slices": asked["slices"], "asked_mesh": asked["mesh"]}
+        row |= {"devices": 4, "batch_size": 4 * lines_per_device, "mesh": {"data": 4}, "device_memory": 2**34}
+        row |= {"step": program, "generation": program, "mfu_bound": None}
+        compiled.append(lines_per_device)
+        with file.open("a") as rows:
+            rows.write(json.dumps(row) + "\n")
+
+    monkeypatch.setattr(ahead, "compile_one", compile_one)
+    for lines in (16, 16, 32):
+        ahead.main(tmp_path / "a.jsonl", ("stage1-base",), ("v5e:2x2",), (1,), lines_per_device=lines)
+    assert compiled == [16, 32]
+    last = capsys.readouterr().out.rpartition("compiled, s")[2]
+    assert "| v5e:2x2 | 16 |" in last
+    assert "| v5e:2x2 | 32 |" in last
