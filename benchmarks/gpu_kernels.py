@@ -21,8 +21,7 @@ import tyro
 
 from benchmarks.engine import config_of, images, machine, write_weights
 from benchmarks.engine_sides import SIDES
-
-CALLS = 5
+from benchmarks.roofline_measure import seconds
 
 
 def kernels(call: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
@@ -41,14 +40,9 @@ def kernels(call: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
 
 
 def show(name: str, call: Callable[[], object], *, most: int) -> None:
-    call()  # compiles
-    seconds = []
-    for _ in range(CALLS):
-        begun = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begun)
+    taken = seconds(call)
     times, nanoseconds = kernels(call)
-    print(f"\n{name}: a call {1e3 * statistics.median(seconds):.2f} ms, its {times.total()} kernels ", end="")
+    print(f"\n{name}: a call {1e3 * statistics.median(taken):.2f} ms, its {times.total()} kernels ", end="")
     print(f"{nanoseconds.total() / 1e6:.2f} ms\n\n| kernel | times | µs each | ms |\n|---|---|---|---|")
     for kernel, spent in nanoseconds.most_common(most):
         print(f"| {kernel} | {times[kernel]} | {spent / times[kernel] / 1e3:.2f} | {spent / 1e6:.3f} |")

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.engine import config_of
+from benchmarks.roofline_measure import seconds
 from trocr_jax import DecodeConfig, generation, generation_plan
 from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.model import TrOCR
@@ -104,11 +105,7 @@ def _profiled(
     compiled: Callable[..., Any], arguments: tuple[Any, ...], described: dict[str, str]
 ) -> tuple[float, Counter[str], Counter[str]]:
     """Seconds elapsed in the best of three runs, and of another the ms and number of operations of each description."""
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - begun)
+    elapsed = min(seconds(lambda: compiled(*arguments), rounds=3))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(compiled(*arguments))
@@ -121,7 +118,7 @@ def _profiled(
                 if event.name in described and any(key == "hlo_op" for key, _ in event.stats):
                     spent[described[event.name]] += event.duration_ns / 1e6
                     counts[described[event.name]] += 1
-    return min(seconds), spent, counts
+    return elapsed, spent, counts
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ for a TPU that is not there (extra tpu) the cycles that its compiler estimates f
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import tyro
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks.chips import target_of
+from benchmarks.roofline_measure import seconds
 from trocr_jax.attention_quantized import BLOCK, rows_and_weights, weights_alone
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
@@ -129,13 +129,7 @@ def measured(form: Form, x: jax.Array, weights: list[jax.Array], *, rounds: int,
 
         return jax.lax.while_loop(lambda state: state[0] < turns, turn, (jnp.int32(0), x))[1]
 
-    run(x, weights, jnp.int32(1)).block_until_ready()
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run(x, weights, jnp.int32(turns)).block_until_ready()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken) / turns / len(weights)
+    return statistics.median(seconds(lambda: run(x, weights, jnp.int32(turns)), rounds=rounds)) / turns / len(weights)
 
 
 if __name__ == "__main__":
