@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from benchmarks.engine import machine, timed
 from benchmarks.engine_sides import forced
 from benchmarks.jobs_material import line_files, model_folder
 
@@ -201,8 +202,6 @@ def main(
         folder: where model and lines are kept for the next time; a temporary folder if none.
         json_file: where the figures go too.
     """
-    import jax
-
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         model, images = place / f"model-{shape}", place / f"lines-{lines}"
@@ -218,17 +217,16 @@ def main(
         for number in range(rounds):
             out = Path(temporary) / f"round-{number}"
             out.mkdir()
-            speeds["trocr_jax"].append(lines / _seconds(lambda out=out: ours.read(out / "job")))
+            speeds["trocr_jax"].append(lines / timed(ours.read, out / "job")[0])
             if theirs is not None:
-                speeds["transformers"].append(lines / _seconds(lambda out=out: theirs.read(out / "loader")))
+                speeds["transformers"].append(lines / timed(theirs.read, out / "loader")[0])
                 one, two = ours.texts(out / "job"), theirs.texts(out / "loader")
                 assert len(one) == len(two) == lines, "a side has lost lines"
                 equal = sum(one[name] == text for name, text in two.items())
             batches = min(8, -(-lines // batch))
-            speeds["device"].append(batches * batch / _seconds(lambda batches=batches: ours.on_device(batches)))
+            speeds["device"].append(batches * batch / timed(ours.on_device, batches)[0])
             shown = ", ".join(f"{name} {found[-1]:.1f}" for name, found in speeds.items() if found)
             print(f"lines/s: {shown}; {ours.stats[-1]}", flush=True)
-    device = jax.devices()[0]
     medians = {name: round(statistics.median(found), 1) for name, found in speeds.items() if found}
     pairs = zip(speeds["trocr_jax"], speeds["transformers"], strict=False)
     busy = [a / b for a, b in zip(speeds["trocr_jax"], speeds["device"], strict=True)]
@@ -246,19 +244,13 @@ def main(
         "image processor": theirs.processor if theirs is not None else None,
         "rounds": speeds,
         "stats": ours.stats,
-        "machine": f"{device.device_kind}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "date": time.strftime("%Y-%m-%d"),
     }
     print(json.dumps({name: value for name, value in result.items() if name not in ("rounds", "stats")}, indent=2))
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _seconds(function: Any) -> float:
-    begun = time.perf_counter()
-    function()
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

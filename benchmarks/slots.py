@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ import numpy as np
 import tyro
 
 import trocr_jax
-from benchmarks.engine import machine
+from benchmarks.engine import machine, timed
+from tests.compilations import count_compilations
 from train.data.render import Renderer
 from trocr_jax import generation, generation_plan
 from trocr_jax.decoding.loop import last
@@ -54,14 +56,6 @@ class Lengths:
         ends = (context.position >= KEYED) & (context.position == length - 1)
         is_end = (jnp.arange(scores.shape[-1]) == self.end)[None, None, :]
         return jnp.where(is_end == ends[..., None], scores, -jnp.inf)
-
-
-_COMPILED: list[str] = []
-
-
-def _listen(event: str, duration_secs: float, **_: str | int) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _COMPILED.append(event)
 
 
 def drawn_lengths(mean: float, deviation: float, *, most: int) -> np.ndarray:
@@ -141,7 +135,6 @@ def main(
         natural: lines end where the model ends them.
         json_file: where the figures go too.
     """
-    jax.monitoring.register_event_duration_secs_listener(_listen)
     recognizer = trocr_jax.Recognizer.from_pretrained(model)
     renderer = Renderer.create(split="heldout", seed=0)
     pixels = np.stack([recognizer.image_processor.pixels(renderer.line(i, max_chars=64).image) for i in range(lines)])
@@ -172,13 +165,17 @@ def compare(sides: dict[str, Refill | Plain], pixels: np.ndarray, *, rounds: int
     """Work, speed and equality. The first round compiles and is not counted."""
     found: dict[str, Decoded] = {}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        if number == 1:
-            _COMPILED.clear()
+
+    def turn() -> None:
         for name, side in sides.items():
-            begun = time.perf_counter()
-            found[name] = refilled(side, pixels) if isinstance(side, Refill) else side.read(pixels)
-            seconds[name].append(time.perf_counter() - begun)
+            read = partial(refilled, side) if isinstance(side, Refill) else side.read
+            taken, found[name] = timed(read, pixels)
+            seconds[name].append(taken)
+
+    turn()
+    with count_compilations() as compiled:
+        for _ in range(rounds):
+            turn()
     slots, plain = found.values()
     work = {
         name: side.steps * (side.slots if isinstance(side, Refill) else side.batch) / len(pixels)
@@ -196,7 +193,7 @@ def compare(sides: dict[str, Refill | Plain], pixels: np.ndarray, *, rounds: int
         "ratio, median of the rounds": round(
             statistics.median(b / a for a, b in list(zip(*seconds.values(), strict=True))[1:]), 2
         ),
-        "programs compiled after the first round": len(_COMPILED),
+        "programs compiled after the first round": len(compiled),
     }
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from benchmarks.engine import machine, timed
 from train.data.render import Renderer
 
 MAX_NEW_TOKENS = 96
@@ -80,25 +80,19 @@ def theirs(model: str, batch: int, threads: int) -> Callable[[Sequence[Path]], l
     return read
 
 
-def seconds(read: Callable[[Sequence[Path]], list[str]], paths: Sequence[Path]) -> tuple[float, list[str]]:
-    start = time.perf_counter()
-    texts = read(paths)
-    return time.perf_counter() - start, texts
-
-
 def compare(
     model: str, paths: list[Path], *, batch: int, rounds: int, threads: int, int8: bool = False
 ) -> dict[str, object]:
     """Both sides in turn over the same lines."""
     sides = {"trocr_jax": ours(model, batch, int8=int8), "transformers": theirs(model, batch, threads)}
-    first = {name: seconds(read, paths[:batch])[0] for name, read in sides.items()}  # compiles
+    first = {name: timed(read, paths[:batch])[0] for name, read in sides.items()}  # compiles
     for read in sides.values():
         read(paths[: len(paths) % batch])  # the last batch, whose size is compiled too
     times: dict[str, list[float]] = {name: [] for name in sides}
     texts: dict[str, list[str]] = {}
     for _ in range(rounds):
         for name, read in sides.items():
-            taken, texts[name] = seconds(read, paths)
+            taken, texts[name] = timed(read, paths)
             times[name].append(len(paths) / taken)
     return {
         "lines": len(paths),
@@ -165,7 +159,7 @@ def main(
         else:
             cores = threads or os.cpu_count() or 1
             result = compare(model, paths, batch=batch, rounds=rounds, threads=cores, int8=int8)
-    result |= {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "date": time.strftime("%Y-%m-%d")}
+    result |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     text = json.dumps(result, indent=2)
     print(text)
     if json_file:
