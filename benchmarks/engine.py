@@ -228,7 +228,7 @@ def main(
             engine.read(pixels)
         print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
         return
-    result: dict[str, Any] = {"shape": shape, "rounds": rounds, **options, "machine": machine()}
+    result: dict[str, Any] = {"shape": str(folder or shape), "rounds": rounds, **options, "machine": machine()}
     with tempfile.TemporaryDirectory() as made:
         weights = folder or Path(made)
         if folder is None:

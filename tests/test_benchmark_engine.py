@@ -72,3 +72,12 @@ def test_a_side_that_ends_has_no_memory(tmp_path: Path, capfd: pytest.CaptureFix
     with pytest.raises(SystemExit, match="status 1"):
         engine.peak_memory("trocr_jax", tmp_path, {"batch": 1})
     assert str(tmp_path) in capfd.readouterr().err
+
+
+def test_figures_of_a_folder_carry_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, shown = checkpoint.resolve("tiny-printed"), list[str]()
+    monkeypatch.setitem(SIDES, "trocr_jax", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "compare", lambda *_, **__: {})
+    monkeypatch.setattr(engine, "table", lambda result, names: shown.append(result["shape"]))
+    engine.main(against="", folder=folder)
+    assert shown == [str(folder)]
