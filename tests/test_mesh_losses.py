@@ -7,7 +7,7 @@ import math
 import pytest
 import tyro
 
-from scripts.mesh_losses import Options, _table, own_options
+from scripts.mesh_losses import Options, Rows, _table, main, own_options
 from train.processes import initialize
 
 
@@ -23,6 +23,14 @@ def test_each_of_two_is_told_its_number() -> None:
         (0, 2, "localhost:1234"),
         (1, 2, "localhost:1234"),
     ]
+
+
+def test_one_device_is_always_among_the_meshes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(options: Options, *, processes: int) -> dict[str, Rows]:
+        return {mesh: [[1.0, 1.0]] for mesh in options.meshes}
+
+    monkeypatch.setattr("scripts.mesh_losses._start", start)
+    assert main(Options(meshes=("data=2",), two=False)) == 0
 
 
 @pytest.mark.parametrize("first", [[[math.nan, 1.0]], [[1.0, 1.0]]], ids=["first", "last"])
