@@ -29,6 +29,7 @@ from benchmarks.constraints import random_words
 from train.data.render import Renderer
 from trocr_jax import TrOCR, checkpoint
 from trocr_jax.decoding import Decoded, Processor, Special, beam_search, categorical, constraints, greedy, sample
+from trocr_jax.errors import DecodeError
 from trocr_jax.image import ImageProcessor
 from trocr_jax.tokenizer import decode, load_tokenizer
 from trocr_jax.tokenizer_spelling import spellings
@@ -95,7 +96,8 @@ def prime(model: TrOCR, pixels: jax.Array) -> Any:
 
 
 def main(lines: int = 2000, batch: int = 100, tokens: int = 24, words: int = 1_000_000) -> None:
-    """Reads the lines and prints a table."""
+    """Reads the lines and prints a table. The last batch is filled up with further lines."""
+    lines += -lines % batch
     model, folder = checkpoint.load(MODEL), checkpoint.resolve(MODEL)
     tokenizer, processor = load_tokenizer(folder), ImageProcessor.from_folder(folder)
     known = spellings(tokenizer)
@@ -131,7 +133,7 @@ def main(lines: int = 2000, batch: int = 100, tokens: int = 24, words: int = 1_0
             # With fewer texts than beams the other places hold nothing: their scores are transformers' constant, -1e9,
             # or a share of it.
             texts = np.array(decode(tokenizer, np.asarray(found.token_ids))).reshape(scores.shape)
-            empty[name, how] += int((scores[:, 0] < -1e6).sum())
+            empty[name, how] += int((~(scores[:, 0] > -1e6)).sum())  # also NaN, whose text is not looked at
             best[name, how].update(texts[:, 0].tolist())
             broken[name, how] += [text for text in texts[scores > -1e6].tolist() if not cases[name][1](text)]
     print(
@@ -153,4 +155,7 @@ def main(lines: int = 2000, batch: int = 100, tokens: int = 24, words: int = 1_0
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except DecodeError as error:  # --tokens that are too few for a constraint, for example
+        sys.exit(str(error))

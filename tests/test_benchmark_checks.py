@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from benchmarks import ahead, lengths, transcribe
+from scripts import constraint_check
 
 
 @pytest.mark.parametrize(
     "command",
     [
         ["benchmarks.constraints", "--tokens", "2", "--words", "100", "--batch", "1"],
+        ["scripts.constraint_check", "--tokens", "2", "--words", "100"],
         ["scripts.parity_decoding", "--family", "tiny-printed", "--tokens", "2"],
     ],
     ids=lambda command: command[0],
@@ -71,3 +73,11 @@ def test_a_recipe_is_compiled_again_for_other_lines_and_any_topology(
     last = capsys.readouterr().out.rpartition("compiled, s")[2]
     assert "| v5e:2x2 | 16 |" in last
     assert "| v5e:2x2 | 32 |" in last
+
+
+def test_lines_that_fill_the_last_batch_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constraint_check, "batches", lambda *_: iter([]))
+    constraint_check.main(lines=3, batch=2, tokens=12, words=20)
+    assert capsys.readouterr().out.startswith("4 lines,")
