@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,7 +22,8 @@ import trocr_jax
 from train.data.render import Renderer
 
 TOLERANCE = 1e-4
-SEARCHES = {
+Search = Literal["greedy", "beam", "sampling"]
+SEARCHES: dict[Search, trocr_jax.DecodeConfig] = {
     "greedy": trocr_jax.DecodeConfig(max_new_tokens=64),
     "beam": trocr_jax.DecodeConfig(max_new_tokens=64, num_beams=4),
     "sampling": trocr_jax.DecodeConfig(max_new_tokens=64, do_sample=True, seed=1),
@@ -46,7 +48,7 @@ class Arrangement:
         return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
-def main(lines: int = 2000, devices: int = 8, searches: tuple[str, ...] = tuple(SEARCHES), seed: int = 0) -> int:
+def main(lines: int = 2000, devices: int = 8, searches: tuple[Search, ...] = tuple(SEARCHES), seed: int = 0) -> int:
     """Prints a table; see the head of this file."""
     jax.config.update("jax_num_cpu_devices", devices)
     renderer = Renderer.create(split="heldout", seed=seed)

@@ -45,7 +45,8 @@ from trocr_jax.errors import DecodeError
 
 Family = Literal["small", "base", "tiny-printed"]
 PRESET = {"small": "small-handwritten", "base": "base-handwritten"}
-PROCESSORS: dict[str, dict[str, Any]] = {
+Processor = Literal["none", "repetition", "no-repeat-3", "min-length"]
+PROCESSORS: dict[Processor, dict[str, Any]] = {
     "none": {},
     "repetition": {"repetition_penalty": 1.3},
     "no-repeat-3": {"no_repeat_ngram_size": 3},
@@ -257,7 +258,7 @@ def main(
     images: int | None = None,
     tokens: int | None = None,
     beams: tuple[int, ...] = (1, 2, 3, 4, 5, 10),
-    processors: tuple[str, ...] = tuple(PROCESSORS),
+    processors: tuple[Processor, ...] = tuple(PROCESSORS),
     batch_size: int = 50,
     quick: bool = False,
     seed: int = 0,
@@ -284,7 +285,7 @@ def main(
     return int(any(tally.disagreements for tally in tallies.values()))
 
 
-def compared(sides: Sides, num_beams: int, processor: str, *, tokens: int, quick: bool, name: str) -> Tally:
+def compared(sides: Sides, num_beams: int, processor: Processor, *, tokens: int, quick: bool, name: str) -> Tally:
     """One cell of the grid: a batch, a search and a processor over length penalties and ways to stop."""
     pairs: list[tuple[float, EarlyStopping]] = list(itertools.product(LENGTH_PENALTIES, EARLY_STOPPING))
     if quick:
@@ -302,7 +303,7 @@ def compared(sides: Sides, num_beams: int, processor: str, *, tokens: int, quick
     return tally
 
 
-def report(family: str, tallies: dict[tuple[int, str], Tally], *, images: int, tokens: int) -> None:
+def report(family: str, tallies: dict[tuple[int, Processor], Tally], *, images: int, tokens: int) -> None:
     """The table, then every disagreement."""
     print(f"\n{family}: {images} images, {tokens} tokens at most\n")
     print("| search | processor | settings | texts | equal | ties | differ | lengths | score | token log-prob |")
