@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.tables import main as draw_table
 from benchmarks.tables import table
 from scripts import score_check
 from tests.tiny import save_tiny
@@ -459,6 +460,22 @@ def test_pictures(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"loss": 1}\n')
     with pytest.raises(DataError, match="has no step"):
         read_log(tmp_path / "bad.jsonl")
+
+
+def test_a_table_of_several_is_read_alone_and_whole():
+    text = "# One\n\n| a | b | c |\n|---|---|---|\n| x | 1 | 2 |\n| x | 3 | - |\n\n| d | e |\n|---|---|\n| y | 4 |\n"
+    assert table(text, "One") == {"x": {"b": 1.0, "c": 2.0}, "x (2)": {"b": 3.0}}
+
+
+@pytest.mark.parametrize(("options", "told"), [(["--columns", "z"], "there are: b; c"), ([], "cannot be written")])
+def test_a_table_that_cannot_be_drawn(options, told, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "a.md").write_text("# One\n| a | b | c |\n|---|---|---|\n| x | 1 | 2 |\n")
+    given = ["tables", "One", "--file", str(tmp_path / "a.md"), "--plot", str(tmp_path / "none" / "x.png"), *options]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit):
+        draw_table()
+    assert told in capsys.readouterr().err
 
 
 def test_the_command_writes_scores_and_a_report(tmp_path, capsys):
