@@ -81,3 +81,9 @@ def test_lines_that_fill_the_last_batch_are_counted(
     monkeypatch.setattr(constraint_check, "batches", lambda *_: iter([]))
     constraint_check.main(lines=3, batch=2, tokens=12, words=20)
     assert capsys.readouterr().out.startswith("4 lines,")
+
+
+def test_a_compilation_that_gives_no_figures_ends_the_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    with pytest.raises(SystemExit, match="status 1"):
+        ahead.compile_one(tmp_path / "a", "stage1-base", "v5e:2x2", slices=1, mesh=None, lines_per_device=1)
