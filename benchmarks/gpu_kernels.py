@@ -39,12 +39,12 @@ def kernels(call: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
     return times, nanoseconds
 
 
-def show(name: str, call: Callable[[], object], *, most: int) -> None:
+def show(name: str, call: Callable[[], object]) -> None:
     taken = seconds(call)
     times, nanoseconds = kernels(call)
     print(f"\n{name}: a call {1e3 * statistics.median(taken):.2f} ms, its {times.total()} kernels ", end="")
     print(f"{nanoseconds.total() / 1e6:.2f} ms\n\n| kernel | times | µs each | ms |\n|---|---|---|---|")
-    for kernel, spent in nanoseconds.most_common(most):
+    for kernel, spent in nanoseconds.most_common(30):
         print(f"| {kernel} | {times[kernel]} | {spent / times[kernel] / 1e3:.2f} | {spent / 1e6:.3f} |")
 
 
@@ -54,7 +54,6 @@ def main(
     tokens: int = 20,
     num_beams: int = 1,
     side: Literal["trocr_jax", "trocr_jax-int8", "trocr_jax-float8", "trocr_jax-int8-cache"] = "trocr_jax",
-    most: int = 30,
 ) -> None:
     """Prints a table of each.
 
@@ -64,7 +63,6 @@ def main(
         tokens: written for every line.
         num_beams: hypotheses a line.
         side: of `benchmarks.engine`.
-        most: kernels that are shown.
     """
     if jax.default_backend() != "gpu":
         raise SystemExit(f"jax runs on a {jax.default_backend()}: this shows the kernels of a GPU")
@@ -76,9 +74,9 @@ def main(
     print(
         f"{shape}, {batch} lines, {tokens} tokens, {num_beams} beams, {side}; {machine()}; {time.strftime('%Y-%m-%d')}"
     )
-    show("encoder", lambda: engine.encode(pixels), most=most)
-    show("decoder", lambda: engine.decode(memory), most=most)
-    show("whole line", lambda: engine.read(pixels), most=most)
+    show("encoder", lambda: engine.encode(pixels))
+    show("decoder", lambda: engine.decode(memory))
+    show("whole line", lambda: engine.read(pixels))
 
 
 if __name__ == "__main__":

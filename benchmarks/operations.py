@@ -43,7 +43,6 @@ def main(
     tokens: int = 16,
     dtype: Literal["float32", "bfloat16"] = "float32",
     int8: bool = False,
-    most: int = 16,
 ) -> None:
     """Prints ms a line of the encoder, or ms a step of the decoder.
 
@@ -55,7 +54,6 @@ def main(
         tokens: steps of it; what comes before the first is shared out among them.
         dtype: of weights and arithmetic.
         int8: int8 weights instead, as `python -m convert quantize` makes them.
-        most: rows of the table.
     """
     config = config_of(shape)
     model = TrOCR(config, param_dtype=jnp.dtype(dtype))
@@ -81,7 +79,7 @@ def main(
     print(f"{shape}, {stage}, batch {batch}, {dtype}{', int8 weights' if int8 else ''}; {time.strftime('%Y-%m-%d')}")
     print(f"{1e3 * elapsed / parts:.1f} ms a {unit} elapsed, {sum(spent.values()) / parts:.1f} ms of operations\n")
     print(f"| ms a {unit} | times a {unit} | operation |\n|---|---|---|")
-    for name, milliseconds in spent.most_common(most):
+    for name, milliseconds in spent.most_common(16):
         print(f"| {milliseconds / parts:.2f} | {counts[name] / parts:.1f} | {name} |")
 
 

@@ -24,6 +24,7 @@ from benchmarks.roofline_measure import seconds
 from trocr_jax.attention_quantized import BLOCK, rows_and_weights, weights_alone
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
+MATRICES, TURNS = 12, 4  # that take turns, and how often
 PARTS = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 
 
@@ -55,8 +56,6 @@ def main(
     rows: tuple[int, ...] = (8, 32, 1154),
     width: int = 1024,
     out: int = 4096,
-    matrices: int = 12,
-    rounds: int = 5,
     topology: str | None = None,
 ) -> None:
     """Prints Markdown.
@@ -65,15 +64,13 @@ def main(
         rows: of activations.
         width: of a row.
         out: of a result.
-        matrices: that take turns.
-        rounds: of the timing.
         topology: of a TPU to compile for instead, as of `python -m train compile`.
     """
     if topology is not None:
         print("\n".join(estimated(topology, rows, width, out)))
         return
     random = np.random.default_rng(0)
-    small = [jnp.asarray(random.integers(-127, 128, (width, out)), jnp.int8) for _ in range(matrices)]
+    small = [jnp.asarray(random.integers(-127, 128, (width, out)), jnp.int8) for _ in range(MATRICES)]
     forms: dict[str, tuple[Form, Any]] = {}
     for name, dtype in PARTS.items():
         forms |= {name: (floats(dtype), dtype), f"{name}, widened": (widened(dtype), None)}
@@ -87,7 +84,7 @@ def main(
         cells = []
         for form, dtype in forms.values():
             weights = small if dtype is None else [w.astype(dtype) for w in small]
-            cells.append(f"{measured(form, x, weights, rounds=rounds) * 1e3:.3f}")
+            cells.append(f"{measured(form, x, weights) * 1e3:.3f}")
         print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -115,7 +112,7 @@ def rounded(form: Form) -> Form:
     return lambda x, weights: form(x, weights).astype(jnp.bfloat16)
 
 
-def measured(form: Form, x: jax.Array, weights: list[jax.Array], *, rounds: int, turns: int = 4) -> float:
+def measured(form: Form, x: jax.Array, weights: list[jax.Array]) -> float:
     """Seconds of one product."""
 
     @jax.jit
@@ -129,7 +126,7 @@ def measured(form: Form, x: jax.Array, weights: list[jax.Array], *, rounds: int,
 
         return jax.lax.while_loop(lambda state: state[0] < turns, turn, (jnp.int32(0), x))[1]
 
-    return statistics.median(seconds(lambda: run(x, weights, jnp.int32(turns)), rounds=rounds)) / turns / len(weights)
+    return statistics.median(seconds(lambda: run(x, weights, jnp.int32(TURNS)))) / TURNS / len(weights)
 
 
 if __name__ == "__main__":
