@@ -39,6 +39,7 @@ from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import TrOCRError
 
 PRESETS = {"small": "small-printed", "base": "base-handwritten", "large": "large-handwritten"}
+JsonFile = Annotated[Path | None, tyro.conf.arg(aliases=["--json"])]
 STAGES = ("encoder", "prefill", "decode step", "decoder", "whole line")
 
 
@@ -76,6 +77,12 @@ def check(config: TrOCRConfig, batch: tuple[int, ...], tokens: int, num_beams: i
         generation_plan.plan(trocr_jax.DecodeConfig(num_beams=num_beams, max_new_tokens=tokens), config)
     except TrOCRError as error:
         raise SystemExit(str(error)) from None
+
+
+def check_json(file: Path | None) -> None:
+    """Raises SystemExit before anything is measured that could not be written."""
+    if file and not file.parent.is_dir():
+        raise SystemExit(f"--json {file}: no such folder: {file.parent}")
 
 
 def images(config: TrOCRConfig, batch: int, *, lines_for: Path | None = None) -> np.ndarray:
@@ -179,7 +186,7 @@ def main(
     threads: int = os.cpu_count() or 1,
     memory: bool = False,
     natural: bool = False,
-    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
+    json_file: JsonFile = None,
     only: str | None = None,
     folder: Path | None = None,
 ) -> None:
@@ -206,8 +213,7 @@ def main(
     names = [side, *(name for name in against.split(",") if name)]
     if unknown := [name for name in (*names, *([only] if only else ())) if name not in SIDES]:
         raise SystemExit(f"no such side: {unknown[0]}; there are {', '.join(SIDES)}")
-    if json_file and not json_file.parent.is_dir():
-        raise SystemExit(f"--json {json_file}: no such folder: {json_file.parent}")
+    check_json(json_file)
     if rounds < 1:
         raise SystemExit(f"--rounds {rounds}: every side needs a turn at least")
     if only is None:  # of which nothing of another side shall take memory

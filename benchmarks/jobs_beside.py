@@ -27,12 +27,12 @@ import time
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from benchmarks.engine import machine, timed
+from benchmarks.engine import JsonFile, check_json, machine, timed
 from benchmarks.engine_sides import forced
 from benchmarks.jobs_material import line_files, model_folder
 
@@ -185,7 +185,7 @@ def main(
     rounds: int = 3,
     workers: int = max(1, (os.cpu_count() or 1) - 2),
     folder: Path | None = None,
-    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Prints every round, and medians.
 
@@ -202,6 +202,7 @@ def main(
         folder: where model and lines are kept for the next time; a temporary folder if none.
         json_file: where the figures go too.
     """
+    check_json(json_file)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         model, images = place / f"model-{shape}", place / f"lines-{lines}"

@@ -17,8 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ import numpy as np
 import tyro
 
 import trocr_jax
-from benchmarks.engine import machine, timed
+from benchmarks.engine import JsonFile, check_json, machine, timed
 from tests.compilations import count_compilations
 from train.data.render import Renderer
 from trocr_jax import generation, generation_plan
@@ -117,7 +116,7 @@ def main(
     deviation: float = 4.0,
     rounds: int = 3,
     natural: bool = False,
-    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Prints the figures.
 
@@ -135,6 +134,7 @@ def main(
         natural: lines end where the model ends them.
         json_file: where the figures go too.
     """
+    check_json(json_file)
     recognizer = trocr_jax.Recognizer.from_pretrained(model)
     renderer = Renderer.create(split="heldout", seed=0)
     pixels = np.stack([recognizer.image_processor.pixels(renderer.line(i, max_chars=64).image) for i in range(lines)])

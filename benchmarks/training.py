@@ -21,15 +21,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
 from flax import nnx
 
-from benchmarks.engine import PRESETS
+from benchmarks.engine import PRESETS, JsonFile, check_json
 from train.flops import peak, step_flops
 from train.input import Batch
 from train.optimizer import optimizer as make_optimizer
@@ -146,7 +145,7 @@ def main(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     rounds: int = 10,
     remat: Literal["off", "on", "both"] = "both",
-    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Prints a table.
 
@@ -161,6 +160,7 @@ def main(
     """
     import torch
 
+    check_json(json_file)
     results = []
     for on in {"off": (False,), "on": (True,), "both": (False, True)}[remat]:
         recipe = recipe_for(shape, batch=batch, tokens=tokens, dtype=dtype, remat=on)

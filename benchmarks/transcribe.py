@@ -19,13 +19,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image
 
-from benchmarks.engine import machine, timed
+from benchmarks.engine import JsonFile, check_json, machine, timed
 from train.data.render import Renderer
 
 MAX_NEW_TOKENS = 96
@@ -148,9 +147,10 @@ def main(
     threads: int | None = None,
     int8: bool = False,
     only_ours: bool = False,
-    json_file: Annotated[Path | None, tyro.conf.arg(aliases=["--json"])] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Runs the comparison, or with --only-ours the long run."""
+    check_json(json_file)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = draw(folder, lines, max_chars=max_chars)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ahead, lengths, transcribe
+from benchmarks import ahead, engine, jobs_beside, lengths, slots, training, transcribe
 from scripts import constraint_check
 
 
@@ -87,3 +87,9 @@ def test_a_compilation_that_gives_no_figures_ends_the_series(tmp_path: Path, mon
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(SystemExit, match="status 1"):
         ahead.compile_one(tmp_path / "a", "stage1-base", "v5e:2x2", slices=1, mesh=None, lines_per_device=1)
+
+
+@pytest.mark.parametrize("measures", [engine, jobs_beside, slots, training, transcribe], ids=lambda one: one.__name__)
+def test_a_folder_that_is_missing_is_told_of_before_anything_is_measured(measures: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no such folder"):
+        measures.main(json_file=tmp_path / "none" / "figures.json")
