@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,8 @@ def served(
     command: Sequence[str], finds: Callable[[str], Mapping[str, str]], *, given: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """The URL that Python with `command` prints as its first line. While the block runs, the environment has what
-    `finds` makes of it, also for processes that are started or forked. given: what the server's has besides."""
+    `finds` makes of it, also for processes that are started or forked. given: what the server's has besides. Raises
+    RuntimeError if it prints none."""
     server = subprocess.Popen(
         [sys.executable, *command],
         stdout=subprocess.PIPE,
@@ -25,6 +27,8 @@ def served(
     before = dict(os.environ)
     try:
         url = server.stdout.readline().decode().strip()
+        if not url:
+            raise RuntimeError(f"a server did not start; this says why: {shlex.join([sys.executable, *command])}")
         os.environ |= finds(url)
         yield url
     finally:

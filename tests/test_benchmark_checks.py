@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import ahead, engine, jobs_beside, lengths, slots, training, transcribe
 from scripts import constraint_check
+from scripts.served import served
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,9 @@ def test_a_compilation_that_gives_no_figures_ends_the_series(tmp_path: Path, mon
 def test_a_folder_that_is_missing_is_told_of_before_anything_is_measured(measures: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no such folder"):
         measures.main(json_file=tmp_path / "none" / "figures.json")
+
+
+def test_a_server_that_does_not_start_is_told_of() -> None:
+    command = ["-c", "import missing_server"]
+    with pytest.raises(RuntimeError, match="import missing_server"), served(command, lambda url: {}):
+        pass
