@@ -217,7 +217,7 @@ def test_missing_data_say_where_they_have_to_lie(
         load_recipe("finetune-folder", data=tmp_path / "nowhere", model=str(model))
     with pytest.raises(ConfigError, match=r"does not take --model; copy train/recipes/tiny_printed\.py"):
         load_recipe("tiny-printed", model=str(model))
-    with pytest.raises(SystemExit, match="leave out --data"):
+    with pytest.raises(ConfigError, match="leave out --data"):
         command.run("tiny-printed", chosen=command.Chosen(data=tmp_path))
 
 

@@ -304,21 +304,24 @@ def load(name: str, chosen: Chosen) -> Recipe:
     """A recipe with what was chosen. Raises ConfigError for what it does not leave to choose."""
     from train.data.parts import Rendered
     from train.recipe import load_recipe
+    from trocr_jax.errors import ConfigError
 
     options = asdict(chosen)
     recipe = load_recipe(name, data=options.pop("data") or DATA, **options)
     if chosen.data is not None and (recipe.data is None or all(isinstance(p, Rendered) for p in recipe.data.train)):
-        raise SystemExit(f"recipe {name!r} draws its lines; leave out --data, or give a copy of it other data")
+        raise ConfigError(f"recipe {name!r} draws its lines; leave out --data, or give a copy of it other data")
     return recipe
 
 
 def _range(text: str | None) -> range:
     """START:STOP."""
+    from trocr_jax.errors import ConfigError
+
     if text is None:
         return range(0)
     start, _, stop = text.partition(":")
     if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise SystemExit(f"--profile {text!r}: give START:STOP, two step numbers, as in 20:25")
+        raise ConfigError(f"--profile {text!r}: give START:STOP, two step numbers, as in 20:25")
     return range(int(start), int(stop))
 
 

@@ -78,7 +78,7 @@ def together(
     try:
         multihost_utils.sync_global_devices("all are there")  # connects them: before, nothing would break
         yield
-    except BaseException as error:  # noqa: BLE001  among them those that argue with the command line
+    except BaseException as error:  # noqa: BLE001  an interrupt among them
         for line in explained(error):
             tell(line)
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
@@ -93,7 +93,7 @@ def together(
 def explained(error: BaseException) -> list[str]:
     """What is told of an error that ends a run: one that says what is wrong and what to do by itself, else where it
     happened, and whether it comes of another process that has ended."""
-    if isinstance(error, TrOCRError | FloatingPointError | SystemExit):  # FloatingPointError: a loss that is not finite
+    if isinstance(error, TrOCRError | FloatingPointError):  # FloatingPointError: a loss that is not finite
         return [str(error)]
     told = ["".join(traceback.format_exception(error)).rstrip("\n")]
     if lost(error):
