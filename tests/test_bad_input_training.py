@@ -160,6 +160,8 @@ def test_lists_of_real_lines_that_cannot_be_read(
             path.write_text(content, encoding="utf-8")
         assert expected in said(capsys, "evaluate", model, "--real", path)
     assert "name a file that ends in .jsonl, .tsv, .csv" in said(capsys, "evaluate", model, "--real", tmp_path)
+    path.rename(capital := tmp_path / "LINES.JSONL")  # in which training finds its lists
+    assert f"{capital}: {tmp_path / '1.png'}: no such file" in said(capsys, "evaluate", model, "--real", capital)
 
 
 def test_a_mesh_that_the_devices_do_not_make(

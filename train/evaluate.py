@@ -47,7 +47,7 @@ def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int =
 def manifest(path: Path) -> Iterator[tuple[Path, str]]:
     """Pictures and texts of a list in any form that `trocr_jax.datasets.folder` reads; paths count from its folder.
     Raises DataError naming the file, and the row, that cannot be used."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: no list of lines; name a file that ends in {', '.join(SUFFIXES)}")
     rows = list(Folder(source=path.parent).read(path))
     if not rows:
