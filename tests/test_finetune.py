@@ -111,10 +111,11 @@ def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = lines(tmp_path / "lines", test=3)
-    texts = ["one\u2028row", "a form\ffeed", "b" * 40]  # more than the model has positions for
+    texts = ["o\u0301ne\u2028row", "a  form\ffeed ", "b" * 40]  # more than the model has positions for
     rows = [json.dumps({"image": f"{i}.png", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
     (data / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    assert [text for _, text in manifest(data / "manifest.jsonl")] == texts
+    as_trained = ["\u00f3ne row", "a form feed", "b" * 40]
+    assert [text for _, text in manifest(data / "manifest.jsonl")] == as_trained
     command.evaluate(str(model), real=data / "manifest.jsonl", show=3)
     printed = capsys.readouterr().out.split("\n")
     cut = sum(len(row) == len("+ ") + 32 for row in printed if row.startswith("+ "))

@@ -10,6 +10,7 @@ from random import Random
 
 import numpy as np
 
+from train.data.checks import normal_text
 from train.data.render import Renderer
 from train.data.text import sample_sentence
 from trocr_jax.datasets.base import Bad
@@ -46,7 +47,8 @@ def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int =
 
 def manifest(path: Path) -> Iterator[tuple[Path, str]]:
     """Pictures and texts of a list in any form that `trocr_jax.datasets.folder` reads; paths count from its folder.
-    Raises DataError naming the file, and the row, that cannot be used."""
+    A text is what training makes of it: NFC, single spaces. Raises DataError naming the file, and the row, that cannot
+    be used."""
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: no list of lines; name a file that ends in {', '.join(SUFFIXES)}")
     rows = list(Folder(source=path.parent).read(path))
@@ -58,7 +60,7 @@ def manifest(path: Path) -> Iterator[tuple[Path, str]]:
         assert isinstance(row.image, Path)  # a list names files
         if not isfile(row.image):
             raise DataError(f"{path}: {row.image}: no such file; its paths count from {path.parent}")
-        yield row.image, row.text
+        yield row.image, normal_text(row.text)
 
 
 def evaluate(model: str, lines: list[tuple[np.ndarray | Path, str]]) -> tuple[float, list[Read]]:
