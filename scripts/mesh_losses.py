@@ -165,7 +165,7 @@ def _losses(steps: int, mesh: Any) -> Rows:
     examples = Examples.of(what.config, codec(what).encode, width=stage.width, max_tokens=stage.max_chars)
     rows = rows_of(batch_sharding(mesh), stage.batch_size)
     lines = in_order(bars(stage), seed=0)
-    data = batches(what, spans(what)[0], step=0, lines=lines, examples=examples, rows=rows, workers=0)
+    data = batches(spans(what)[0], step=0, lines=lines, examples=examples, rows=rows, workers=0)
     out = []
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda: init_state(what, rule))

@@ -120,7 +120,7 @@ def run(output: Path) -> None:
     what = replace(what, stages=(stage,))
     examples = Examples.of(what.config, codec(what).encode, width=stage.width, max_tokens=stage.max_chars)
     lines = in_order(bars(stage), seed=0)
-    data = list(batches(what, spans(what)[0], step=0, lines=lines, examples=examples, rows=np.arange(16), workers=0))
+    data = list(batches(spans(what)[0], step=0, lines=lines, examples=examples, rows=np.arange(16), workers=0))
     rule, found = optimizer(what), {}
     for count, meshes in MESHES.items():
         for shape in meshes:

@@ -72,7 +72,7 @@ def test_training_reads_the_same_examples_from_both(built: Path) -> None:
     lines = in_order(opened.lines(stage), seed=what.seed)
     texts = []
     rows = np.arange(stage.batch_size)
-    for samples in batches(what, span, step=0, lines=lines, examples=examples, rows=rows, workers=0):
+    for samples in batches(span, step=0, lines=lines, examples=examples, rows=rows, workers=0):
         for pixels, labels in zip(*samples.batch, strict=True):
             texts.append("".join(ALPHABET[i - FIRST_CHARACTER_ID] for i in labels if i >= FIRST_CHARACTER_ID))
             wanted = examples(expected[texts[-1]])

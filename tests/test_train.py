@@ -51,7 +51,7 @@ def test_batches_go_on_at_any_step(rows: np.ndarray) -> None:
 
     def read(step: int, rows: np.ndarray) -> list:
         lines = in_order(bars(span.stage), seed=0)
-        return list(batches(RECIPE, span, step=step, lines=lines, examples=examples(), rows=rows, workers=0))
+        return list(batches(span, step=step, lines=lines, examples=examples(), rows=rows, workers=0))
 
     whole, rest = read(3, np.arange(4)), read(6, rows)
     assert len(whole) == 5

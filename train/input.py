@@ -26,7 +26,7 @@ from PIL import Image
 
 from train.data.encode import pixels
 from train.data.line import DataError, Line
-from train.recipe import Recipe, StageSpan
+from train.recipe import StageSpan
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.image import ImageProcessor
 
@@ -171,7 +171,6 @@ def rows_of(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
 
 
 def batches(
-    recipe: Recipe,
     span: StageSpan,
     *,
     step: int,
@@ -182,9 +181,8 @@ def batches(
 ) -> grain.DatasetIterator[Samples]:
     """The `rows` of each batch of a stage, from step `step` (of the whole run) on. To be closed."""
     mine = _Mine(samples_of(span, step)[0], span.last_step - step, span.stage.batch_size, rows)
-    dataset = grain.MapDataset.source(mine).seed(recipe.seed).map(_Read(lines, examples))
-    batched = dataset.batch(len(rows), drop_remainder=True)
-    iterable = batched.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4))
+    dataset = grain.MapDataset.source(mine).map(_Read(lines, examples)).batch(len(rows))
+    iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4))
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain reads its flags when it starts processes; there is no absl.app here
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)

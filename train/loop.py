@@ -148,7 +148,7 @@ def train(
             )
             rows = rows_of(batch_sharding(mesh), stage.batch_size)
             source = in_order(lines(stage), seed=recipe.seed)
-            data = batches(recipe, span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
+            data = batches(span, step=step, lines=source, examples=examples, rows=rows, workers=workers)
             stack.callback(release, data)
             lowered = lower(make_train_step(recipe, stage, optimizer), abstract, stage, examples, mesh)
             started = time.perf_counter()
