@@ -220,16 +220,16 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise errors of many kinds, among them for a full disk
             if isinstance(error, CheckpointError):
                 raise
-            older = ", ".join(str(int(p.name)) for p in sorted(self._whole() - {path})) or "none"
+            there = ", ".join(str(int(p.name)) for p in sorted(self._whole())) or "none"
             why = "the disk is full" if FULL in str(error) else f"{type(error).__name__}: {str(error)[:300]}"
             if lost(error):
                 raise CheckpointError(
                     f"{path}: was not written to its end, since another process of the run has died or no longer "
-                    f"answers ({why}); see what it says and start all of them again. States that are whole: {older}"
+                    f"answers ({why}); see what it says and start all of them again. States that are whole: {there}"
                 ) from None
             raise CheckpointError(
                 f"{path}: cannot be written ({why}); make room or mend the disk and start the run again. States that"
-                f" are whole: {older}"
+                f" are whole: {there}"
             ) from None
 
 
