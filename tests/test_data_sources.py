@@ -240,6 +240,16 @@ def test_a_change_of_the_data_is_named(folder: Path) -> None:
     assert [line.split(" ")[0] for line in differences(before, alone)] == ["parts", "seed"]
 
 
+def test_another_picture_and_another_name_are_a_change_of_the_data(folder: Path) -> None:
+    found = [open_folder(folder).fingerprint()["sha256"]]
+    Image.new("L", (90, 40), 255).save(folder / "0.png")
+    found.append(open_folder(folder).fingerprint()["sha256"])
+    (folder / "0.png").rename(folder / "9.png")
+    (folder / "train.tsv").write_text("9.png\tnil\n1.png\tsingle\n2.png\ta pair\n3.png\tthree of them\n")
+    found.append(open_folder(folder).fingerprint()["sha256"])
+    assert len(set(found)) == 3
+
+
 # --- encoding ---
 
 PROCESSORS = (
