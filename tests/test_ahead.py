@@ -25,7 +25,7 @@ from train.ahead.report import Compiled, advice, compile_program, lines, mfu_bou
 from train.ahead.targets import Target, find_target
 from train.recipe import Optimizer, Recipe, Stage
 from trocr_jax.config import DecoderConfig, EncoderConfig, TrOCRConfig
-from trocr_jax.errors import ConfigError
+from trocr_jax.errors import ConfigError, DecodeError
 from trocr_jax.sharding import AXES, make_mesh
 
 pytestmark = pytest.mark.usefixtures("promotion_of_optax")
@@ -127,6 +127,16 @@ def test_without_its_compiler_the_package_is_named(topology: str, what: str, mon
 def test_a_file_that_has_no_folder_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing/figures.jsonl: its folder is not there"):
         compile_ahead(RECIPE, "v5e:2x2", json_file=tmp_path / "missing" / "figures.jsonl")
+    with pytest.raises(ConfigError, match="is a folder; name a file in it"):
+        compile_ahead(RECIPE, "v5e:2x2", json_file=tmp_path)
+
+
+def test_beams_that_cannot_be_are_refused_before_a_program_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target("v5e:1x1", jax.devices()[:1], memory=2**30, clock=None, slices=1)
+    monkeypatch.setattr("train.ahead.command.find_target", lambda *_, **__: target)
+    monkeypatch.setattr("train.ahead.command.compile_program", lambda _: pytest.fail("compiles"))
+    with pytest.raises(DecodeError, match="num_beams is 0"):
+        compile_ahead(RECIPE, "v5e:1x1", num_beams=0)
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

@@ -43,6 +43,8 @@ def compile_ahead(
         raise ConfigError(f"stage is {stage}; recipe {recipe.name!r} has {len(recipe.stages)}, the first is 0")
     if json_file is not None and not json_file.absolute().parent.is_dir():  # before minutes of compilation
         raise ConfigError(f"json_file {json_file}: its folder is not there; make it, or name another file")
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f"json_file {json_file}: is a folder; name a file in it")
     target = find_target(topology, slices=slices)
     if remat is not None:
         recipe = replace(recipe, remat_encoder=remat, remat_decoder=remat)
@@ -57,6 +59,7 @@ def compile_ahead(
     check_batch_size(chosen.batch_size // chosen.micro_batches, devices)
     print(_heading(recipe, chosen, target, devices), flush=True)
 
+    search = lower_generation(recipe, chosen, devices, num_beams=num_beams)  # refuses beams before the step is compiled
     step = compile_program(lower_step(recipe, chosen, devices))
     print("\n".join(lines("step", step, target)))
     bound = None
@@ -66,7 +69,7 @@ def compile_ahead(
         print(f"  MFU                 at most {bound:.0%}, if the step takes no longer than the estimated cycles")
     sys.stdout.flush()
 
-    generation = compile_program(lower_generation(recipe, chosen, devices, num_beams=num_beams))
+    generation = compile_program(search)
     beside = max(state_bytes(recipe, devices) - generation.arguments, 0)
     name = f"generation, {num_beams} beams, {chosen.max_chars + 1} tokens"
     print("\n".join(lines(name, generation, target, beside=beside)))
