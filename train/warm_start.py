@@ -43,8 +43,6 @@ def start_from(state: TrainState, recipe: Recipe) -> TrainState:
     Raises CheckpointError listing what does not fit, TokenizerError if a vocabulary is needed and missing, ConfigError
     if adapters would leave what is new as it is drawn.
     """
-    if recipe.start_from is None:
-        return state
     leaves = jax.tree_util.tree_leaves_with_path(state.params["model"])
     found = first_weights(recipe, {path_name(path): tuple(leaf.shape) for path, leaf in leaves})
     if jax.process_index() == 0:
