@@ -54,7 +54,7 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
 def mfu_bound(cycles: int, flops: float, target: Target) -> float | None:
     """The share of peak FLOP/s if the step takes no longer than its estimated cycles."""
     each = peak(target.devices[0])
-    if each is None or target.clock is None or not cycles:
+    if each is None or target.clock is None:
         return None
     return flops / (cycles / target.clock) / (each * len(target.devices))
 
