@@ -133,6 +133,57 @@ def test_the_seven_of_the_paper_do_what_their_names_say() -> None:
     assert 140 < drawn[True] < 260  # one in seven is left as it is
 
 
+@pytest.mark.parametrize(("name", "wider", "higher"), [("shear", 15, 0), ("rotation", 10, 27)])
+def test_a_line_set_askew_keeps_its_ink_and_its_paper(name: str, wider: int, higher: int) -> None:
+    ink = np.full((48, 150), 230, np.uint8)
+    ink[4:44, :8] = ink[4:44, -8:] = 20  # at both ends
+    coloured = np.repeat(ink[..., None], 3, 2) // np.array([1, 2, 1], np.uint8)
+    sizes = set()
+    for seed in range(8):
+        askew = np.asarray(RANDAUGMENT[name](Image.fromarray(coloured), np.random.default_rng(seed)))
+        sizes.add(askew.shape)
+        assert _ink(askew[..., 0]) == pytest.approx(_ink(ink), rel=0.05)
+        assert {tuple(askew[y, x].tolist()) for y in (0, -1) for x in (0, -1)} == {(230, 115, 230)}
+    assert len(sizes) > 4
+    assert max(size[0] for size in sizes) <= 48 + higher
+    assert max(size[1] for size in sizes) <= 150 + wider
+
+
+def test_a_stretched_line_is_a_fifth_wider_or_narrower_at_most() -> None:
+    stretched = [RANDAUGMENT["stretch"](Image.new("L", (200, 9)), np.random.default_rng(seed)) for seed in range(40)]
+    assert {image.height for image in stretched} == {9}
+    widths = [image.width for image in stretched]
+    assert 160 <= min(widths) < 170
+    assert 240 < max(widths) <= 250
+
+
+def test_noise_is_grey_and_turns_no_white_to_black() -> None:
+    image = np.full((40, 50, 3), 255, np.uint8)
+    image[:20] = 0
+    for seed in range(5):
+        noisy = np.asarray(RANDAUGMENT["noise"](Image.fromarray(image), np.random.default_rng(seed)))
+        assert np.ptp(noisy, axis=2).max() == 0
+        assert noisy[:20].max() < 120 < noisy[20:].min()
+
+
+def test_two_of_all_are_chosen_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[str]()
+
+    def noting(name: str) -> Any:
+        def operation(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+            drawn.append(name)
+            return image
+
+        return operation
+
+    monkeypatch.setattr("train.data.augment.RANDAUGMENT", {name: noting(name) for name in RANDAUGMENT})
+    for seed in range(300):
+        augment(writing(0), np.random.default_rng(seed), "randaugment")
+    assert Counter(drawn).keys() == RANDAUGMENT.keys()
+    assert len(drawn) == 600
+    assert min(Counter(drawn).values()) > 20
+
+
 @pytest.mark.parametrize("height", [1, 2, 48, 128, 140])
 def test_strokes_grow_and_shrink_as_pillows_filters_make_them(height: int) -> None:
     size = 3 if height < 128 else 5
