@@ -127,10 +127,18 @@ def test_without_tensorboard_it_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_row_that_was_cut_short_costs_no_other(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 0, "cer": 0.5, "wer": 0.9}\n{"step": 1, "los')  # as on a full disk
+    assert before_and_after(tmp_path) is None
     with Progress(recipe(), tmp_path) as progress:
         progress.evaluation(2, {"cer": 0.25, "wer": 0.5})
     assert before_and_after(tmp_path) == "CER before 50.00 %, after 25.00 %; WER before 90.00 %, after 50.00 %"
     assert [row["step"] for row in read_log(log)] == [0, 2]
+
+
+def test_a_run_that_ends_before_its_first_row_leaves_an_empty_log(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Progress(TOY, tmp_path) as seen:
+            seen.misread(0, [])  # all were read right
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("log.jsonl", b"")]
 
 
 def test_steps_that_are_done_again_stand_once_in_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
