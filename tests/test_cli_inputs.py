@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trocr_jax.errors import SourceError
 from trocr_jax.image_file import FORMATS
 from trocr_jax.image_paths import SUFFIXES, Input, expand
+from trocr_jax.jobs.sources.paths import shards
 
 
 @pytest.fixture
@@ -129,6 +131,29 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_read(tree, 
     found = list(expand(["a"], io.BytesIO()))
     assert [entry.path for entry in found] == ["a/b", "a/x.png", "a/y.tif"]
     assert found[0].error == "a/b: the folder cannot be read (Permission denied); check its permissions"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "read"),
+    [("a/*/*.png", []), ("a/**/*.png", ["a/x.png"]), ("*/b/*", []), ("a/**", ["a/x.png", "a/y.tif"])],
+)
+def test_a_folder_of_a_pattern_that_cannot_be_read_is_an_error(tree, monkeypatch, pattern, read):
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).rstrip("/").endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    found = list(expand([pattern], io.BytesIO()))
+    assert [entry for entry in found if entry.error] == [
+        Input("a/b", "a/b: the folder cannot be read (Permission denied); check its permissions")
+    ]
+    assert [entry.path for entry in found if not entry.error] == read
+    if not pattern.endswith("**"):
+        with pytest.raises(SourceError, match="a/b: the folder cannot be read"):
+            list(shards((pattern,), ".png"))
 
 
 def test_suffixes_are_those_of_the_formats_that_are_read():

@@ -72,7 +72,33 @@ def _listed(stdin: IO[bytes]) -> Iterator[Input]:
         yield Input("-", f"-: stdin cannot be read ({error.strerror or error}); give paths on it, one a line")
 
 
+def unlisted(pattern: str) -> Iterator[Input]:
+    """The folders that a pattern looks into and that cannot be listed, each with the error: `glob` is silent there."""
+    parts = pattern.split(os.sep)
+    seen: set[str] = set()
+    for place, part in enumerate(parts):
+        if part == "**" or not glob.has_magic(part):  # the part behind `**` looks into the same folders
+            continue
+        prefix = os.sep.join([*parts[:place], ""]) if place else ""
+        for folder in sorted(glob.iglob(prefix, recursive=True), key=_parts) if prefix else ("",):
+            folder = folder.rstrip(os.sep) or folder or os.curdir
+            if folder in seen:
+                continue
+            seen.add(folder)
+            try:
+                os.scandir(folder).close()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                yield _unlisted(folder, error)
+
+
+def _unlisted(folder: str, error: OSError) -> Input:
+    return Input(folder, f"{folder}: the folder cannot be read ({error.strerror}); check its permissions")
+
+
 def _matches(pattern: str) -> Iterator[Input]:
+    yield from unlisted(pattern)
     seen: set[str] = set()
     for match in sorted(glob.iglob(pattern, recursive=True), key=_parts):
         for entry in _walk(match) if os.path.isdir(match) else (Input(match),):
@@ -104,7 +130,7 @@ def _entries(folder: str) -> Iterator[str | Input]:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        yield Input(folder, f"{folder}: the folder cannot be read ({error.strerror}); check its permissions")
+        yield _unlisted(folder, error)
         return
     for entry in found:
         if entry.name.startswith(".") or entry.name == MACOS:

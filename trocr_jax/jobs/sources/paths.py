@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from trocr_jax.errors import SourceError
+from trocr_jax.image_paths import unlisted
 from trocr_jax.jobs import files
 
 
@@ -20,6 +21,8 @@ def shards(paths: tuple[str, ...], *suffixes: str) -> Iterator[str]:
         if os.path.isdir(argument):
             found = sorted(path for path in files.below(argument) if path.lower().endswith(suffixes))
         elif glob.has_magic(argument) and not os.path.lexists(argument):
+            if (closed := next(unlisted(argument), None)) is not None:
+                raise SourceError(f"{closed.error}")
             found = sorted(glob.glob(argument, recursive=True))
         else:
             found = [argument]
