@@ -491,6 +491,8 @@ def test_figures_are_served_to_prometheus(tmp_path, model):
     with served:
         text = urllib.request.urlopen(f"http://127.0.0.1:{served.port}/metrics").read().decode()
     assert "trocr_jax_job_lines 2.0" in text
+    assert "# HELP trocr_jax_job_lines_committed lines committed of the whole job\n" in text
+    assert "# HELP trocr_jax_lines_ok lines ok of this process\n" in text
     assert "trocr_jax_lines_per_second" in text
 
 

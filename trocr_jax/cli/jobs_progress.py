@@ -120,7 +120,9 @@ def _serve(progress: JobProgress, port: int) -> tuple[Any, Any]:
     class Collector:
         def collect(self) -> Any:
             for name, value in progress.figures().items():
-                yield GaugeMetricFamily(f"trocr_jax_{name}", f"{name.replace('_', ' ')} of this process", value=value)
+                what = name.removeprefix("job_").replace("_", " ")
+                whose = "the whole job" if name.startswith("job_") else "this process"
+                yield GaugeMetricFamily(f"trocr_jax_{name}", f"{what} of {whose}", value=value)
 
     registry = CollectorRegistry()
     registry.register(Collector())
