@@ -123,7 +123,9 @@ def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
     assert cut
 
 
-def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path) -> None:
+def test_a_folder_with_one_list_keeps_a_tenth_apart(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = lines(tmp_path / "lines", train=60)
     recipe = load_recipe("finetune-folder", data=data, model=str(model))
     opened = open_lines(recipe, data)
@@ -133,6 +135,11 @@ def test_a_folder_with_one_list_keeps_a_tenth_apart(tmp_path: Path, model: Path)
     assert opened.held_out is not None
     assert 2 <= len(opened.held_out) <= 12
     assert len(kept) + len(opened.held_out) == len(names) == 60
+    capsys.readouterr()
+    open_lines(replace(recipe, eval_lines=1), data)
+    assert "the first 1 of " in capsys.readouterr().err
+    open_lines(replace(recipe, eval_lines=1, eval_every=0), data)
+    assert "are read" not in capsys.readouterr().err
     few = lines(tmp_path / "few", train=1)
     recipe = load_recipe("finetune-folder", data=few, model=str(model))
     with pytest.raises(DataError, match=r"too few to keep every 10th apart; add .*validation\.tsv"):

@@ -104,7 +104,8 @@ def _held_out(data: Data, recipe: Recipe, folder: Path, limit: TextLimit) -> lis
     found: list[Line] = []
     for part in data.held_out:
         source = _part(part, folder, limit, seed=recipe.seed, held_out=True)
-        if (count := min(recipe.eval_lines, len(source))) < len(source) and not isinstance(part, Rendered):
+        fewer = (count := min(recipe.eval_lines, len(source))) < len(source)
+        if fewer and recipe.eval_every and not isinstance(part, Rendered):
             tell(f"the first {count} of {len(source)} held-out lines are read (eval_lines of the recipe)")
         found += [source[index] for index in range(count)]
     return found
