@@ -460,6 +460,8 @@ def test_pictures(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"loss": 1}\n')
     with pytest.raises(DataError, match="has no step"):
         read_log(tmp_path / "bad.jsonl")
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.5}]
 
 
 def test_a_table_of_several_is_read_alone_and_whole():

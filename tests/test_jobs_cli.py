@@ -187,6 +187,7 @@ def start(script: str, *arguments: object, stdout: bool = False) -> subprocess.P
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this
 from trocr_jax import jobs
 from trocr_jax.cli import main
 from tests.poison import slowed
@@ -196,7 +197,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, -signal.SIGINT)]
+)
 def test_a_run_that_is_stopped_says_what_is_left(number, status, tmp_path, model):
     save_lines(tmp_path / "lines", 40)
     job = tmp_path / "job"

@@ -221,7 +221,7 @@ def test_a_process_that_waits_for_images_is_not_ended_by_time_or_a_signal_for_al
     with DecodePool(Numbers(), SIZE, workers=1, limits=Limits(seconds=0.5)) as pool:
         pool.submit([Input("plain-0", None)], never).result()
         (process,) = pool._processes
-        for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal, or a scheduler, sends them
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as a terminal, or a scheduler, sends them
             os.kill(process._process.pid, number)
         time.sleep(0.8)
         pool.submit([Input("plain-1", None)], never).result()

@@ -194,7 +194,7 @@ def log(files: tyro.conf.Positional[tuple[Path, ...]], /, plot: Path | None = No
     """Prints the last row of each training log, and draws them.
 
     Args:
-        files: log.jsonl of runs.
+        files: log.jsonl of runs, or their folders.
         plot: a picture of every curve over the steps (png, svg, pdf).
     """
     from train.curves import plot_logs, read_log

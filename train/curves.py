@@ -13,8 +13,10 @@ _NO_CURVE = ("step", "time")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log.jsonl, their numbers alone. Raises DataError naming the line that is none."""
+    """The rows of a log.jsonl, or of that in the folder of a run, their numbers alone. Raises DataError naming the line
+    that is none."""
     rows = []
+    path = path / "log.jsonl" if path.is_dir() else path
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

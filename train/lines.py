@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,7 +155,13 @@ def _is_held_out(name: str) -> bool:
     return zlib.crc32(name.encode("utf-8", "surrogatepass")) % HELD_OUT_ONE_IN == 0
 
 
+@cache
+def _tell_once(text: str) -> None:
+    """Where stages read the same lines."""
+    tell(text)
+
+
 def _say(where: str, bad: Sequence[Bad]) -> None:
     if bad:
         listed = "".join(f"\n  - {b.id}: {b.reason}" for b in bad[:5]) + ("\n  - …" if len(bad) > 5 else "")
-        tell(f"{where}: {len(bad)} lines cannot be used and are left out:{listed}")
+        _tell_once(f"{where}: {len(bad)} lines cannot be used and are left out:{listed}")

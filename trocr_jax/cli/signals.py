@@ -1,5 +1,5 @@
 """SIGINT, SIGTERM and SIGHUP end a command at once, and files that are half written go first. A job is stopped by
-SIGINT and SIGTERM, and by a second SIGINT ended at once.
+them, and by a second SIGINT ended at once.
 
 No exception is raised where the signal comes: between two steps of a lock or a condition it would leave other threads
 waiting for ever, or become another error. The one exception is `Stop.cut`, around what connects to a Ray cluster.
@@ -48,9 +48,9 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def stopped_by_signals(run: Callable[[Stop], int]) -> int:
-    """What `run` returns, which is given a stop that SIGTERM requests, and SIGINT unless it is ignored. It does not
-    return after these: the process ends, after SIGINT by the signal, as a shell is to see it, and waits for no thread.
-    """
+    """What `run` returns, which is given a stop that SIGTERM requests, and SIGINT and SIGHUP (whose terminal has gone)
+    unless they are ignored. It does not return after these: the process ends, after SIGINT by the signal, as a shell is
+    to see it, and waits for no thread."""
     stop, told = Stop(), set[int]()
 
     def request(number: int, frame: object) -> None:
@@ -63,6 +63,8 @@ def stopped_by_signals(run: Callable[[Stop], int]) -> int:
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         numbers.append(signal.SIGINT)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, request) for number in numbers}
     try:
         status = run(stop)

@@ -127,8 +127,8 @@ def read(path: str) -> bytes:
             folder = os.path.dirname(folder)
         if has_gone(folder or os.curdir):
             raise SourceError(
-                f"{path}: cannot be read, nor anything else in {folder or os.curdir}: it is empty or closed; bring it "
-                "back, or delete it if its images are gone for good, and run the job again"
+                f"{path}: cannot be read ({error.strerror}), nor anything else in {folder or os.curdir}: it is empty "
+                "or closed; bring it back, or delete it if its images are gone for good, and run the job again"
             ) from error
         if isinstance(error, FileNotFoundError) and (other := _spelt_otherwise(path)):
             raise FileNotFoundError(error.errno, f"no such file, but {other}: write it so", path) from error

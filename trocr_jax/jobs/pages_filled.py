@@ -16,7 +16,7 @@ from trocr_jax.jobs import files
 from trocr_jax.jobs.job import Job
 from trocr_jax.jobs.rows import Row
 from trocr_jax.jobs.sources import Input, from_description
-from trocr_jax.jobs.sources.pages import Pages, is_there, line_id
+from trocr_jax.jobs.sources.pages import CORRECTED, WHOLE, Pages, is_there, line_id
 
 
 class Filled(NamedTuple):
@@ -90,9 +90,10 @@ def _filled(path: str, output: Path, rows: list[tuple[Input, Row]], *, complete:
         texts: dict[int, LineText | None] = {}
         for input, row in rows:
             number = input.place[1]
+            if number == WHOLE:
+                raise DataError(CORRECTED)
             if not is_there(input.place, lines) or line_id(path, number, lines[number]) != input.id:
-                name = input.id.removeprefix(f"{path}#")
-                raise DataError(f"has no line {name} where it was when the job was planned")
+                raise DataError(f"has no line {input.id.rpartition('#')[2]} where it was when the job was planned")
             texts[number] = _text(row)
         if complete and len(texts) != len(lines):
             raise DataError(f"has {len(lines)} lines, and the job {len(texts)} of them: it has changed, or was added")

@@ -34,7 +34,8 @@ from trocr_jax.jobs import files
 from trocr_jax.jobs.sources import Input
 from trocr_jax.jobs.sources.paths import check_paths, shards
 
-_WHOLE = -1
+WHOLE = -1
+CORRECTED = "has been corrected since the job was planned; plan another job for its lines"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Pages:
             try:
                 _, lines = _parsed(path, content)
             except ImageError:
-                yield Input(path, [path, _WHOLE, ""])
+                yield Input(path, [path, WHOLE, ""])
                 continue
             for number, line in enumerate(lines):
                 yield Input(line_id(path, number, line), [path, number, _checksum(line)])
@@ -69,10 +70,8 @@ class Pages:
         page = _page(place[0])
         if isinstance(page, str):
             raise ImageError(page)
-        if place[1] == _WHOLE:
-            raise ImageError(
-                f"{place[0]}: has been corrected since the job was planned; plan another job for its lines"
-            )
+        if place[1] == WHOLE:
+            raise ImageError(f"{place[0]}: {CORRECTED}")
         return partial(page.cut, place)
 
     def check(self) -> None:
