@@ -138,7 +138,8 @@ def main(
         batch: lines at a time.
         tokens: of a line.
         cpu: another one, by what it was measured to do: GFLOP/s in f32, in bf16 and in int8, GB/s of its memory.
-        measure: also run the programs here, on the chip that jax has or on this CPU, whose rates are measured first.
+        measure: also run the programs here, on the chip that jax has or on this CPU, whose rates are measured first;
+            the tables are of it alone, whatever chips and cpu say.
     """
     if unknown := set(chips) - CHIPS.keys():
         raise SystemExit(f"no such chip: {', '.join(sorted(unknown))}; there are {', '.join(CHIPS)}")

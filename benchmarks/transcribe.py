@@ -164,6 +164,8 @@ def main(
     print(text)
     if json_file:
         json_file.write_text(text + "\n")
+    if status := result.get("exit status"):
+        raise SystemExit(f"trocr-jax transcribe ended with status {status}")
 
 
 if __name__ == "__main__":

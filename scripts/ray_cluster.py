@@ -118,9 +118,9 @@ def ray_cluster(nodes: int) -> Iterator[Cluster]:
     cluster = Cluster(temporary)
     try:
         cluster.wait()
-        for _ in range(nodes):
+        for _ in range(nodes):  # each by itself: of two that start at once one may wait 30 s for its address (Ray 2.60)
             cluster.add_node()
-        cluster.wait()
+            cluster.wait()
         yield cluster
     finally:
         cluster.close()
