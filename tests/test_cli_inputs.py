@@ -135,7 +135,15 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_read(tree, 
 
 @pytest.mark.parametrize(
     ("pattern", "read"),
-    [("a/*/*.png", []), ("a/**/*.png", ["a/x.png"]), ("*/b/*", []), ("a/**", ["a/x.png", "a/y.tif"])],
+    [
+        ("a/*/*.png", []),
+        ("a/**/*.png", ["a/x.png"]),
+        ("a/**/x.png", ["a/x.png"]),  # what glob lists is not told by the last part
+        ("a/**/*", ["a/x.png", "a/y.tif"]),  # the folder is a match too
+        ("a/**/", ["a/x.png", "a/y.tif"]),
+        ("*/b/*", []),
+        ("a/**", ["a/x.png", "a/y.tif"]),
+    ],
 )
 def test_a_folder_of_a_pattern_that_cannot_be_read_is_an_error(tree, monkeypatch, pattern, read):
     scandir = os.scandir
@@ -151,9 +159,22 @@ def test_a_folder_of_a_pattern_that_cannot_be_read_is_an_error(tree, monkeypatch
         Input("a/b", "a/b: the folder cannot be read (Permission denied); check its permissions")
     ]
     assert [entry.path for entry in found if not entry.error] == read
-    if not pattern.endswith("**"):
-        with pytest.raises(SourceError, match="a/b: the folder cannot be read"):
-            list(shards((pattern,), ".png"))
+    with pytest.raises(SourceError, match="a/b: the folder cannot be read"):
+        list(shards((pattern,), ".png"))
+
+
+def test_a_folder_of_a_pattern_that_cannot_be_searched_is_an_error(tree, monkeypatch):
+    lstat = os.lstat
+
+    def refuse(path):
+        if os.fspath(path).startswith("a/b/"):
+            raise PermissionError(13, "Permission denied")
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", refuse)  # of a file in it that the pattern names
+    for pattern in ("a/*/z.webp", "*/b/z.webp", "a/**/z.webp"):
+        found = list(expand([pattern], io.BytesIO()))
+        assert found == [Input("a/b", "a/b: the folder cannot be read (Permission denied); check its permissions")]
 
 
 def test_suffixes_are_those_of_the_formats_that_are_read():

@@ -73,24 +73,30 @@ def _listed(stdin: IO[bytes]) -> Iterator[Input]:
 
 
 def unlisted(pattern: str) -> Iterator[Input]:
-    """The folders that a pattern looks into and that cannot be listed, each with the error: `glob` is silent there."""
+    """The folders that a pattern looks into and that are closed, each with the error: `glob` is silent there. It lists
+    those that a part with wildcards looks into, and asks for a name in those that a part behind it without any does."""
     parts = pattern.split(os.sep)
-    seen: set[str] = set()
+    told: set[str] = set()
     for place, part in enumerate(parts):
-        if part == "**" or not glob.has_magic(part):  # the part behind `**` looks into the same folders
-            continue
-        prefix = os.sep.join([*parts[:place], ""]) if place else ""
-        for folder in sorted(glob.iglob(prefix, recursive=True), key=_parts) if prefix else ("",):
+        prefix, listed = os.sep.join([*parts[:place], ""]) if place else "", glob.has_magic(part)
+        if not part or not (listed or glob.has_magic(prefix)) or (listed and parts[place - 1 : place] == ["**"]):
+            continue  # the part behind `**` looks into the same folders
+        found = [] if prefix else [""]
+        below = os.path.join(prefix, "**", "") if part == "**" else prefix
+        found += sorted(glob.iglob(below, recursive=True), key=_parts) if below else []
+        for folder in found:
             folder = folder.rstrip(os.sep) or folder or os.curdir
-            if folder in seen:
-                continue
-            seen.add(folder)
             try:
-                os.scandir(folder).close()
+                if listed:
+                    os.scandir(folder).close()
+                else:
+                    os.lstat(os.path.join(folder, part))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                yield _unlisted(folder, error)
+                if folder not in told:
+                    told.add(folder)
+                    yield _unlisted(folder, error)
 
 
 def _unlisted(folder: str, error: OSError) -> Input:
@@ -98,12 +104,15 @@ def _unlisted(folder: str, error: OSError) -> Input:
 
 
 def _matches(pattern: str) -> Iterator[Input]:
-    yield from unlisted(pattern)
     seen: set[str] = set()
+    for closed in unlisted(pattern):
+        seen.add(closed.path)
+        yield closed
     for match in sorted(glob.iglob(pattern, recursive=True), key=_parts):
         for entry in _walk(match) if os.path.isdir(match) else (Input(match),):
-            if entry.path not in seen:
-                seen.add(entry.path)
+            path = entry.path.rstrip(os.sep)  # of a folder that cannot be read, which may be told of already
+            if path not in seen:
+                seen.add(path)
                 yield entry
 
 
