@@ -15,7 +15,7 @@ from scripts.page_check import check
 from tests.random_pages import random_page, schema
 from tests.tiny import save_pages, save_tiny
 from trocr_jax.cli import main
-from trocr_jax.datasets.pages import Picture, find_picture, outline_of, parse_page
+from trocr_jax.datasets.pages import Picture, find_picture, outline_of, parse_page, scaled
 from trocr_jax.datasets.pages_filled import LineText, fill
 from trocr_jax.errors import DataError, ImageError
 from trocr_jax.jobs import files
@@ -451,17 +451,15 @@ def test_lines_of_alto_in_millimetres_and_inches_are_those_of_pixels(tmp_path: P
         cuts.append([np.asarray(cut(source, line.place)) for line in source.inputs()])
     for pixels, units in zip(*cuts, strict=True):
         height, width = pixels.shape[:2]
-        assert {units.shape[0] - height, units.shape[1] - width} <= {
-            0,
-            1,
-        }  # a box ends a unit before the next, no pixel
+        larger = {units.shape[0] - height, units.shape[1] - width}
+        assert larger <= {0, 1}  # a box ends a unit before the next, no pixel
         np.testing.assert_array_equal(units[: height - 1, : width - 1], pixels[:-1, :-1])
     with pytest.raises(DataError, match="600 x 300 pixels, the file says 600 x 400 mm10, which is another shape"):
         Picture("a", 600, 400, "mm10").pixels(scan)
-    with pytest.raises(
-        DataError, match="its unit is mm10, and its Page has no WIDTH and HEIGHT; export ALTO in pixels"
-    ):
+    with pytest.raises(DataError, match="its unit is mm10, and its Page has no WIDTH and HEIGHT; export ALTO in"):
         Picture("a", 0, 300, "mm10").pixels(scan)
+    outline = [(9.9999999, 0.1 + 0.2)]
+    assert scaled(outline, Picture("a", 600, 300).pixels(scan)) == outline  # not rounded
 
 
 def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):

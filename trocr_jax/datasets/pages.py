@@ -120,9 +120,12 @@ class Pages(Dataset):
                     yield Bad(own, str(error))
 
 
-def scaled(outline: Sequence[Point], scale: tuple[float, float]) -> list[Point]:
-    """In pixels, without what a quotient of floats leaves below or above a whole one."""
+def scaled(outline: Sequence[Point], scale: tuple[float, float]) -> Sequence[Point]:
+    """In pixels, without what a quotient of floats leaves below or above a whole one. What is in pixels stays as it is.
+    """
     across, down = scale
+    if across == down == 1:
+        return outline
     return [(round(x * across, 6), round(y * down, 6)) for x, y in outline]
 
 
