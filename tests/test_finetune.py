@@ -193,6 +193,8 @@ def test_characters_that_the_tokenizer_lacks_are_named(
     assert "1 lines cannot be used and are left out" in printed
     assert "3.png: the tokenizer" in printed
     assert "has no token for ['ή', 'δ', 'ε', 'ς', 'υ', 'ψ']" in printed
+    open_lines(recipe, data)  # in the same process, as in a notebook
+    assert capsys.readouterr().err == printed
 
 
 def test_lines_that_change_between_two_starts_are_refused(tmp_path: Path, model: Path, short: None) -> None:

@@ -48,6 +48,7 @@ def open_lines(recipe: Recipe, folder: Path) -> Opened:
         parts = [(_part(part, folder, limits[stage], seed=recipe.seed), part.weight) for part in data.train]
         return Stream(parts, seed=recipe.seed, augmentation=data.augmentation)
 
+    _tell_once.cache_clear()  # another run tells of them again
     for stage in recipe.stages:
         lines(stage)
     held_out = _held_out(data, recipe, folder, limits[recipe.stages[-1]])
@@ -79,6 +80,7 @@ def texts_of(folder: Path) -> list[str]:
     """Of a folder of pictures: those that a model is trained and scored on. Lines that cannot be used are named on
     stderr."""
     texts: list[str] = []
+    _tell_once.cache_clear()
     for split, good, bad in _lists(folder, None):
         _say(f"{folder}, {split}", bad)
         texts += [record.text for record in good]
