@@ -189,9 +189,8 @@ import os, signal, sys, time
 from train import input
 input.LAST_SECONDS = float(sys.argv[1])
 input._end_with_parent(0, 1)
-os.kill(os.getpid(), signal.SIGINT)
-for _ in range(2):
-    os.kill(os.getpid(), signal.SIGTERM)
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+    os.kill(os.getpid(), number)
 time.sleep(3)
 """
     for seconds, status in ("60", 0), ("0.2", 1):

@@ -207,7 +207,8 @@ def _end_with_parent(number: int, workers: int) -> None:
     """Ends this worker process soon after the one that started it, which has no last word if it was killed. A signal to
     the whole process group is the parent's to obey: it needs a batch or two more until all processes have agreed to
     stop, and then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     end = threading.Timer(LAST_SECONDS, os._exit, [1])
     end.daemon = True  # a worker that is told to end before does not wait for it
     signal.signal(signal.SIGTERM, lambda *_: None if end.is_alive() else end.start())
