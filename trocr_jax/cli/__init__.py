@@ -3,7 +3,7 @@
 Exit status: 0 all inputs were read; 1 some were not, each named on stderr; 2 wrong usage, or a model or output that
 cannot be used; 4 an error that nobody foresaw, such as a device that fails, with its traceback. Interrupted or told to
 end (SIGINT, SIGTERM, SIGHUP), or with a reader of stdout that has gone (`| head`), it ends by the signal, without a
-word; `jobs run` says what is left, and after SIGTERM it ends with --stopped-status.
+word; `jobs run` says what is left, and after SIGTERM or SIGHUP it ends with --stopped-status.
 """
 
 from __future__ import annotations

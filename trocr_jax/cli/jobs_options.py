@@ -31,7 +31,10 @@ _MOST = "Actors at most: Ray adds them while there is work and room."
 _CPUS = "CPUs of an actor; as many processes decode images, unless --decoders says otherwise."
 _RESOURCES = "Other resources of an actor, such as TPU=4."
 _ROOM = "Seconds to wait for room in the cluster, or for a sign of life of what had room."
-_STOPPED = "Exit status after SIGTERM if lines are left; one that a scheduler takes for a failure has it start another."
+_STOPPED = (
+    "Exit status after SIGTERM or SIGHUP if lines are left; one that a scheduler takes for a failure has it start "
+    "another."
+)
 _HANG = "Seconds without a line after which the process ends itself, status 3."
 
 
@@ -70,7 +73,7 @@ class ResourceOptions:
         float, argument("S", "Silence after which a unit of another host is taken over.", "(default: 60)")
     ] = 60.0
     grace: Annotated[
-        float, argument("S", "Time that units get to end after SIGTERM; then they are given back.", "(default: 20)")
+        float, argument("S", "Time that units get to end after a signal; then they are given back.", "(default: 20)")
     ] = 20.0
     stopped_status: Annotated[int, argument("N", _STOPPED, "(default: 0)")] = 0
     hang: Annotated[float, argument("S", _HANG, "(default: 1800)")] = 1800.0
@@ -98,9 +101,10 @@ class RayOptions:
 class Run(Reading):
     """Read everything in a source into a job folder, or go on with that, beside whoever else does.
 
-    Exit status: 0 the job is complete, or was stopped by SIGTERM (stderr says what is left); 1 complete, but some lines
-    have no text; 2 wrong usage, another configuration than planned, or a disk, source or model that cannot be used; 3
-    the device did nothing for --hang seconds; 4 the process failed, as the traceback says: another may do better.
+    Exit status: 0 the job is complete, or was stopped by SIGTERM or SIGHUP (stderr says what is left); 1 complete, but
+    some lines have no text; 2 wrong usage, another configuration than planned, or a disk, source or model that cannot
+    be used; 3 the device did nothing for --hang seconds; 4 the process failed, as the traceback says: another may do
+    better.
     """
 
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], argument("SOURCE...", _SOURCE, "(required)")]] = ()

@@ -317,11 +317,7 @@ def _limit_memory(more: int) -> None:
 
 def main() -> None:
     """Serves the socket and memory whose descriptors the arguments name; the third is where errors go."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # sent to all processes of a group: the other end decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to a whole group: the other end decides
         signal.signal(number, signal.SIG_IGN)
     wire, memory, stderr = map(int, sys.argv[1:])
     try:

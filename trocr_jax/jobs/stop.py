@@ -1,4 +1,4 @@
-"""A request to stop a job, as SIGTERM makes it. Imports nothing that takes time: it is there before jax is."""
+"""A request to stop a job, as a signal makes it. Imports nothing that takes time: it is there before jax is."""
 
 from __future__ import annotations
 
