@@ -1,11 +1,10 @@
 """Leases: a small file for each unit that is being read, so that processes which share a job do not read it twice.
 
 A lease never guards a result, which `Job.commit` does: two holders of one lease only waste the time of one of them. So
-no clocks are compared. The holder rewrites its leases now and then; whoever has watched one for `timeout` seconds, its
-own or the holder's if those are more, without a change, or knows its holder to be a dead process of this host, takes
-it over. A holder that was only suspended
-finds that out before it next writes the lease, and leaves it alone from then on: what it still reads of the unit the
-other reads too, and whoever is first commits it.
+no clocks are compared. The holder rewrites its leases now and then. Whoever has watched one for `timeout` seconds (its
+own or the holder's, whichever is more) without a change, or knows its holder to be a dead process of this host, takes
+it over. A holder that was only suspended finds that out before it next writes the lease, and leaves it alone from then
+on: what it still reads of the unit the other reads too, and whoever is first commits it.
 """
 
 from __future__ import annotations
