@@ -4,7 +4,9 @@ time."""
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from glob import iglob
+from itertools import chain
 from pathlib import Path
 
 from trocr_jax.cli.jobs_options import Merge
@@ -62,11 +64,14 @@ def merge(job: Job, command: Merge) -> int:
 
 def _is_read(job: Job, output: str) -> bool:
     """Whether a file is a source of the job by its name or a pattern, such as a manifest of lines."""
-    if not os.path.exists(output):
-        return False
     paths = job.plan.configuration["source"].get("paths", ())
-    found = (file for path in paths for file in (path, *iglob(path, recursive=True)))
-    return any(os.path.samefile(output, file) for file in found if os.path.exists(file))
+    with suppress(OSError):  # it is not there
+        written = os.stat(output)
+        for file in chain(paths, *(iglob(path, recursive=True) for path in paths)):
+            with suppress(OSError):
+                if os.path.samestat(written, os.stat(file)):
+                    return True
+    return False
 
 
 def _pages(job: Job, command: Merge, units: list[int]) -> int:
