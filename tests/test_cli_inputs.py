@@ -177,6 +177,19 @@ def test_a_folder_of_a_pattern_that_cannot_be_searched_is_an_error(tree, monkeyp
         assert found == [Input("a/b", "a/b: the folder cannot be read (Permission denied); check its permissions")]
 
 
+def test_a_closed_folder_of_the_file_system_is_not_meant_by_a_pattern(tree, monkeypatch):
+    (tree / "a/lost+found").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if "lost+found" in os.fspath(path):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert paths("a/*/*.webp") == paths("a/**/*.webp") == ["a/b/z.webp"]
+
+
 def test_suffixes_are_those_of_the_formats_that_are_read():
     known = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
     assert known >= SUFFIXES

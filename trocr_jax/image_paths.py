@@ -14,6 +14,8 @@ SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 
 MACOS = "__MACOSX"
 """The folder in which macOS puts what belongs to the files of an archive, under their names."""
+LOST = "lost+found"
+"""The folder of root's in the root of many file systems, which no pattern means."""
 
 
 class Input(NamedTuple):
@@ -78,23 +80,25 @@ def unlisted(pattern: str) -> Iterator[Input]:
     parts = pattern.split(os.sep)
     told: set[str] = set()
     for place, part in enumerate(parts):
-        prefix, listed = os.sep.join([*parts[:place], ""]) if place else "", glob.has_magic(part)
-        if not part or not (listed or glob.has_magic(prefix)) or (listed and parts[place - 1 : place] == ["**"]):
+        prefix = os.sep.join([*parts[:place], ""]) if place else ""
+        if not part or parts[place - 1 : place] == ["**"] or not glob.has_magic(prefix + part):
             continue  # the part behind `**` looks into the same folders
+        below, asks = prefix, part
+        if part == "**":
+            below, asks = os.path.join(prefix, "**", ""), "".join(parts[place + 1 : place + 2])
         found = [] if prefix else [""]
-        below = os.path.join(prefix, "**", "") if part == "**" else prefix
         found += sorted(glob.iglob(below, recursive=True), key=_parts) if below else []
         for folder in found:
             folder = folder.rstrip(os.sep) or folder or os.curdir
             try:
-                if listed:
+                if glob.has_magic(part):
                     os.scandir(folder).close()
-                else:
-                    os.lstat(os.path.join(folder, part))
+                if not glob.has_magic(asks):
+                    os.lstat(os.path.join(folder, os.curdir))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                if folder not in told:
+                if folder not in told and os.path.basename(folder) != LOST:
                     told.add(folder)
                     yield _unlisted(folder, error)
 
