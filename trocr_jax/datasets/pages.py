@@ -121,8 +121,7 @@ class Pages(Dataset):
 
 
 def scaled(outline: Sequence[Point], scale: tuple[float, float]) -> Sequence[Point]:
-    """In pixels, without what a quotient of floats leaves below or above a whole one. What is in pixels stays as it is.
-    """
+    """In pixels, without what a quotient of floats leaves below or above a whole one; as it is if it is in pixels."""
     across, down = scale
     if across == down == 1:
         return outline
