@@ -458,8 +458,8 @@ def test_lines_of_alto_in_millimetres_and_inches_are_those_of_pixels(tmp_path: P
         Picture("a", 600, 400, "mm10").pixels(scan)
     with pytest.raises(DataError, match="its unit is mm10, and its Page has no WIDTH and HEIGHT; export ALTO in"):
         Picture("a", 0, 300, "mm10").pixels(scan)
-    outline = [(9.9999999, 0.1 + 0.2)]
-    assert scaled(outline, Picture("a", 600, 300).pixels(scan)) == outline  # not rounded
+    exact = [(9.9999999, 0.1 + 0.2)]
+    assert scaled(exact, Picture("a", 600, 300).pixels(scan)) == exact  # not rounded
 
 
 def test_a_picture_of_another_name_than_the_page_says(tmp_path: Path):
