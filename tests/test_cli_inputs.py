@@ -177,7 +177,7 @@ def test_a_folder_of_a_pattern_that_cannot_be_searched_is_an_error(tree, monkeyp
         assert found == [Input("a/b", "a/b: the folder cannot be read (Permission denied); check its permissions")]
 
 
-def test_a_closed_folder_of_the_file_system_is_not_meant_by_a_pattern(tree, monkeypatch):
+def test_a_closed_folder_of_the_file_system_is_not_meant(tree, monkeypatch):
     (tree / "a/lost+found").mkdir()
     scandir = os.scandir
 
@@ -188,6 +188,7 @@ def test_a_closed_folder_of_the_file_system_is_not_meant_by_a_pattern(tree, monk
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert paths("a/*/*.webp") == paths("a/**/*.webp") == ["a/b/z.webp"]
+    assert paths("a") == paths("a/**/*")
 
 
 def test_suffixes_are_those_of_the_formats_that_are_read():

@@ -15,7 +15,7 @@ SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 MACOS = "__MACOSX"
 """The folder in which macOS puts what belongs to the files of an archive, under their names."""
 LOST = "lost+found"
-"""The folder of root's in the root of many file systems, which no pattern means."""
+"""The folder of root's in the root of many file systems, which nobody means who may not read it."""
 
 
 class Input(NamedTuple):
@@ -75,26 +75,22 @@ def _listed(stdin: IO[bytes]) -> Iterator[Input]:
 
 
 def unlisted(pattern: str) -> Iterator[Input]:
-    """The folders that a pattern looks into and that are closed, each with the error: `glob` is silent there. It lists
-    those that a part with wildcards looks into, and asks for a name in those that a part behind it without any does."""
-    parts = pattern.split(os.sep)
+    """The folders that a pattern looks into and that are closed, each once, with the error: `glob` is silent there."""
+    parts = pattern.rstrip(os.sep).split(os.sep)
+    parts += ["*"] * (parts[-1] == "**")
     told: set[str] = set()
     for place, part in enumerate(parts):
-        prefix = os.sep.join([*parts[:place], ""]) if place else ""
-        if not part or parts[place - 1 : place] == ["**"] or not glob.has_magic(prefix + part):
-            continue  # the part behind `**` looks into the same folders
-        below, asks = prefix, part
-        if part == "**":
-            below, asks = os.path.join(prefix, "**", ""), "".join(parts[place + 1 : place + 2])
-        found = [] if prefix else [""]
-        found += sorted(glob.iglob(below, recursive=True), key=_parts) if below else []
-        for folder in found:
+        before = os.sep.join([*parts[:place], ""]) if place else ""
+        if not part or part == "**" or not glob.has_magic(before + part):
+            continue  # the part behind ** looks into all that it finds
+        lists, names = parts[place - 1] == "**" or glob.has_magic(part), not glob.has_magic(part)
+        for folder in sorted(glob.iglob(before, recursive=True), key=_parts) if before else ("",):
             folder = folder.rstrip(os.sep) or folder or os.curdir
             try:
-                if glob.has_magic(part):
+                if lists:
                     os.scandir(folder).close()
-                if not glob.has_magic(asks):
-                    os.lstat(os.path.join(folder, os.curdir))
+                if names:
+                    os.lstat(os.path.join(folder, part))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -143,7 +139,8 @@ def _entries(folder: str) -> Iterator[str | Input]:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        yield _unlisted(folder, error)
+        if os.path.basename(folder) != LOST:
+            yield _unlisted(folder, error)
         return
     for entry in found:
         if entry.name.startswith(".") or entry.name == MACOS:
