@@ -55,6 +55,7 @@ class Cluster:
 
     def add_node(self) -> None:
         resources = ["--num-cpus=1", "--num-gpus=1", '--resources={"TPU": 4}']
+        resources.append("--include-log-monitor=false")  # one for each machine, and the head has one
         self._nodes.append(self._start("--address", self.address, *resources))
 
     def kill_node(self, number: int) -> bool:

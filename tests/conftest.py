@@ -1,6 +1,7 @@
 """All tests run on the CPU, with one torch thread, no silent promotion of types or ranks and no network."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jax
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in the background; its children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAPPINGS = Path("/proc/self/maps")  # of Linux, which by default gives a process 65,530: vm.max_map_count
 MOST_MAPPINGS = 30_000
