@@ -1,5 +1,5 @@
-"""Installs this clone, editable, into the environment whose Python runs this. uv does it, in a tenth of pip's time, with
-pip's own settings; pip where there is no uv, where it fails, or where pip has a setting that it does not know.
+"""Installs this clone, editable, into the environment whose Python runs this. uv does it, with pip's own settings; pip,
+which takes longer, where there is no uv, where it fails, or where pip has a setting that it does not know.
 
     python scripts/install.py [EXTRAS]
 """
@@ -31,8 +31,11 @@ NAMES = {
 """What settings of pip are called in the environment of uv."""
 OF_PIP_ALONE = {
     "break-system-packages",
+    "cache-dir",
     "compile",
+    "config-file",
     "disable-pip-version-check",
+    "log",
     "no-color",
     "no-compile",
     "no-input",

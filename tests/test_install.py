@@ -1,0 +1,89 @@
+"""uv installs with pip's settings, as pip itself lists them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from scripts import install
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, path: Path, text: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What pip says of the settings of a file and of the environment."""
+    for name in os.environ:
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    path.write_text(text)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
+    monkeypatch.setenv("HOME", str(path.parent))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(path.parent))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run([*install.PIP, "config", "list"], capture_output=True, text=True, check=True)
+    return install.settings(done.stdout)
+
+
+def wheel(folder: Path, version: str) -> None:
+    """Of a package that is nothing but its name."""
+    folder.mkdir()
+    info = f"nothing_much-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"nothing_much-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: nothing-much\nVersion: {version}\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+def test_settings_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+[global]
+index-url = https://one.invalid/simple
+extra-index-url =
+    https://two.invalid/simple
+    https://three.invalid/simple
+timeout = 7
+retries = 2
+[install]
+timeout = 8
+no-compile = true
+[download]
+timeout = 9
+"""
+    found = listed(monkeypatch, tmp_path / "pip.conf", text, {"PIP_INDEX_URL": "https://it's.invalid/simple"})
+    told = install.environment(found)
+    expected = {
+        "UV_DEFAULT_INDEX": "https://it's.invalid/simple",
+        "UV_EXTRA_INDEX_URL": "https://two.invalid/simple https://three.invalid/simple",
+        "UV_HTTP_TIMEOUT": "8",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
+    assert {name: told.get(name) for name in expected} == expected  # /etc/pip.conf may have more
+
+
+def test_uv_takes_the_newest_of_what_pip_would_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("uv")
+    for number, version in enumerate(("1.0", "2.0", "3.0")):
+        wheel(tmp_path / f"wheels-{number}", version)
+    (tmp_path / "constraints.txt").write_text("nothing-much<3\n")
+    text = f"[global]\nno-index = true\nfind-links = {tmp_path}/wheels-0\n {tmp_path}/wheels-1\n {tmp_path}/wheels-2\n"
+    constraint = {"PIP_CONSTRAINT": str(tmp_path / "constraints.txt")}
+    told = install.environment(listed(monkeypatch, tmp_path / "pip.conf", text, constraint))
+    target = ["--target", str(tmp_path / "site"), "nothing-much"]
+    command = [sys.executable, "-m", "uv", "--no-cache", "pip", "install", *target]
+    subprocess.run(command, env=os.environ | told, check=True)
+    assert [path.name for path in (tmp_path / "site").glob("nothing_much*")] == ["nothing_much-2.0.dist-info"]
+
+
+def test_where_pip_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    listed(monkeypatch, tmp_path / "pip.conf", "[install]\nrequire-hashes = true\n", {})
+    assert not install.by_uv(".", compiled=False)
+    assert "uv does not know its setting require-hashes" in capfd.readouterr().err
+    pytest.importorskip("uv")
+    listed(monkeypatch, tmp_path / "pip.conf", "", {})
+    assert not install.by_uv("./no-such-folder", compiled=False)
+    assert capfd.readouterr().err.endswith("pip tries it again\n")
