@@ -16,10 +16,9 @@ from PIL import Image
 from scripts.toy_training import LETTERS, Bars
 from tests.tiny import save_tiny
 from train import __main__ as command
-from train import loop
+from train import evaluate, loop
 from train.codec import codec
 from train.data.line import DataError, Line
-from train.evaluate import manifest
 from train.input import Examples
 from train.lines import _is_held_out, longest_text, open_lines, texts_of
 from train.loop import train
@@ -107,16 +106,12 @@ def test_what_a_run_has_gained_is_not_read_off_a_longer_one_before(
     assert capsys.readouterr().out.startswith("CER before 80.00 %, after 50.00 %;")
 
 
-def test_evaluation_of_real_lines_says_how_many_texts_were_cut_off(
-    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+def test_an_evaluation_says_how_many_texts_were_cut_off(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = lines(tmp_path / "lines", test=3)
-    texts = ["o\u0301ne\u2028row", "a  form\ffeed ", "b" * 40]  # more than the model has positions for
-    rows = [json.dumps({"image": f"{i}.png", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
-    (data / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    as_trained = ["\u00f3ne row", "a form feed", "b" * 40]
-    assert [text for _, text in manifest(data / "manifest.jsonl")] == as_trained
-    command.evaluate(str(model), real=data / "manifest.jsonl", show=3)
+    drawn = [(Bars().line(number, max_chars=8).image, "b" * 40) for number in range(3)]  # more than there are positions
+    monkeypatch.setattr(evaluate, "rendered", lambda count, **_: drawn[:count])
+    command.evaluate(str(model), lines=3, show=3)
     printed = capsys.readouterr().out.split("\n")
     cut = sum(len(row) == len("+ ") + 32 for row in printed if row.startswith("+ "))
     assert printed[-2].endswith(f" % on 3 lines; {cut} texts were cut off")

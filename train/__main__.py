@@ -215,21 +215,19 @@ def evaluate(
     lines: int = 1000,
     max_chars: int = 64,
     sentences: bool = False,
-    real: Path | None = None,
     show: int = 0,
 ) -> None:
-    """Prints the character error rate of a model.
+    """Prints the character error rate of a model on rendered lines; `trocr-jax evaluate` scores real ones.
 
     Args:
         model: name or folder.
-        lines: how many rendered lines, in typefaces and of sentences held out of training.
-        max_chars: characters a rendered line may have.
+        lines: how many, in typefaces and of sentences held out of training.
+        max_chars: characters a line may have.
         sentences: running text alone, without the loose words, figures and random characters of the mixture.
-        real: a list of real lines (.jsonl, .tsv or .csv: docs/data.md), scored instead of rendered ones.
         show: how many misread lines are printed.
     """
     from train.evaluate import evaluate as score
-    from train.evaluate import manifest, rendered
+    from train.evaluate import rendered
     from trocr_jax.errors import ConfigError
 
     for name, number in (("lines", lines), ("max-chars", max_chars)):
@@ -237,8 +235,7 @@ def evaluate(
             raise ConfigError(f"--{name} is {number}: give a number of at least 1")
     if show < 0:
         raise ConfigError(f"--show is {show}: give a number of at least 0")
-    found = manifest(real) if real else rendered(lines, max_chars=max_chars, sentences=sentences)
-    rate, reads = score(model, list(found))
+    rate, reads = score(model, list(rendered(lines, max_chars=max_chars, sentences=sentences)))
     for read in [r for r in reads if r.reference != r.hypothesis][:show]:
         print(f"- {read.reference}\n+ {read.hypothesis}")
     cut = sum(read.truncated for read in reads)

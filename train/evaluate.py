@@ -1,22 +1,16 @@
-"""Character error rate of a model folder on rendered lines that training never draws, or on a folder of real ones."""
+"""Character error rate of a model on rendered lines that training never draws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os.path import isfile  # which takes a name that is too long for one that is not there
-from pathlib import Path
 from random import Random
 
 import numpy as np
 
-from train.data.checks import normal_text
 from train.data.render import Renderer
 from train.data.text import sample_sentence
-from trocr_jax.datasets.base import Bad
-from trocr_jax.datasets.folder import SUFFIXES, Folder
 from trocr_jax.decoding.config import DecodeConfig
-from trocr_jax.errors import DataError
 from trocr_jax.metrics import cer
 from trocr_jax.recognizer import Recognizer
 
@@ -45,25 +39,7 @@ def rendered(count: int, *, max_chars: int, sentences: bool = False, seed: int =
         yield line.image, line.text
 
 
-def manifest(path: Path) -> Iterator[tuple[Path, str]]:
-    """Pictures and texts of a list in any form that `trocr_jax.datasets.folder` reads; paths count from its folder.
-    A text is what training makes of it: NFC, single spaces. Raises DataError naming the file, and the row, that cannot
-    be used."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: no list of lines; name a file that ends in {', '.join(SUFFIXES)}")
-    rows = list(Folder(source=path.parent).read(path))
-    if not rows:
-        raise DataError(f"{path}: has no rows; give a list of pictures and what they say")
-    for row in rows:
-        if isinstance(row, Bad):
-            raise DataError(f"{path.parent / row.id}: {row.reason}")
-        assert isinstance(row.image, Path)  # a list names files
-        if not isfile(row.image):
-            raise DataError(f"{path}: {row.image}: no such file; its paths count from {path.parent}")
-        yield row.image, normal_text(row.text)
-
-
-def evaluate(model: str, lines: list[tuple[np.ndarray | Path, str]]) -> tuple[float, list[Read]]:
+def evaluate(model: str, lines: list[tuple[np.ndarray, str]]) -> tuple[float, list[Read]]:
     """Corpus-level CER of greedy search, and every line. A text may have as many tokens as the longest of `lines`, at
     least 128, as far as the model has positions."""
     recognizer = Recognizer.from_pretrained(model)
