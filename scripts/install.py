@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip"]
 
 NAMES = {
+    "cache-dir": "UV_CACHE_DIR",
     "cert": "SSL_CERT_FILE",
     "constraint": "UV_CONSTRAINT",
     "default-timeout": "UV_HTTP_TIMEOUT",
@@ -23,7 +24,6 @@ NAMES = {
     "find-links": "UV_FIND_LINKS",
     "index-url": "UV_DEFAULT_INDEX",
     "no-cache-dir": "UV_NO_CACHE",
-    "no-index": "UV_NO_INDEX",
     "proxy": "ALL_PROXY",
     "timeout": "UV_HTTP_TIMEOUT",
     "trusted-host": "UV_INSECURE_HOST",
@@ -31,7 +31,6 @@ NAMES = {
 """What settings of pip are called in the environment of uv."""
 OF_PIP_ALONE = {
     "break-system-packages",
-    "cache-dir",
     "compile",
     "config-file",
     "disable-pip-version-check",
@@ -51,15 +50,22 @@ OF_PIP_ALONE = {
 """Those that change nothing in what is installed."""
 
 
-def settings(listed: str) -> dict[str, str]:
-    """listed: by `pip config list`, lines like `global.index-url='URL'`. Those for every command, or for `install`, by
-    name; what comes from the environment counts most."""
+def listed() -> str:
+    """What `pip config list` says, which is nothing where pip is told to be quiet. Raises CalledProcessError where pip
+    cannot read its settings."""
+    loud = os.environ | {"PIP_QUIET": "0", "PIP_VERBOSE": "0"}
+    return subprocess.run([*PIP, "config", "list"], env=loud, capture_output=True, text=True, check=True).stdout
+
+
+def settings(lines: str) -> dict[str, str]:
+    """lines: of `pip config list`, like `global.index-url='URL'`. Those for every command, or for `install`, by name;
+    what comes from the environment counts most, and what is empty not at all."""
     found: dict[tuple[str, int], str] = {}
-    for line in listed.splitlines():
+    for line in lines.splitlines():
         key, _, value = line.partition("=")
         section, _, name = key.rpartition(".")
         rank = ["global", "install", ":env:"].index(section) if section in ("global", "install", ":env:") else None
-        if rank is not None:
+        if rank is not None and ast.literal_eval(value):
             found[name, rank] = ast.literal_eval(value)
     return {name: value for (name, _), value in sorted(found.items(), key=lambda item: item[0][1])}
 
@@ -67,6 +73,10 @@ def settings(listed: str) -> dict[str, str]:
 def environment(of_pip: dict[str, str]) -> dict[str, str]:
     """The same for uv. Raises KeyError with the name of a setting that it does not know."""
     told = {NAMES[name]: " ".join(value.split()) for name, value in of_pip.items() if name not in OF_PIP_ALONE}
+    if "UV_CACHE_DIR" in told:  # beside what pip keeps there
+        told["UV_CACHE_DIR"] = os.environ.get("UV_CACHE_DIR") or os.path.expanduser(told["UV_CACHE_DIR"]) + "/uv"
+    if "UV_NO_CACHE" in told:
+        told["UV_NO_CACHE"] = "1"  # pip keeps nothing even where this is "off"
     if "UV_FIND_LINKS" in told:
         told["UV_FIND_LINKS"] = told["UV_FIND_LINKS"].replace(" ", ",")
     if told.keys() & {"UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"}:
@@ -76,9 +86,10 @@ def environment(of_pip: dict[str, str]) -> dict[str, str]:
 
 def by_uv(what: str, compiled: bool) -> bool:
     """Whether it is installed."""
-    listed = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
     try:
-        told = environment(settings(listed))
+        told = environment(settings(listed()))
+    except subprocess.CalledProcessError:
+        return False  # pip will say the same when it installs
     except KeyError as error:
         print(f"pip installs, which is slower: uv does not know its setting {error.args[0]}", file=sys.stderr)
         return False
@@ -88,6 +99,7 @@ def by_uv(what: str, compiled: bool) -> bool:
         return False
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     command += ["--compile-bytecode"] if compiled else []
+    told["UV_NO_EDITABLE"] = "0"  # which some set for their own projects
     done = subprocess.run([*command, "--editable", what], env=os.environ | told, cwd=ROOT, check=False)
     if done.returncode:
         print("pip tries it again", file=sys.stderr)

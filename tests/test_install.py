@@ -17,7 +17,7 @@ from scripts import install
 def listed(monkeypatch: pytest.MonkeyPatch, path: Path, text: str, environment: Mapping[str, str]) -> dict[str, str]:
     """What pip says of the settings of a file and of the environment."""
     for name in os.environ:
-        if name.startswith("PIP_"):
+        if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
     path.write_text(text)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
@@ -25,8 +25,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, path: Path, text: str, environment: 
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(path.parent))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    done = subprocess.run([*install.PIP, "config", "list"], capture_output=True, text=True, check=True)
-    return install.settings(done.stdout)
+    return install.settings(install.listed())
 
 
 def wheel(folder: Path, version: str) -> None:
@@ -48,21 +47,27 @@ extra-index-url =
     https://three.invalid/simple
 timeout = 7
 retries = 2
+quiet = 2
+no-cache-dir = off
+cache-dir = ~/kept
 [install]
 timeout = 8
 no-compile = true
 [download]
 timeout = 9
 """
-    found = listed(monkeypatch, tmp_path / "pip.conf", text, {"PIP_INDEX_URL": "https://it's.invalid/simple"})
-    told = install.environment(found)
-    expected = {
+    environment = {"PIP_INDEX_URL": "https://it's.invalid/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_VERBOSE": "1"}
+    found = listed(monkeypatch, tmp_path / "pip.conf", text, environment)
+    of_file = {"extra-index-url", "timeout", "retries", "quiet", "no-cache-dir", "cache-dir", "no-compile"}
+    told = install.environment({name: found[name] for name in of_file | {"index-url"}})  # /etc/pip.conf may have more
+    assert told == {
+        "UV_CACHE_DIR": f"{tmp_path}/kept/uv",
         "UV_DEFAULT_INDEX": "https://it's.invalid/simple",
         "UV_EXTRA_INDEX_URL": "https://two.invalid/simple https://three.invalid/simple",
         "UV_HTTP_TIMEOUT": "8",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_NO_CACHE": "1",
     }
-    assert {name: told.get(name) for name in expected} == expected  # /etc/pip.conf may have more
 
 
 def test_uv_takes_the_newest_of_what_pip_would_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +75,9 @@ def test_uv_takes_the_newest_of_what_pip_would_see(tmp_path: Path, monkeypatch: 
     for number, version in enumerate(("1.0", "2.0", "3.0")):
         wheel(tmp_path / f"wheels-{number}", version)
     (tmp_path / "constraints.txt").write_text("nothing-much<3\n")
-    text = f"[global]\nno-index = true\nfind-links = {tmp_path}/wheels-0\n {tmp_path}/wheels-1\n {tmp_path}/wheels-2\n"
+    (tmp_path / "index").mkdir()
+    text = f"[global]\nindex-url = {tmp_path}/index\nfind-links = {tmp_path}/wheels-0\n {tmp_path}/wheels-1\n"
+    text += f" {tmp_path}/wheels-2\n"
     constraint = {"PIP_CONSTRAINT": str(tmp_path / "constraints.txt")}
     told = install.environment(listed(monkeypatch, tmp_path / "pip.conf", text, constraint))
     target = ["--target", str(tmp_path / "site"), "nothing-much"]
@@ -80,9 +87,12 @@ def test_uv_takes_the_newest_of_what_pip_would_see(tmp_path: Path, monkeypatch: 
 
 
 def test_where_pip_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    listed(monkeypatch, tmp_path / "pip.conf", "[install]\nrequire-hashes = true\n", {})
+    for name in "require-hashes", "no-index":
+        listed(monkeypatch, tmp_path / "pip.conf", f"[install]\n{name} = true\n", {})
+        assert not install.by_uv(".", compiled=False)
+        assert f"uv does not know its setting {name}" in capfd.readouterr().err
+    (tmp_path / "pip.conf").write_text("no section\n")
     assert not install.by_uv(".", compiled=False)
-    assert "uv does not know its setting require-hashes" in capfd.readouterr().err
     pytest.importorskip("uv")
     listed(monkeypatch, tmp_path / "pip.conf", "", {})
     assert not install.by_uv("./no-such-folder", compiled=False)
