@@ -1,5 +1,5 @@
 """Installs this clone, editable, into the environment whose Python runs this. uv does it, with pip's own settings; pip,
-which takes longer, where there is no uv, where it fails, or where pip has a setting that it does not know.
+which takes longer, where there is no uv, where it fails, or where pip has a setting that it cannot be told.
 
     python scripts/install.py [EXTRAS]
 """
@@ -70,8 +70,23 @@ def settings(lines: str) -> dict[str, str]:
     return {name: value for (name, _), value in sorted(found.items(), key=lambda item: item[0][1])}
 
 
+def over_http(of_pip: dict[str, str]) -> list[str]:
+    """The settings with a place over http that is not trusted: pip leaves it out and warns, uv takes it."""
+    trusted = of_pip.get("trusted-host", "").split()
+    found = []
+    for name in "index-url", "extra-index-url", "find-links":
+        for url in of_pip.get(name, "").split():
+            scheme, _, rest = url.partition("://")
+            host = rest.partition("/")[0].rpartition("@")[2]
+            if scheme.lower() == "http" and host not in trusted and host.partition(":")[0] not in trusted:
+                found.append(name)
+    return found
+
+
 def environment(of_pip: dict[str, str]) -> dict[str, str]:
-    """The same for uv. Raises KeyError with the name of a setting that it does not know."""
+    """The same for uv. Raises KeyError with the name of a setting that it cannot be told."""
+    if found := over_http(of_pip):
+        raise KeyError(found[0])
     told = {NAMES[name]: " ".join(value.split()) for name, value in of_pip.items() if name not in OF_PIP_ALONE}
     if "UV_CACHE_DIR" in told:  # beside what pip keeps there
         told["UV_CACHE_DIR"] = os.environ.get("UV_CACHE_DIR") or os.path.expanduser(told["UV_CACHE_DIR"]) + "/uv"
@@ -91,7 +106,7 @@ def by_uv(what: str, compiled: bool) -> bool:
     except subprocess.CalledProcessError:
         return False  # pip will say the same when it installs
     except KeyError as error:
-        print(f"pip installs, which is slower: uv does not know its setting {error.args[0]}", file=sys.stderr)
+        print(f"pip installs, which is slower: uv cannot be told its setting {error.args[0]}", file=sys.stderr)
         return False
     got = subprocess.run([*PIP, "install", "--quiet", "--only-binary=:all:", "uv>=0.8"], check=False)
     if got.returncode:

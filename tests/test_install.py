@@ -87,10 +87,13 @@ def test_uv_takes_the_newest_of_what_pip_would_see(tmp_path: Path, monkeypatch: 
 
 
 def test_where_pip_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    for name in "require-hashes", "no-index":
-        listed(monkeypatch, tmp_path / "pip.conf", f"[install]\n{name} = true\n", {})
+    for name, value in ("require-hashes", "1"), ("no-index", "1"), ("extra-index-url", "http://me:it@one.invalid:80/"):
+        listed(monkeypatch, tmp_path / "pip.conf", f"[install]\n{name} = {value}\n", {"PIP_TRUSTED_HOST": "me two"})
         assert not install.by_uv(".", compiled=False)
-        assert f"uv does not know its setting {name}" in capfd.readouterr().err
+        assert f"uv cannot be told its setting {name}" in capfd.readouterr().err
+    for trusted in "one.invalid", "one.invalid:80":
+        told = install.environment({"index-url": "http://me:it@one.invalid:80/", "trusted-host": trusted})
+        assert told["UV_INSECURE_HOST"] == trusted
     (tmp_path / "pip.conf").write_text("no section\n")
     assert not install.by_uv(".", compiled=False)
     pytest.importorskip("uv")
