@@ -114,7 +114,8 @@ def by_uv(what: str, compiled: bool) -> bool:
         return False
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     command += ["--compile-bytecode"] if compiled else []
-    told["UV_NO_EDITABLE"] = "0"  # which some set for their own projects
+    # Some set the first for their own projects; a project around this clone has settings for uv, and not for pip.
+    told |= {"UV_NO_EDITABLE": "0", "UV_NO_CONFIG": "1"}
     done = subprocess.run([*command, "--editable", what], env=os.environ | told, cwd=ROOT, check=False)
     if done.returncode:
         print("pip tries it again", file=sys.stderr)
