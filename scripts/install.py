@@ -86,7 +86,7 @@ def over_http(of_pip: dict[str, str]) -> list[str]:
 def environment(of_pip: dict[str, str]) -> dict[str, str]:
     """The same for uv. Raises KeyError with the name of a setting that it cannot be told."""
     if found := over_http(of_pip):
-        raise KeyError(found[0])
+        raise KeyError(f"{found[0]} over http")
     told = {NAMES[name]: " ".join(value.split()) for name, value in of_pip.items() if name not in OF_PIP_ALONE}
     if "UV_CACHE_DIR" in told:  # beside what pip keeps there
         told["UV_CACHE_DIR"] = os.environ.get("UV_CACHE_DIR") or os.path.expanduser(told["UV_CACHE_DIR"]) + "/uv"
