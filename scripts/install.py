@@ -19,20 +19,17 @@ NAMES = {
     "cache-dir": "UV_CACHE_DIR",
     "cert": "SSL_CERT_FILE",
     "constraint": "UV_CONSTRAINT",
-    "default-timeout": "UV_HTTP_TIMEOUT",
     "extra-index-url": "UV_EXTRA_INDEX_URL",
     "find-links": "UV_FIND_LINKS",
     "index-url": "UV_DEFAULT_INDEX",
     "no-cache-dir": "UV_NO_CACHE",
-    "proxy": "ALL_PROXY",
-    "timeout": "UV_HTTP_TIMEOUT",
-    "trusted-host": "UV_INSECURE_HOST",
 }
 """What settings of pip are called in the environment of uv."""
 OF_PIP_ALONE = {
     "break-system-packages",
     "compile",
     "config-file",
+    "default-timeout",
     "disable-pip-version-check",
     "log",
     "no-color",
@@ -45,6 +42,7 @@ OF_PIP_ALONE = {
     "require-virtualenv",
     "retries",
     "root-user-action",
+    "timeout",
     "verbose",
 }
 """Those that change nothing in what is installed."""
@@ -60,34 +58,23 @@ def listed() -> str:
 def settings(lines: str) -> dict[str, str]:
     """lines: of `pip config list`, like `global.index-url='URL'`. Those for every command, or for `install`, by name;
     what comes from the environment counts most, and what is empty not at all."""
-    found: dict[tuple[str, int], str] = {}
-    for line in lines.splitlines():
-        key, _, value = line.partition("=")
-        section, _, name = key.rpartition(".")
-        rank = ["global", "install", ":env:"].index(section) if section in ("global", "install", ":env:") else None
-        if rank is not None and ast.literal_eval(value):
-            found[name, rank] = ast.literal_eval(value)
-    return {name: value for (name, _), value in sorted(found.items(), key=lambda item: item[0][1])}
-
-
-def over_http(of_pip: dict[str, str]) -> list[str]:
-    """The settings with a place over http that is not trusted: pip leaves it out and warns, uv takes it."""
-    trusted = of_pip.get("trusted-host", "").split()
-    found = []
-    for name in "index-url", "extra-index-url", "find-links":
-        for url in of_pip.get(name, "").split():
-            scheme, _, rest = url.partition("://")
-            host = rest.partition("/")[0].rpartition("@")[2]
-            if scheme.lower() == "http" and host not in trusted and host.partition(":")[0] not in trusted:
-                found.append(name)
+    found = dict[str, str]()
+    for wanted in ("global", "install", ":env:"):
+        for line in lines.splitlines():
+            key, _, value = line.partition("=")
+            section, _, name = key.rpartition(".")
+            if section == wanted and ast.literal_eval(value):
+                found[name] = ast.literal_eval(value)
     return found
 
 
 def environment(of_pip: dict[str, str]) -> dict[str, str]:
     """The same for uv. Raises KeyError with the name of a setting that it cannot be told."""
-    if found := over_http(of_pip):
-        raise KeyError(f"{found[0]} over http")
-    told = {NAMES[name]: " ".join(value.split()) for name, value in of_pip.items() if name not in OF_PIP_ALONE}
+    told = dict[str, str]()
+    for name in of_pip.keys() - OF_PIP_ALONE:
+        if "http://" in of_pip[name].lower():
+            raise KeyError(f"{name} over http")  # pip leaves out what it does not trust, uv takes it
+        told[NAMES[name]] = " ".join(of_pip[name].split())
     if "UV_CACHE_DIR" in told:  # beside what pip keeps there
         told["UV_CACHE_DIR"] = os.environ.get("UV_CACHE_DIR") or os.path.expanduser(told["UV_CACHE_DIR"]) + "/uv"
     if "UV_NO_CACHE" in told:

@@ -110,20 +110,10 @@ def test_one_signalled_process_stops_all_after_the_same_step(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_an_error_of_one_process_and_the_death_of_the_other_end_both_and_fewer_go_on(
-    tmp_path: Path, alone: Path
-) -> None:
+def test_the_death_or_an_error_of_one_process_ends_both_and_fewer_go_on(tmp_path: Path, alone: Path) -> None:
     options = ("--steps", str(STEPS), "--save-every", "4")
-    (tmp_path / "samples-1.jsonl").symlink_to("/dev/full")
-    failed = start(tmp_path, *options, processes=2, devices=1)
-    told = [process.communicate(timeout=200)[1].decode() for process in failed]  # jax would wait 300 s
-    assert [process.returncode for process in failed] == [1, 1], "\n".join(told)
-    assert "No space left on device" in told[1]
-    assert "Another process of the run has died or no longer answers" in told[0]
-    (tmp_path / "samples-1.jsonl").unlink()
-
     killed = start(tmp_path, *options, processes=2, devices=1)
-    while not (tmp_path / "checkpoints" / "00000008" / "MANIFEST.json").exists():
+    while not (tmp_path / "checkpoints" / "00000004" / "MANIFEST.json").exists():
         assert all(process.poll() is None for process in killed)
         time.sleep(0.01)
     killed[0].kill()
@@ -132,8 +122,19 @@ def test_an_error_of_one_process_and_the_death_of_the_other_end_both_and_fewer_g
 
     for path in tmp_path.glob("samples-*.jsonl"):
         path.unlink()
+    (tmp_path / "samples-1.jsonl").symlink_to("/dev/full")
+    failed = start(tmp_path, *options, processes=2, devices=1)
+    told = [process.communicate(timeout=200)[1].decode() for process in failed]  # jax would wait 300 s
+    assert [process.returncode for process in failed] == [1, 1], "\n".join(told)
+    assert "No space left on device" in told[1]
+    assert "Another process of the run has died or no longer answers" in told[0]
+    (tmp_path / "samples-1.jsonl").unlink()
+    (tmp_path / "samples-0.jsonl").unlink(missing_ok=True)
+
     finish(start(tmp_path, *options, processes=1, devices=2))
-    assert {step: sorted(numbers) for step, numbers in samples(tmp_path).items()} == each_once(9)
+    taken = {step: sorted(numbers) for step, numbers in samples(tmp_path).items()}
+    assert taken == each_once(min(taken))
+    assert min(taken) in (5, 9)  # behind a checkpoint
     found, expected = losses(tmp_path), losses(alone)
     assert list(found) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, atol=0)
