@@ -50,11 +50,12 @@ class Ours:
         import jax.numpy as jnp
 
         from trocr_jax import generation, generation_plan
+        from trocr_jax.model_layout import as_read_here
         from trocr_jax.quantization import quantize
 
         self.dtype = jnp.dtype(dtype)
         model = trocr_jax.checkpoint.load(folder, dtype=self.dtype)
-        self.model = model if weights is None else quantize(model, kind=weights)
+        self.model = as_read_here(model if weights is None else quantize(model, kind=weights))
         self.config = trocr_jax.DecodeConfig(
             num_beams=num_beams,
             max_new_tokens=tokens,

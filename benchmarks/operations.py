@@ -30,6 +30,7 @@ from benchmarks.roofline_measure import seconds
 from trocr_jax import DecodeConfig, generation, generation_plan
 from trocr_jax.encoder import cached_micro_batch, in_micro_batches
 from trocr_jax.model import TrOCR
+from trocr_jax.model_layout import as_read_here
 from trocr_jax.quantization import quantize
 
 _DEFINED = re.compile(r"%([\w.\-]+) = \(?([a-z0-9]+\[[\d,]*\])\S* ([\w\-]+)\((.*)")
@@ -57,7 +58,7 @@ def main(
     """
     config = config_of(shape)
     model = TrOCR(config, param_dtype=jnp.dtype(dtype))
-    model = quantize(model) if int8 else model
+    model = as_read_here(quantize(model) if int8 else model)
     random = np.random.default_rng(0)
     decode = DecodeConfig(num_beams=num_beams, max_new_tokens=tokens, min_new_tokens=tokens)
     search, numbers = generation_plan.plan(decode, config)

@@ -33,8 +33,8 @@ from trocr_jax.quantization import dequantize, is_quantized, quantize
 def weights_alone(monkeypatch):
     """The form of other platforms than the CPU."""
 
-    def product(x, weights, scale, *, dtype, out):
-        return attention_quantized.weights_alone(x, weights, scale, dtype=dtype, out=out)
+    def product(x, weights, scale, *, dtype, out, turned):
+        return attention_quantized.weights_alone(x, weights, scale, dtype=dtype, out=out, turned=turned)
 
     monkeypatch.setattr(attention_quantized, "product", product)
     monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: False)
@@ -86,6 +86,8 @@ def test_rows_and_weights_beside_numpy(rows, width):
 
 def test_a_cpu_multiplies_integers_and_others_widen_the_weights(monkeypatch):
     monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(attention_quantized, "multiplies_tiles", lambda: False)
+    monkeypatch.setattr(attention_quantized, "multiplies_tiles", lambda: False)
     integers, scale = attention_quantized.round_channels(random(5, 16, 8), channels=1)
 
     def lowered(platform, *, rows=4, dtype=jnp.bfloat16):
@@ -141,11 +143,15 @@ def test_searches_equal_those_of_what_the_weights_stand_for(weights_alone):
         (64, jnp.float32, False, False),
         (64, jnp.bfloat16, False, True),
         (8, jnp.bfloat16, True, False),
+        (1, jnp.float32, True, False),
+        (64, jnp.float32, "tiles", False),
+        (64, jnp.bfloat16, "tiles", False),
     ],
 )
 @pytest.mark.parametrize("images", [1, 20])
 def test_what_a_cpu_multiplies(rows, dtype, instructions, alone, images, monkeypatch):
-    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: instructions)
+    monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: bool(instructions))
+    monkeypatch.setattr(attention_quantized, "multiplies_tiles", lambda: instructions == "tiles")
     x, (weights, scale) = (
         random(11, images, rows, 256),
         attention_quantized.round_channels(random(12, 256, 40), channels=1),
@@ -228,22 +234,23 @@ def test_a_memory_in_bf16_is_read_as_one_in_f32(hypotheses):
 
 
 def test_instructions_of_a_cpu_are_told_by_linux(monkeypatch):
-    known = attention_quantized.multiplies_bf16.__wrapped__
+    monkeypatch.setattr(attention_quantized, "cpu_flags", attention_quantized.cpu_flags.__wrapped__)
     texts = {
-        "processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sse\n": True,
-        "processor\t: 0\nflags\t\t: fpu avx2 avx512f\n": False,
-        "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n": True,
-        "": False,
+        "processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sse\n": (True, False),
+        "processor\t: 0\nflags\t\t: fpu amx_bf16 avx512_bf16 amx_tile amx_int8\n": (True, True),
+        "processor\t: 0\nflags\t\t: fpu avx2 avx512f\n": (False, False),
+        "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n": (True, False),
+        "": (False, False),
     }
     for text, expected in texts.items():
         monkeypatch.setattr(Path, "read_text", lambda self, text=text: text)
-        assert known() is expected
+        assert (attention_quantized.multiplies_bf16(), attention_quantized.multiplies_tiles()) == expected
 
     def absent(self):
         raise FileNotFoundError(str(self))
 
     monkeypatch.setattr(Path, "read_text", absent)
-    assert known() is False
+    assert not attention_quantized.multiplies_bf16()
 
 
 def test_products_of_integers_stay_near_the_floats():

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from trocr_jax import attention_quantized
 from trocr_jax.attention_rows import Int8Rows, Kept, numbers, scaled
+from trocr_jax.attention_turned import times_turned
 
 BATCH_AXES = ("data", "fsdp")  # the axes of a mesh that share out a batch: trocr_jax.sharding
 MASKED = -1e30  # finite: a row whose every score is masked stays a number
@@ -116,19 +117,32 @@ def gelu_for_bf16(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 
 
-def project(x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: DTypeLike) -> jax.Array:
+def project(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array | None, *, dtype: DTypeLike, turned: bool = False
+) -> jax.Array:
     """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of a rounded kernel, in any shape of F
-    numbers, or [] of all of them; none of a kernel of floats."""
-    if scale is None:
-        return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
-    scale = scale.reshape(-1) if scale.ndim else scale
-    return attention_quantized.product(x, kernel, scale, dtype=dtype, out=handed_on(dtype))
+    numbers, or [] of all of them; none of a kernel of floats. turned: the kernel is [F, D]."""
+    if scale is not None:
+        scale, rule = (scale.reshape(-1) if scale.ndim else scale), attention_quantized.product
+        return rule(x, kernel, scale, dtype=dtype, out=handed_on(dtype), turned=turned)
+
+    def plain(x: jax.Array) -> jax.Array:
+        if not turned:
+            return einsum("BTD,DF->BTF", x, kernel, dtype=dtype, out=handed_on(dtype))
+        rows = x.astype(dtype).reshape(-1, x.shape[-1])
+        return times_turned(rows, kernel.astype(dtype), out=handed_on(dtype)).reshape(*x.shape[:2], -1)
+
+    if x.shape[0] * x.shape[1] > 1 or jnp.dtype(dtype) != jnp.bfloat16:
+        return plain(x)
+    return jax.lax.platform_dependent(x, cpu=partial(attention_quantized.two_rows, plain), default=plain)
 
 
 class Linear(nnx.Module):
-    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; an int8 kernel has a kernel_scale [D_out], in float8 []."""
+    """x kernel + bias. kernel [D_in, D_out], bias [D_out]; an int8 kernel has a kernel_scale [D_out], in float8 [].
+    turned: the kernel's output axes are its first ones, here and in the other projections (`model_layout`)."""
 
     kernel_scale: nnx.Param | None = None
+    turned: bool = False
 
     def __init__(self, d_in: int, d_out: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         self.kernel = nnx.Param(normal(rngs, (d_in, d_out), param_dtype))
@@ -136,7 +150,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D_in] -> [B, T, D_out]."""
-        y = project(x, self.kernel[...], value_of(self.kernel_scale), dtype=dtype)
+        y = project(x, self.kernel[...], value_of(self.kernel_scale), dtype=dtype, turned=self.turned)
         return (y + self.bias[...].astype(y.dtype)[None, None, :]).astype(dtype)
 
 
@@ -163,6 +177,7 @@ class HeadProjection(nnx.Module):
     """Width to heads: kernel [D, N, H], bias [N, H] or none; an int8 kernel has a kernel_scale [N, H], in float8 []."""
 
     kernel_scale: nnx.Param | None = None
+    turned: bool = False
 
     def __init__(
         self, d: int, heads: int, head_dim: int, *, bias: bool, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -172,10 +187,10 @@ class HeadProjection(nnx.Module):
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike) -> jax.Array:
         """x [B, T, D] -> [B, N, T, H]: heads in front of positions, the layout that attention reads."""
-        d, heads, head_dim = self.kernel.shape
+        heads, head_dim = self.kernel.shape[:2] if self.turned else self.kernel.shape[1:]
         # One matrix to multiply with: for a product with two axes of heads XLA's CPU backend has only a slow loop.
-        kernel = self.kernel[...].reshape(d, heads * head_dim)
-        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype)
+        kernel = self.kernel[...].reshape((-1, x.shape[-1]) if self.turned else (x.shape[-1], -1))
+        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype, turned=self.turned)
         if self.bias is not None:
             y = y.astype(jnp.float32) + _broadcast(self.bias[...].reshape(-1), 3)
         return y.astype(dtype).reshape(*x.shape[:2], heads, head_dim).transpose(0, 2, 1, 3)
@@ -185,6 +200,7 @@ class OutProjection(nnx.Module):
     """Heads to width: kernel [N, H, D], bias [D]; an int8 kernel has a kernel_scale [D], a float8 one []."""
 
     kernel_scale: nnx.Param | None = None
+    turned: bool = False
 
     def __init__(self, heads: int, head_dim: int, d: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         self.kernel = nnx.Param(normal(rngs, (heads, head_dim, d), param_dtype))
@@ -194,8 +210,8 @@ class OutProjection(nnx.Module):
         """x [B, N, T, H] -> [B, T, D]."""
         b, heads, t, head_dim = x.shape
         x = x.transpose(0, 2, 1, 3).reshape(b, t, heads * head_dim)
-        kernel = self.kernel[...].reshape(heads * head_dim, -1)
-        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype)
+        kernel = self.kernel[...].reshape((-1, x.shape[-1]) if self.turned else (x.shape[-1], -1))
+        y = project(x, kernel, value_of(self.kernel_scale), dtype=dtype, turned=self.turned)
         return (y + self.bias[...].astype(y.dtype)[None, None, :]).astype(dtype)
 
 

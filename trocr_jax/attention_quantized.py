@@ -10,14 +10,15 @@ of the product:
 - int8 on a CPU: both factors are integers (`rows_and_weights`): each row of x is brought to -127 … 127 by its own
   largest value when it comes, as LLM.int8() does (Dettmers et al. 2022, section 2.1), and sums are exact in int32;
 - float8 on a GPU with fp8 units, in bf16 or f16: both factors are float8 (`both_float8`);
-- otherwise, and for images of many rows on a CPU that multiplies bf16, the weights alone are (`weights_alone`): widened
-  on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
+- otherwise, and for images of many rows on a CPU that multiplies bf16 faster than int8, the weights alone are
+  (`weights_alone`): widened on their way to the multiplication, in `dtype` or there in bf16, with scaled sums.
 
 Which is faster where is in benchmarks/README.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from trocr_jax.attention_rows import LARGEST, round_rows
+from trocr_jax.attention_turned import times_turned
 
 Kind = Literal["int8", "float8"]
 DTYPES: dict[Kind, str] = {"int8": "int8", "float8": "float8_e4m3fn"}
@@ -41,6 +43,7 @@ FP8_UNITS = 8.9  # of GPUs, the least compute capability with them
 FEW_ROWS, BLOCK = 128, 1024
 MANY_ROWS = 64  # of one image, whatever stands beside it: those of an encoder, not the hypotheses of a decoder's step
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last, of ARM
+TILES_FLAG = "amx_int8"  # of x86: units that multiply tiles of integers, twice as fast as those of bf16
 
 
 def round_channels(weights: jax.Array, *, channels: int, kind: Kind = "int8") -> tuple[jax.Array, jax.Array]:
@@ -64,9 +67,11 @@ def widened(weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike) -> jax.Ar
     return (weights.astype(jnp.float32) * scale.reshape(leading + scale.shape)).astype(dtype)
 
 
-def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
+def product(
+    x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike, turned: bool = False
+) -> jax.Array:
     """x [B, T, D], weights [D, F] in a byte, scale [F] or [] -> [B, T, F] in `out`, in f32 instead of f16, in the form
-    that suits the platform and the compute type `dtype`."""
+    that suits the platform and the compute type `dtype`. turned: weights are [F, D]."""
     if jnp.dtype(out) == jnp.float16:
         out = jnp.float32  # a sum may be a thousand times as large as it is with its scale
     if weights.dtype == jnp.float8_e4m3fn and jnp.dtype(dtype).itemsize == 2 and multiplies_float8():
@@ -75,28 +80,49 @@ def product(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeL
         x,
         weights,
         scale,
-        cpu=partial(_on_cpu, dtype=dtype, out=out),
-        default=partial(weights_alone, dtype=dtype, out=out),
+        cpu=partial(_on_cpu, dtype=dtype, out=out, turned=turned),
+        default=partial(weights_alone, dtype=dtype, out=out, turned=turned),
     )
 
 
-def _on_cpu(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
-    if x.shape[1] >= MANY_ROWS and (jnp.dtype(dtype) == jnp.bfloat16 or multiplies_bf16()):
-        return weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=out)
-    if weights.dtype != jnp.int8:
-        return weights_alone(x, weights, scale, dtype=dtype, out=out)
-    return rows_and_weights(x, weights, scale, out=out)
+def _on_cpu(
+    x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike, turned: bool
+) -> jax.Array:
+    if x.shape[0] * x.shape[1] == 1:
+        return two_rows(partial(_on_cpu, weights=weights, scale=scale, dtype=dtype, out=out, turned=turned), x)
+    integers = weights.dtype == jnp.int8
+    in_bf16 = jnp.dtype(dtype) == jnp.bfloat16 or multiplies_bf16()
+    if x.shape[1] >= MANY_ROWS and in_bf16 and not (integers and multiplies_tiles()):
+        return weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=out, turned=turned)
+    if not integers:
+        return weights_alone(x, weights, scale, dtype=dtype, out=out, turned=turned)
+    return rows_and_weights(x, weights, scale, out=out, turned=turned)
+
+
+def two_rows(product: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """The product with x [1, …], a single row, as one of two. With a single one of bf16 or int8 XLA's CPU backend (jax
+    0.10.2) has no matrix product, but a loop that takes ten times as long as one with two."""
+    return product(jnp.concatenate((x, x)))[:1]
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's CPU has instructions for it. False where Linux does not say so."""
+    return not BF16_FLAGS.isdisjoint(cpu_flags())
+
+
+def multiplies_tiles() -> bool:
+    """Whether this machine's CPU has units for matrices of integers. False where Linux does not say so."""
+    return TILES_FLAG in cpu_flags()
 
 
 @cache
-def multiplies_bf16() -> bool:
-    """Whether this machine's CPU has instructions for it. False where Linux does not say so."""
+def cpu_flags() -> frozenset[str]:
+    """What this machine's CPU can do, in Linux's words; nothing where it does not say so."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return not BF16_FLAGS.isdisjoint(flags.split())
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
 
 
 @cache
@@ -115,12 +141,13 @@ def multiplies_float8() -> bool:
     return compute_capability() >= FP8_UNITS
 
 
-def weights_alone(x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike) -> jax.Array:
+def weights_alone(
+    x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike, turned: bool = False
+) -> jax.Array:
     """The product in `dtype`, which holds every weight exactly, accumulated in f32."""
     precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
-    y = jnp.einsum(
-        "BTD,DF->BTF", x.astype(dtype), weights.astype(dtype), precision=precision, preferred_element_type=out
-    )
+    spec = "BTD,FD->BTF" if turned else "BTD,DF->BTF"
+    y = jnp.einsum(spec, x.astype(dtype), weights.astype(dtype), precision=precision, preferred_element_type=out)
     return (y.astype(jnp.float32) * (scale[None, None, :] if scale.ndim else scale)).astype(out)
 
 
@@ -132,11 +159,15 @@ def both_float8(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTyp
     return y * (scale / ACTIVATION_SCALE).astype(out)
 
 
-def rows_and_weights(x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike) -> jax.Array:
+def rows_and_weights(
+    x: jax.Array, weights: jax.Array, scale: jax.Array, *, out: DTypeLike, turned: bool = False
+) -> jax.Array:
     """The product of integers: a row depends on no other, and not on the order of summation."""
     b, t, d = x.shape
     integers, own = round_rows(x)
-    y = _sums(integers.reshape(b * t, d), weights).reshape(b, t, -1)
+    integers = integers.reshape(b * t, d)
+    y = times_turned(integers, weights, out=jnp.int32) if turned else _sums(integers, weights)
+    y = y.reshape(b, t, -1)
     return (y.astype(jnp.float32) * own[:, :, None] * scale[None, None, :]).astype(out)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from trocr_jax import attention_quantized
 from trocr_jax.attention import (
     ACTIVATIONS,
     MASKED,
@@ -41,6 +42,7 @@ from trocr_jax.attention_cross import (
 )
 from trocr_jax.attention_heads import read_by_heads
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
+from trocr_jax.attention_turned import times_turned
 from trocr_jax.config import DecoderConfig
 from trocr_jax.errors import DecodeError
 
@@ -243,9 +245,14 @@ class Decoder(nnx.Module):
         head = self.embed_tokens if self.config.tie_word_embeddings else self.output_projection
         b, t, d = x.shape
 
-        def rows_of_table(x: jax.Array, head: jax.Array) -> jax.Array:
-            # XLA's CPU backend reads the large table row by row then, about twice as fast.
-            return einsum("VD,AD->VA", head, x, dtype=self.head_dtype or dtype).T  # A = B * T
+        def rows_of_table(x: jax.Array, head: jax.Array) -> jax.Array:  # on a CPU
+            own = jnp.dtype(self.head_dtype or dtype)
+            if len(x) == 1 and own == jnp.bfloat16:
+                return attention_quantized.two_rows(partial(rows_of_table, head=head), x)
+            if attention_quantized.multiplies_tiles():
+                return times_turned(x.astype(own), head.astype(own), out=jnp.float32)
+            # XLA reads the large table row by row then, about twice as fast.
+            return einsum("VD,AD->VA", head, x, dtype=own).T  # A = B * T
 
         def rows_of_text(x: jax.Array, head: jax.Array) -> jax.Array:
             return einsum("AD,VD->AV", x, head, dtype=dtype)

@@ -25,6 +25,7 @@ from trocr_jax.generation_stages import Encoded, encode, together
 from trocr_jax.generation_stages import decode as decode_rows
 from trocr_jax.image import ImageProcessor
 from trocr_jax.model import TrOCR
+from trocr_jax.model_layout import Layout
 from trocr_jax.recognizer_batches import closing_pool, submit, threads
 from trocr_jax.recognizer_lanes import Programs, Send
 from trocr_jax.sharding import batch_sharding, generation_mesh, generation_shardings, replicated
@@ -47,6 +48,7 @@ class Devices:
             own = self.split.mesh
             self.shares, self.sharing, self.batch_sharding = own.shape["data"], self.split.sharing, batch_sharding(own)
         self._dtype, self._cross_attention = dtype, cross_attention
+        self._layout = Layout()
         check_cross_attention(cross_attention, placed_on(self.split))
 
     def put(self, model: TrOCR) -> TrOCR:
@@ -63,6 +65,8 @@ class Devices:
 
     def programs(self, model: TrOCR, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
         """Those of a search. image_processor: for pixels of uint8, None for normalised ones."""
+        if self.split is None:  # on a mesh weights stay as they lie
+            model = self._layout.of(model)
         flat, (shape, numbers) = Flat(model), self.plan(decode, model.config)
         dtype, split = self._dtype, self.split
         if split is not None:  # a constraint's tables would be sent to every device with every search

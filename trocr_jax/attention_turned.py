@@ -1,0 +1,23 @@
+"""Products with a matrix that lies turned round, [F, D] instead of [D, F], with the weights of an output side by side.
+
+XLA's CPU backend (jax 0.10.2) reads a matrix [D, F] in columns of 64 numbers, so that for few rows each number D is at
+another place of the memory, and the product waits for it. Which form takes how long is in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+FEW_ROWS = 48  # up to which the weights are the first factor
+
+
+def times_turned(x: jax.Array, weights: jax.Array, *, out: DTypeLike) -> jax.Array:
+    """x [A, D] and weights [F, D] of one type, floats or int8 -> [A, F] in `out`."""
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    if x.shape[0] > FEW_ROWS:
+        return jnp.einsum("AD,FD->AF", x, weights, precision=precision, preferred_element_type=out)
+    y = jnp.einsum("FD,AD->FA", weights, x, precision=precision, preferred_element_type=out)
+    # Otherwise XLA turns the result by changing the places of the factors.
+    return jax.lax.optimization_barrier(y).T
