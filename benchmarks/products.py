@@ -22,6 +22,7 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.chips import target_of
 from benchmarks.roofline_measure import seconds
 from trocr_jax.attention_quantized import BLOCK, rows_and_weights, weights_alone
+from trocr_jax.attention_turned import times_turned
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 MATRICES, TURNS = 12, 4  # that take turns, and how often
@@ -45,6 +46,20 @@ def widened(dtype: Any) -> Form:
 def integers(x: jax.Array, weights: jax.Array) -> jax.Array:
     """As the model multiplies: for few rows a long contraction in parts."""
     return rows_and_weights(x[None], weights, jnp.ones(weights.shape[1]), out=jnp.float32)[0]
+
+
+def turned(dtype: Any) -> Form:
+    """With weights [out, width]."""
+
+    def form(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return times_turned(x.astype(dtype), weights, out=jnp.float32)
+
+    return form
+
+
+def integers_turned(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """With weights [out, width]."""
+    return rows_and_weights(x[None], weights, jnp.ones(len(weights)), out=jnp.float32, turned=True)[0]
 
 
 def at_once(x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -74,7 +89,8 @@ def main(
     forms: dict[str, tuple[Form, Any]] = {}
     for name, dtype in PARTS.items():
         forms |= {name: (floats(dtype), dtype), f"{name}, widened": (widened(dtype), None)}
-    forms |= {"int8 × int8": (integers, None)}
+        forms |= {f"{name}, turned": (turned(dtype), dtype)}
+    forms |= {"int8 × int8": (integers, None), "int8 × int8, turned": (integers_turned, None)}
     if width > BLOCK:
         forms |= {"int8 × int8, at once": (at_once, None)}
     print(f"[rows, {width}] × [{width}, {out}], ms a product\n")
@@ -82,8 +98,9 @@ def main(
     for count in rows:
         x = jnp.asarray(random.normal(size=(count, width)), jnp.float32)
         cells = []
-        for form, dtype in forms.values():
-            weights = small if dtype is None else [w.astype(dtype) for w in small]
+        for name, (form, dtype) in forms.items():
+            weights = [w if dtype is None else w.astype(dtype) for w in small]
+            weights = [w.T for w in weights] if "turned" in name else weights
             cells.append(f"{measured(form, x, weights) * 1e3:.3f}")
         print(f"| {count} | " + " | ".join(cells) + " |", flush=True)
 

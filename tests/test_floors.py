@@ -69,7 +69,11 @@ FLOORS = [
     {"__init__", "__main__"},
 ]
 ROOF = len(FLOORS) - 1
-SIDE_FILES = {"presets": "config", "quantization": "model"}  # those that are not named after their room
+SIDE_FILES = {
+    "presets": "config",
+    "quantization": "model",
+    "model_layout": "model",
+}  # those that are not named after their room
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

@@ -42,7 +42,7 @@ from trocr_jax.attention_cross import (
 )
 from trocr_jax.attention_heads import read_by_heads
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
-from trocr_jax.attention_turned import times_turned
+from trocr_jax.attention_turned import FEW_ROWS
 from trocr_jax.config import DecoderConfig
 from trocr_jax.errors import DecodeError
 
@@ -249,10 +249,11 @@ class Decoder(nnx.Module):
             own = jnp.dtype(self.head_dtype or dtype)
             if len(x) == 1 and own == jnp.bfloat16:
                 return attention_quantized.two_rows(partial(rows_of_table, head=head), x)
-            if attention_quantized.multiplies_tiles():
-                return times_turned(x.astype(own), head.astype(own), out=jnp.float32)
             # XLA reads the large table row by row then, about twice as fast.
-            return einsum("VD,AD->VA", head, x, dtype=own).T  # A = B * T
+            logits = einsum("VD,AD->VA", head, x, dtype=own)  # A = B * T
+            if len(x) <= FEW_ROWS and attention_quantized.multiplies_tiles():
+                logits = jax.lax.optimization_barrier(logits)  # as in `times_turned`
+            return logits.T
 
         def rows_of_text(x: jax.Array, head: jax.Array) -> jax.Array:
             return einsum("AD,VD->AV", x, head, dtype=dtype)
