@@ -32,8 +32,8 @@ def tiles(monkeypatch):
     monkeypatch.setattr(model_layout, "WIDE", 1)
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("rows", [1, 2, 48, 49, 64, 65])
+@pytest.mark.parametrize("dtype", FEW_ROWS)
 def test_a_product_with_turned_weights_beside_numpy(rows, dtype):
     x, weights = ((10 * random(i, *shape)).astype(dtype) for i, shape in ((1, (rows, 64)), (2, (40, 64))))
     found = jax.jit(partial(times_turned, out="int32" if dtype == "int8" else "float32"))(x, weights)
@@ -49,10 +49,11 @@ def products(function, *arguments):
 
 def test_the_weights_of_few_rows_are_the_first_factor():
     """XLA would change their places, and multiply in the slower way."""
-    weights = random(3, 256, 128)
-    product = partial(times_turned, out=jnp.float32)
-    assert products(product, random(4, 8, 128), weights) == ["[256,8]"]
-    assert products(product, random(4, FEW_ROWS + 1, 128), weights) == [f"[{FEW_ROWS + 1},256]"]
+    for dtype, few in FEW_ROWS.items():
+        for rows, shape in ((few, f"[256,{few}]"), (few + 1, f"[{few + 1},256]")):
+            x, weights = (random(i, *each, 128).astype(dtype) for i, each in ((3, (rows,)), (4, (256,))))
+            product = partial(times_turned, out="int32" if dtype == "int8" else "float32")
+            assert products(product, x, weights) == [shape]
 
 
 @pytest.mark.parametrize("is_turned", [True, False])

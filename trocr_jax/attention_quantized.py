@@ -88,11 +88,11 @@ def product(
 def _on_cpu(
     x: jax.Array, weights: jax.Array, scale: jax.Array, *, dtype: DTypeLike, out: DTypeLike, turned: bool
 ) -> jax.Array:
-    if x.shape[0] * x.shape[1] == 1:
+    integers, in_bf16 = weights.dtype == jnp.int8, jnp.dtype(dtype) == jnp.bfloat16
+    if x.shape[0] * x.shape[1] == 1 and (integers or in_bf16):
         return two_rows(partial(_on_cpu, weights=weights, scale=scale, dtype=dtype, out=out, turned=turned), x)
-    integers = weights.dtype == jnp.int8
-    in_bf16 = jnp.dtype(dtype) == jnp.bfloat16 or multiplies_bf16()
-    if x.shape[1] >= MANY_ROWS and in_bf16 and not (integers and multiplies_tiles()):
+    in_tiles = integers and multiplies_tiles()
+    if x.shape[1] >= MANY_ROWS and (in_bf16 or multiplies_bf16()) and not in_tiles:
         return weights_alone(x, weights, scale, dtype=jnp.bfloat16, out=out, turned=turned)
     if not integers:
         return weights_alone(x, weights, scale, dtype=dtype, out=out, turned=turned)
