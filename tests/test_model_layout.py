@@ -12,11 +12,12 @@ from flax import nnx
 from tests.compilations import count_compilations
 from tests.small_models import FAMILIES
 from tests.tiny import line_image, save_tiny, tiny_model
-from trocr_jax import DecodeConfig, Recognizer, attention, attention_quantized, generate, model_layout
-from trocr_jax.attention_turned import FEW_ROWS, times_turned
+from trocr_jax import DecodeConfig, Recognizer, attention, attention_quantized, checkpoint, generate, model_layout
+from trocr_jax.attention_turned import WEIGHTS_FIRST, times_turned
 from trocr_jax.checkpoint.parameters import parameters
+from trocr_jax.errors import ConfigError
 from trocr_jax.model_layout import as_read_here, turned
-from trocr_jax.quantization import quantize
+from trocr_jax.quantization import dequantize, quantize
 from trocr_jax.sharding import make_mesh
 
 
@@ -33,7 +34,7 @@ def tiles(monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 48, 49, 64, 65])
-@pytest.mark.parametrize("dtype", FEW_ROWS)
+@pytest.mark.parametrize("dtype", WEIGHTS_FIRST)
 def test_a_product_with_turned_weights_beside_numpy(rows, dtype):
     x, weights = ((10 * random(i, *shape)).astype(dtype) for i, shape in ((1, (rows, 64)), (2, (40, 64))))
     found = jax.jit(partial(times_turned, out="int32" if dtype == "int8" else "float32"))(x, weights)
@@ -49,7 +50,7 @@ def products(function, *arguments):
 
 def test_the_weights_of_few_rows_are_the_first_factor():
     """XLA would change their places, and multiply in the slower way."""
-    for dtype, few in FEW_ROWS.items():
+    for dtype, few in WEIGHTS_FIRST.items():
         for rows, shape in ((few, f"[256,{few}]"), (few + 1, f"[{few + 1},256]")):
             x, weights = (random(i, *each, 128).astype(dtype) for i, each in ((3, (rows,)), (4, (256,))))
             product = partial(times_turned, out="int32" if dtype == "int8" else "float32")
@@ -68,14 +69,15 @@ def test_a_single_row_is_multiplied_as_one_of_two(dtype, is_turned):
     def one(x, stored):
         return attention.project(x, stored, scale, dtype=jnp.bfloat16, turned=is_turned)
 
-    assert products(one, random(6, 1, 1, 128), stored) in (["[2,256]"], ["[256,2]"], ["[2,1,256]"])
+    assert products(one, random(6, 1, 1, 128), stored) in ([["[256,2]"]] if is_turned else [["[2,256]"], ["[2,1,256]"]])
     both = one(random(6, 2, 1, 128), stored)
     np.testing.assert_array_equal(one(random(6, 2, 1, 128)[:1], stored), both[:1])
 
 
-@pytest.mark.parametrize("family", ["base-stage1", "small"])
-def test_logits_and_texts_of_a_turned_model(family, tiles):
+@pytest.mark.parametrize(("family", "int8"), [("base-stage1", False), ("small", False), ("base", True)])
+def test_logits_and_texts_of_a_turned_model(family, int8, tiles):
     model = tiny_model(7, scale=8, config=FAMILIES[family])
+    model = quantize(model, min_width=1) if int8 else model
     lying = turned(model)
     layer, own = lying.decoder.layers[0], model.decoder.layers[0]
     assert layer.fc1.kernel.shape == own.fc1.kernel.shape[::-1]
@@ -117,11 +119,37 @@ def test_what_is_not_turned(tiles, monkeypatch):
     cross = again.decoder.layers[0].cross_attention
     assert (cross.query.turned, cross.key.turned, cross.value.turned, cross.out.turned) == (True, False, False, True)
     assert not again.encoder.layers[0].fc1.turned
+    assert as_read_here(model) is not model
     monkeypatch.setattr(model_layout, "WIDE", 1000)
-    assert turned(model) is model
-    monkeypatch.setattr(model_layout, "multiplies_tiles", lambda: False)
-    monkeypatch.setattr(model_layout, "WIDE", 1)
     assert as_read_here(model) is model
+    monkeypatch.setattr(model_layout, "WIDE", 1)
+    monkeypatch.setattr(model_layout, "multiplies_tiles", lambda: False)
+    assert as_read_here(model) is model
+
+
+def test_the_table_is_the_first_factor_too(tiles):
+    model = tiny_model()
+    vocabulary = model.config.decoder.vocab_size
+    rows = random(12, 2, 3, 16)
+    assert products(lambda x: model.decoder._logits(x, dtype=jnp.float32), rows) == [f"[{vocabulary},6]"]
+    exact = np.asarray(rows).reshape(6, 16) @ np.asarray(model.decoder.embed_tokens[...]).T
+    np.testing.assert_allclose(
+        model.decoder._logits(rows, dtype=jnp.float32).reshape(6, -1), exact, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_turned_model_is_not_saved_or_quantised(tiles, tmp_path):
+    lying, rounded = turned(tiny_model()), turned(quantize(tiny_model(), min_width=1))
+    tries = (
+        lambda: checkpoint.save(lying, tmp_path / "native"),
+        lambda: checkpoint.save_huggingface(lying, tmp_path / "transformers"),
+        lambda: quantize(lying, min_width=1),
+        lambda: dequantize(rounded),
+    )
+    for attempt in tries:
+        with pytest.raises(ConfigError, match="turned round"):
+            attempt()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_recognizer_reads_turned_weights_and_keeps_the_model_as_it_was(tmp_path, tiles, monkeypatch):
@@ -146,7 +174,10 @@ def test_a_recognizer_reads_turned_weights_and_keeps_the_model_as_it_was(tmp_pat
 
     other = tiny_model(5)
     nnx.update(recognizer.model, nnx.state(other))
-    changed = [found.text for found in recognizer(images)]
+    with count_compilations() as later:
+        changed = [found.text for found in recognizer(images)]
+    assert (later, len(made)) == ([], 2)
+    assert list(recognizer.stream(images[0]))[-1] == changed[0]
     assert len(made) == 2
     monkeypatch.setattr(model_layout, "multiplies_tiles", lambda: False)
     assert [found.text for found in recognizer(images)] == changed

@@ -87,7 +87,6 @@ def test_rows_and_weights_beside_numpy(rows, width):
 def test_a_cpu_multiplies_integers_and_others_widen_the_weights(monkeypatch):
     monkeypatch.setattr(attention_quantized, "multiplies_bf16", lambda: False)
     monkeypatch.setattr(attention_quantized, "multiplies_tiles", lambda: False)
-    monkeypatch.setattr(attention_quantized, "multiplies_tiles", lambda: False)
     integers, scale = attention_quantized.round_channels(random(5, 16, 8), channels=1)
 
     def lowered(platform, *, rows=4, dtype=jnp.bfloat16):
@@ -250,7 +249,7 @@ def test_instructions_of_a_cpu_are_told_by_linux(monkeypatch):
         raise FileNotFoundError(str(self))
 
     monkeypatch.setattr(Path, "read_text", absent)
-    assert not attention_quantized.multiplies_bf16()
+    assert (attention_quantized.multiplies_bf16(), attention_quantized.multiplies_tiles()) == (False, False)
 
 
 def test_products_of_integers_stay_near_the_floats():

@@ -123,8 +123,8 @@ def project(
     """x [B, T, D], kernel [D, F] -> [B, T, F]. scale: of the output channels of a rounded kernel, in any shape of F
     numbers, or [] of all of them; none of a kernel of floats. turned: the kernel is [F, D]."""
     if scale is not None:
-        scale, rule = (scale.reshape(-1) if scale.ndim else scale), attention_quantized.product
-        return rule(x, kernel, scale, dtype=dtype, out=handed_on(dtype), turned=turned)
+        scale = scale.reshape(-1) if scale.ndim else scale
+        return attention_quantized.product(x, kernel, scale, dtype=dtype, out=handed_on(dtype), turned=turned)
 
     def plain(x: jax.Array) -> jax.Array:
         if not turned:

@@ -101,7 +101,7 @@ def _on_cpu(
 
 def two_rows(product: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """The product with x [1, …], a single row, as one of two. With a single one of bf16 or int8 XLA's CPU backend (jax
-    0.10.2) has no matrix product, but a loop that takes ten times as long as one with two."""
+    0.10.2) has no matrix product, but a loop that takes as long as one with two, or up to ten times as long."""
     return product(jnp.concatenate((x, x)))[:1]
 
 

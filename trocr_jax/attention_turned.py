@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-FEW_ROWS = {"float32": 64, "bfloat16": 48, "int8": 48}  # up to which the weights are the first factor
+WEIGHTS_FIRST = {"float32": 64, "bfloat16": 48, "int8": 48}
+"""Up to how many rows the weights are the first factor."""
 
 
-def few(x: jax.Array) -> bool:
-    """Whether rows x [A, D] are multiplied faster as the second factor."""
-    return x.shape[0] <= FEW_ROWS.get(x.dtype.name, 0)
+def weights_first(rows: int, dtype: DTypeLike) -> bool:
+    """Whether so many rows are multiplied faster as the second factor."""
+    return rows <= WEIGHTS_FIRST.get(jnp.dtype(dtype).name, 0)
 
 
 def times_turned(x: jax.Array, weights: jax.Array, *, out: DTypeLike) -> jax.Array:
     """x [A, D] and weights [F, D] of one type, floats or int8 -> [A, F] in `out`."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    if not few(x):
+    if not weights_first(len(x), x.dtype):
         return jnp.einsum("AD,FD->AF", x, weights, precision=precision, preferred_element_type=out)
     y = jnp.einsum("FD,AD->FA", weights, x, precision=precision, preferred_element_type=out)
     # Otherwise XLA turns the result by changing the places of the factors.

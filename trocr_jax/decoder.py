@@ -42,7 +42,7 @@ from trocr_jax.attention_cross import (
 )
 from trocr_jax.attention_heads import read_by_heads
 from trocr_jax.attention_rows import Int8Rows, Kept, empty_rows, round_rows
-from trocr_jax.attention_turned import few
+from trocr_jax.attention_turned import weights_first
 from trocr_jax.config import DecoderConfig
 from trocr_jax.errors import DecodeError
 
@@ -251,7 +251,7 @@ class Decoder(nnx.Module):
                 return attention_quantized.two_rows(partial(rows_of_table, head=head), x)
             # XLA reads the large table row by row then, about twice as fast.
             logits = einsum("VD,AD->VA", head, x, dtype=own)  # A = B * T
-            if few(x.astype(own)) and attention_quantized.multiplies_tiles():
+            if weights_first(len(x), own) and attention_quantized.multiplies_tiles():
                 logits = jax.lax.optimization_barrier(logits)  # as in `times_turned`
             return logits.T
 

@@ -31,10 +31,12 @@ def quantize(model: TrOCR, *, kind: Kind = "int8", min_width: int | None = None)
     """A copy of `model` with kernels of that kind where both sides of a matrix are at least `min_width`, by default
     `NARROW`.
 
-    Raises ConfigError if the model has such kernels already, no matrix is that wide, or there is no such kind.
+    Raises ConfigError if the model has such kernels already or lies turned round, no matrix is that wide, or there is
+    no such kind.
     """
     if kind not in DTYPES:
         raise ConfigError(f"kind is {kind!r}: give {' or '.join(map(repr, DTYPES))}")
+    check_layout(model)
     if is_quantized(model):
         raise ConfigError("the model is quantised already: start from the one it was made from")
     widest = max(model.config.encoder.hidden_size, model.config.decoder.hidden_size)
@@ -56,6 +58,7 @@ def quantize(model: TrOCR, *, kind: Kind = "int8", min_width: int | None = None)
 def dequantize(model: TrOCR, *, dtype: DTypeLike = jnp.float32) -> TrOCR:
     """A copy of `model` with float parameters of `dtype`: what its kernels stand for. Raises ConfigError that names
     each parameter with values too large for it."""
+    check_layout(model)
     names = [name for name, layer in _layers(model) if layer.kernel_scale is not None]
 
     def kernel(layer: _Layer) -> None:
@@ -102,6 +105,12 @@ def _layers(model: Any) -> Iterator[tuple[str, _Layer]]:
     for path, module in nnx.iter_modules(model):
         if isinstance(module, _Layer):
             yield ".".join(map(str, path)), module
+
+
+def check_layout(model: TrOCR) -> None:
+    """Raises ConfigError for a model that is only there to be read with."""
+    if any(layer.turned for _, layer in _layers(model)):
+        raise ConfigError("the weights lie turned round (model_layout): give the model that this one was made from")
 
 
 def _channels(layer: _Layer) -> int:

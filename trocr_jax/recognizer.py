@@ -278,7 +278,7 @@ class Recognizer:
     def _stream(self, pixels: np.ndarray, decode: DecodeConfig) -> Iterator[str]:
         shown = None
         for found in stream(
-            self.model,
+            self._on.laid_out(self.model),
             jnp.asarray(pixels),
             decode,
             dtype=self.dtype,

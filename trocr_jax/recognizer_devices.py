@@ -58,6 +58,10 @@ class Devices:
             return model
         return jax.device_put(model, generation_shardings(model, self.split.mesh))
 
+    def laid_out(self, model: TrOCR) -> TrOCR:
+        """The model with its weights as one device reads them; on a mesh they stay as they lie."""
+        return self._layout.of(model) if self.split is None else model
+
     def plan(self, decode: DecodeConfig, config: TrOCRConfig) -> tuple[Shape, Numbers]:
         """As `generation_plan.plan`, here."""
         placed = placed_on(self.split)
@@ -65,8 +69,7 @@ class Devices:
 
     def programs(self, model: TrOCR, decode: DecodeConfig, image_processor: ImageProcessor | None) -> Programs:
         """Those of a search. image_processor: for pixels of uint8, None for normalised ones."""
-        if self.split is None:  # on a mesh weights stay as they lie
-            model = self._layout.of(model)
+        model = self.laid_out(model)
         flat, (shape, numbers) = Flat(model), self.plan(decode, model.config)
         dtype, split = self._dtype, self.split
         if split is not None:  # a constraint's tables would be sent to every device with every search

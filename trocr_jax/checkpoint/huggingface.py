@@ -31,7 +31,7 @@ from trocr_jax.checkpoint.unpickler import read_state_dict
 from trocr_jax.config import TrOCRConfig, shown
 from trocr_jax.errors import CheckpointError, ConfigError
 from trocr_jax.model import TrOCR
-from trocr_jax.quantization import kind_of
+from trocr_jax.quantization import check_layout, kind_of
 from trocr_jax.say import say
 
 _Reader = Callable[[Path], dict[str, StoredTensor]]
@@ -149,8 +149,9 @@ def save_huggingface(
     torch_dtype: what config.json says that transformers is to compute in; the type of the parameters if none. The
     folder loads again when all of it is there: config.json is written last, and one that was there is removed before
     its weights are replaced. Raises CheckpointError if the folder cannot be written, the model is quantised, or
-    `assets` are no folder.
+    `assets` are no folder, ConfigError for a model of `model_layout`.
     """
+    check_layout(model)
     folder = Path(folder)
     if kind := kind_of(model):
         raise CheckpointError(

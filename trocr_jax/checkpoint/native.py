@@ -36,7 +36,7 @@ from trocr_jax.checkpoint.parameters import Rounded, StoredTensor, Target, build
 from trocr_jax.config import TrOCRConfig
 from trocr_jax.errors import CheckpointError
 from trocr_jax.model import TrOCR
-from trocr_jax.quantization import SCALE
+from trocr_jax.quantization import SCALE, check_layout
 
 _MANIFEST = "MANIFEST.json"
 _FORMAT = "trocr_jax checkpoint 1"
@@ -53,8 +53,10 @@ def save_native(model: TrOCR, folder: str | os.PathLike[str], *, assets: str | o
     programs that were compiled for it.
 
     `assets` is a folder whose tokenizer, preprocessor, generation settings and calibration are copied along.
-    Raises CheckpointError if the folder cannot be written, or holds anything else.
+    Raises CheckpointError if the folder cannot be written, or holds anything else, ConfigError for a model of
+    `model_layout`.
     """
+    check_layout(model)
     folder = Path(folder).absolute()
     _check_replaceable(folder)
     try:
